@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `metadata` and label selectors.
+
+use std::collections::BTreeMap;
+
+use arcstr::ArcStr;
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, de};
+
+/// Labels or annotations.
+pub type Labels = BTreeMap<ArcStr, ArcStr>;
+
+/// `metadata`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Metadata {
+    /// Name.
+    pub name: ArcStr,
+    /// Namespace; empty for a kind that has none.
+    #[serde(default)]
+    pub namespace: ArcStr,
+    /// Labels.
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub labels: Labels,
+    /// Annotations.
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub annotations: Labels,
+    /// Decides where the oldest object wins; an object without one is the youngest.
+    #[serde(default, deserialize_with = "timestamp")]
+    pub creation_timestamp: Option<Timestamp>,
+    /// Set while the object waits for its end.
+    #[serde(default, deserialize_with = "timestamp")]
+    pub deletion_timestamp: Option<Timestamp>,
+    /// What created it.
+    #[serde(default)]
+    pub owner_references: Vec<OwnerReference>,
+}
+
+impl Metadata {
+    /// The value of a label.
+    pub fn label(&self, key: &str) -> Option<&ArcStr> {
+        self.labels.get(key)
+    }
+
+    /// The value of an annotation.
+    pub fn annotation(&self, key: &str) -> Option<&ArcStr> {
+        self.annotations.get(key)
+    }
+}
+
+/// One of `metadata.ownerReferences`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct OwnerReference {
+    /// Kind of the owner.
+    pub kind: ArcStr,
+    /// Its name.
+    pub name: ArcStr,
+    /// Whether it manages this object.
+    #[serde(default)]
+    pub controller: bool,
+}
+
+/// A selector of Istio objects: every label must match. An empty one selects everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LabelSelector {
+    /// The labels.
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub match_labels: Labels,
+}
+
+impl LabelSelector {
+    /// Whether it selects an object with these labels.
+    pub fn selects(&self, labels: &Labels) -> bool {
+        contains(labels, &self.match_labels)
+    }
+}
+
+/// Whether `labels` has every one of `wanted`.
+pub(crate) fn contains(labels: &Labels, wanted: &Labels) -> bool {
+    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+/// `labels:` with nothing behind it is what templates often leave.
+pub(super) fn null_is_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Labels, D::Error> {
+    Ok(Option::<Labels>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+fn timestamp<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    let Some(text) = Option::<ArcStr>::deserialize(deserializer)? else {
+        return Ok(None);
+    };
+    let parsed = text.parse::<Timestamp>();
+    parsed.map(Some).map_err(|error| de::Error::custom(format_args!("not an RFC 3339 timestamp: {error}")))
+}

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `AuthorizationPolicy` and `PeerAuthentication` of security.istio.io/v1. A field that is not of the API is an error.
+
+use std::collections::BTreeMap;
+
+use arcstr::ArcStr;
+use serde::{Deserialize, de::IgnoredAny};
+
+use super::meta::{LabelSelector, Metadata};
+
+/// A whole object: also its top level takes no field that it does not have.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Envelope<T> {
+    #[serde(rename = "apiVersion")]
+    _api_version: IgnoredAny,
+    #[serde(rename = "kind")]
+    _kind: IgnoredAny,
+    metadata: Metadata,
+    #[serde(default)]
+    spec: T,
+    #[serde(default, rename = "status")]
+    _status: Option<IgnoredAny>,
+}
+
+/// Who may connect to what.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "Envelope<AuthorizationPolicySpec>")]
+pub struct AuthorizationPolicy {
+    /// Name, namespace, annotations.
+    pub metadata: Metadata,
+    /// The policy.
+    pub spec: AuthorizationPolicySpec,
+}
+
+impl std::convert::From<Envelope<AuthorizationPolicySpec>> for AuthorizationPolicy {
+    fn from(envelope: Envelope<AuthorizationPolicySpec>) -> Self {
+        Self { metadata: envelope.metadata, spec: envelope.spec }
+    }
+}
+
+/// `spec` of an `AuthorizationPolicy`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AuthorizationPolicySpec {
+    /// Workloads it applies to; without one, all of its namespace.
+    #[serde(default)]
+    pub selector: Option<LabelSelector>,
+    /// What it is attached to; then only a waypoint enforces it.
+    #[serde(default)]
+    pub target_ref: Option<TargetReference>,
+    /// Several of `targetRef`.
+    #[serde(default)]
+    pub target_refs: Vec<TargetReference>,
+    /// What happens to a connection that a rule matches.
+    #[serde(default)]
+    pub action: AuthorizationAction,
+    /// Any one that matches makes the policy match.
+    #[serde(default)]
+    pub rules: Vec<AuthorizationRule>,
+    /// Only of a CUSTOM policy.
+    #[serde(default)]
+    pub provider: Option<ExtensionProvider>,
+}
+
+impl AuthorizationPolicySpec {
+    /// Whether it is attached to something that only a waypoint stands in front of.
+    pub fn is_for_waypoints(&self) -> bool {
+        self.target_ref.is_some() || !self.target_refs.is_empty()
+    }
+}
+
+/// `spec.action`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum AuthorizationAction {
+    /// Let in.
+    #[default]
+    Allow,
+    /// Keep out.
+    Deny,
+    /// Write down.
+    Audit,
+    /// Ask another.
+    Custom,
+}
+
+impl AuthorizationAction {
+    /// As in manifests.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "ALLOW",
+            Self::Deny => "DENY",
+            Self::Audit => "AUDIT",
+            Self::Custom => "CUSTOM",
+        }
+    }
+}
+
+/// `spec.provider`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExtensionProvider {
+    /// Its name in the mesh configuration.
+    pub name: ArcStr,
+}
+
+/// `spec.targetRef` (Gateway API `LocalPolicyTargetReference`).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TargetReference {
+    /// API group.
+    #[serde(default)]
+    pub group: ArcStr,
+    /// Kind.
+    pub kind: ArcStr,
+    /// Name.
+    pub name: ArcStr,
+    /// Namespace; must be the policy's own.
+    #[serde(default)]
+    pub namespace: Option<ArcStr>,
+}
+
+/// One of `spec.rules`: `from`, `to` and `when` must all match.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AuthorizationRule {
+    /// Any one must match.
+    #[serde(default)]
+    pub from: Vec<From>,
+    /// Any one must match.
+    #[serde(default)]
+    pub to: Vec<To>,
+    /// All must match.
+    #[serde(default)]
+    pub when: Vec<When>,
+}
+
+/// One of a rule's `from`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct From {
+    /// Who connects.
+    pub source: Source,
+}
+
+/// Who connects: all fields that are given must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "field by field the Source of security.istio.io/v1")]
+pub struct Source {
+    pub principals: Vec<ArcStr>,
+    pub not_principals: Vec<ArcStr>,
+    pub request_principals: Vec<ArcStr>,
+    pub not_request_principals: Vec<ArcStr>,
+    pub namespaces: Vec<ArcStr>,
+    pub not_namespaces: Vec<ArcStr>,
+    pub service_accounts: Vec<ArcStr>,
+    pub not_service_accounts: Vec<ArcStr>,
+    pub trust_domains: Vec<ArcStr>,
+    pub not_trust_domains: Vec<ArcStr>,
+    pub ip_blocks: Vec<ArcStr>,
+    pub not_ip_blocks: Vec<ArcStr>,
+    pub remote_ip_blocks: Vec<ArcStr>,
+    pub not_remote_ip_blocks: Vec<ArcStr>,
+}
+
+/// One of a rule's `to`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct To {
+    /// What is asked for.
+    pub operation: Operation,
+}
+
+/// What is asked for: all fields that are given must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "field by field the Operation of security.istio.io/v1")]
+pub struct Operation {
+    pub hosts: Vec<ArcStr>,
+    pub not_hosts: Vec<ArcStr>,
+    pub ports: Vec<ArcStr>,
+    pub not_ports: Vec<ArcStr>,
+    pub methods: Vec<ArcStr>,
+    pub not_methods: Vec<ArcStr>,
+    pub paths: Vec<ArcStr>,
+    pub not_paths: Vec<ArcStr>,
+}
+
+/// One of a rule's `when`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct When {
+    /// Name of an attribute.
+    pub key: ArcStr,
+    /// Any one must match.
+    #[serde(default)]
+    pub values: Vec<ArcStr>,
+    /// None may match.
+    #[serde(default)]
+    pub not_values: Vec<ArcStr>,
+}
+
+/// Whether mutual TLS is required.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "Envelope<PeerAuthenticationSpec>")]
+pub struct PeerAuthentication {
+    /// Name, namespace, age.
+    pub metadata: Metadata,
+    /// The modes.
+    pub spec: PeerAuthenticationSpec,
+}
+
+impl std::convert::From<Envelope<PeerAuthenticationSpec>> for PeerAuthentication {
+    fn from(envelope: Envelope<PeerAuthenticationSpec>) -> Self {
+        Self { metadata: envelope.metadata, spec: envelope.spec }
+    }
+}
+
+/// `spec` of a `PeerAuthentication`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PeerAuthenticationSpec {
+    /// Workloads it applies to; without one, all of its namespace (of the mesh, in the root namespace).
+    #[serde(default)]
+    pub selector: Option<LabelSelector>,
+    /// The mode.
+    #[serde(default)]
+    pub mtls: Option<MutualTls>,
+    /// The mode of single ports of the workload; only with a selector.
+    #[serde(default)]
+    pub port_level_mtls: BTreeMap<u16, MutualTls>,
+}
+
+impl PeerAuthenticationSpec {
+    /// `mtls.mode`.
+    pub fn mode(&self) -> MtlsMode {
+        self.mtls.map_or(MtlsMode::Unset, |mtls| mtls.mode)
+    }
+}
+
+/// A mode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MutualTls {
+    /// See [`MtlsMode`].
+    #[serde(default)]
+    pub mode: MtlsMode,
+}
+
+/// `mtls.mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum MtlsMode {
+    /// As the level above says.
+    #[default]
+    Unset,
+    /// Not required. Between node proxies it is used all the same.
+    Disable,
+    /// Not required.
+    Permissive,
+    /// Required.
+    Strict,
+}

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is wrong with an object by itself, whatever else there is: the API server and Istio's webhook would refuse it.
+//! Standalone mode has neither, so manifests are held to this.
+
+use arcstr::ArcStr;
+
+use super::{policy, service};
+use crate::{
+    objects::{Metadata, Object},
+    report::{Report, Reports, Severity},
+};
+
+/// The errors of an object.
+pub(crate) fn check(object: &Object) -> Vec<Report> {
+    let mut reports = Reports::of(object.key());
+    check_names(object, &mut reports);
+    match object {
+        Object::Service(object) => service::check(object, &mut reports),
+        Object::AuthorizationPolicy(object) => {
+            policy::convert(object, &mut reports);
+        }
+        Object::Namespace(_)
+        | Object::Node(_)
+        | Object::ServiceAccount(_)
+        | Object::Pod(_)
+        | Object::PeerAuthentication(_) => {}
+    }
+    let mut reports = reports.done();
+    reports.retain(|report| report.severity == Severity::Error);
+    reports
+}
+
+fn check_names(object: &Object, reports: &mut Reports) {
+    let Metadata { name, namespace, .. } = object.metadata();
+    let named = match object {
+        Object::Namespace(_) | Object::Service(_) => is_label(name),
+        Object::Node(_)
+        | Object::ServiceAccount(_)
+        | Object::Pod(_)
+        | Object::AuthorizationPolicy(_)
+        | Object::PeerAuthentication(_) => is_subdomain(name),
+    };
+    if !named {
+        reports.error("metadata.name", format!("{name:?} is not a name: lower-case letters, digits and '-' (RFC 1123)"));
+    }
+    match (object.kind().is_namespaced(), namespace.is_empty()) {
+        (true, _) if !is_label(namespace) => {
+            reports.error("metadata.namespace", format!("{namespace:?} is not the name of a namespace (RFC 1123)"));
+        }
+        (false, false) => reports.error("metadata.namespace", format!("a {} has no namespace", object.kind())),
+        (true | false, _) => {}
+    }
+}
+
+/// RFC 1123 label.
+fn is_label(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    let inner = bytes.iter().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-');
+    inner && bytes.len() <= 63 && bytes.first().is_some_and(|byte| *byte != b'-') && bytes.last() != Some(&b'-')
+}
+
+/// RFC 1123 subdomain.
+fn is_subdomain(name: &ArcStr) -> bool {
+    name.len() <= 253 && name.split('.').all(is_label)
+}

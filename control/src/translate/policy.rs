@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `AuthorizationPolicy` as what a node proxy can enforce: identity, namespace, address, port.
+//!
+//! What needs HTTP is dropped as in Istio: an ALLOW rule wholly, of a DENY rule only the HTTP attributes. An invalid value
+//! never widens what is allowed: its ALLOW rule is dropped, its DENY rule keeps the rest and so denies more.
+
+mod attribute;
+mod value;
+
+use arcstr::ArcStr;
+use mesh::{
+    Policy, PolicyName,
+    policy::{Action, Clause, Match, PolicyScope, Rule},
+};
+
+use self::attribute::Attribute;
+use super::Translation;
+use crate::{
+    objects::{
+        AuthorizationAction, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, Object, Operation, Pod,
+        Source, When,
+    },
+    report::Reports,
+    world::Settings,
+};
+
+const DRY_RUN: &str = "istio.io/dry-run";
+
+/// The policy that node proxies get; none when only a waypoint could enforce the object.
+pub(crate) fn translate(settings: &Settings, object: &AuthorizationPolicy) -> Translation<Policy> {
+    let mut reports = Reports::of(Object::AuthorizationPolicy(object.clone()).key());
+    let output = convert(object, &mut reports).map(|converted| Policy {
+        name: name(object),
+        scope: scope(settings, object),
+        action: converted.action,
+        rules: converted.rules,
+        dry_run: converted.dry_run,
+    });
+    Translation { output, reports: reports.done() }
+}
+
+/// Its name on the wire.
+pub(crate) fn name(object: &AuthorizationPolicy) -> PolicyName {
+    PolicyName { namespace: object.metadata.namespace.clone(), name: object.metadata.name.clone() }
+}
+
+/// Whether a pod of the policy's namespace, or any pod when that is the root namespace, names the policy.
+pub(crate) fn is_named_by(object: &AuthorizationPolicy, pod: &Pod) -> bool {
+    let selector = object.spec.selector.as_ref();
+    action(&object.spec).is_some() && selector.is_some_and(|selector| selector.selects(&pod.metadata.labels))
+}
+
+/// The action, where node proxies have to do with the policy at all.
+fn action(spec: &AuthorizationPolicySpec) -> Option<Action> {
+    match spec.action {
+        AuthorizationAction::Allow if !spec.is_for_waypoints() => Some(Action::Allow),
+        AuthorizationAction::Deny if !spec.is_for_waypoints() => Some(Action::Deny),
+        AuthorizationAction::Allow
+        | AuthorizationAction::Deny
+        | AuthorizationAction::Audit
+        | AuthorizationAction::Custom => None,
+    }
+}
+
+fn scope(settings: &Settings, object: &AuthorizationPolicy) -> PolicyScope {
+    match &object.spec.selector {
+        Some(_) => PolicyScope::WorkloadSelector,
+        None if object.metadata.namespace == settings.root_namespace => PolicyScope::Global,
+        None => PolicyScope::Namespace,
+    }
+}
+
+/// The part of a policy that comes from the object alone.
+pub(crate) struct Converted {
+    action: Action,
+    rules: Vec<Rule>,
+    dry_run: bool,
+}
+
+/// Reads an object and says everything that is wrong with it.
+pub(crate) fn convert(object: &AuthorizationPolicy, reports: &mut Reports) -> Option<Converted> {
+    let spec = &object.spec;
+    let dry_run = dry_run(object, reports);
+    check_attachment(spec, reports);
+    let action = action(spec);
+    let mut rules = Vec::new();
+    for (index, rule) in spec.rules.iter().enumerate() {
+        let field = format!("spec.rules[{index}]");
+        // Also what only a waypoint could enforce is read: an error in it is one there too.
+        let reading = action.unwrap_or(Action::Deny);
+        let mut reader = Reader { action: reading, namespace: &object.metadata.namespace, reports, http: Vec::new() };
+        let converted = reader.rule(&field, rule);
+        let http = std::mem::take(&mut reader.http);
+        if let Some(action) = action {
+            warn_of_http(&field, &http, action, converted.is_some(), reports);
+        }
+        rules.extend(converted);
+    }
+    let action = action?;
+    if spec.rules.is_empty() && action == Action::Deny {
+        reports.warning("spec.rules", "a DENY policy without rules denies nothing: add a rule");
+    }
+    Some(Converted { action, rules, dry_run })
+}
+
+fn check_attachment(spec: &AuthorizationPolicySpec, reports: &mut Reports) {
+    if spec.is_for_waypoints() {
+        let field = if spec.target_ref.is_some() { "spec.targetRef" } else { "spec.targetRefs" };
+        if spec.selector.is_some() {
+            reports.error(field, "cannot stand beside a selector: remove one of them");
+        }
+        reports.warning(field, "only a waypoint enforces an attached policy, and waypoints are not served");
+        return;
+    }
+    match spec.action {
+        AuthorizationAction::Allow | AuthorizationAction::Deny => {}
+        AuthorizationAction::Audit | AuthorizationAction::Custom => reports.warning(
+            "spec.action",
+            format!("node proxies do not enforce {}: use ALLOW or DENY", spec.action.as_str()),
+        ),
+    }
+}
+
+fn dry_run(object: &AuthorizationPolicy, reports: &mut Reports) -> bool {
+    match object.metadata.annotation(DRY_RUN).map(ArcStr::as_str) {
+        Some("true") => true,
+        Some("false") | None => false,
+        Some(other) => {
+            let field = format!("metadata.annotations[{DRY_RUN:?}]");
+            reports.error(field, format!("{other:?} is neither \"true\" nor \"false\"; the policy is enforced"));
+            false
+        }
+    }
+}
+
+fn warn_of_http(field: &str, http: &[String], action: Action, kept: bool, reports: &mut Reports) {
+    if http.is_empty() {
+        return;
+    }
+    let found = http.join(", ");
+    let effect = match (action, kept) {
+        (Action::Allow, _) => "the rule is dropped, so less is allowed than asked for",
+        (Action::Deny, true) => "the rule is enforced without them, so more is denied than asked for",
+        (Action::Deny, false) => "nothing of the rule is left, so it denies nothing",
+    };
+    reports.warning(field, format!("node proxies cannot judge HTTP attributes ({found}): {effect}"));
+}
+
+/// Reads one rule.
+struct Reader<'a> {
+    action: Action,
+    namespace: &'a ArcStr,
+    reports: &'a mut Reports,
+    /// Attributes that need HTTP, in the order they were found.
+    http: Vec<String>,
+}
+
+/// One alternative of a clause.
+struct Alternative {
+    condition: Match,
+    /// Whether every value in it could be read; a field with one that could not is left out of the condition.
+    valid: bool,
+}
+
+impl Reader<'_> {
+    /// The rule, unless it is dropped.
+    fn rule(&mut self, field: &str, rule: &AuthorizationRule) -> Option<Rule> {
+        let mut groups: Vec<Vec<Alternative>> = Vec::new();
+        let from = rule.from.iter().enumerate();
+        groups.push(from.map(|(at, from)| self.source(&format!("{field}.from[{at}].source"), &from.source)).collect());
+        let to = rule.to.iter().enumerate();
+        groups.push(to.map(|(at, to)| self.operation(&format!("{field}.to[{at}].operation"), &to.operation)).collect());
+        groups.retain(|group| !group.is_empty());
+        let when = rule.when.iter().enumerate();
+        groups.extend(when.map(|(at, when)| vec![self.condition(&format!("{field}.when[{at}]"), when)]));
+
+        let valid = groups.iter().flatten().all(|alternative| alternative.valid);
+        if self.action == Action::Allow && (!valid || !self.http.is_empty()) {
+            return None;
+        }
+        let mut clauses = Vec::new();
+        for group in groups {
+            // Under DENY what only had invalid values may have meant anyone.
+            if group.iter().any(|alternative| !alternative.valid && alternative.condition.is_empty()) {
+                continue;
+            }
+            let conditions = group.into_iter().map(|alternative| alternative.condition);
+            let matches: Vec<Match> = conditions.filter(|condition| !condition.is_empty()).collect();
+            if matches.is_empty() {
+                return None;
+            }
+            clauses.push(Clause { matches });
+        }
+        Some(Rule { clauses })
+    }
+
+    fn source(&mut self, field: &str, source: &Source) -> Alternative {
+        self.need_http(&[
+            ("requestPrincipals", &source.request_principals),
+            ("notRequestPrincipals", &source.not_request_principals),
+            ("remoteIpBlocks", &source.remote_ip_blocks),
+            ("notRemoteIpBlocks", &source.not_remote_ip_blocks),
+            ("trustDomains", &source.trust_domains),
+            ("notTrustDomains", &source.not_trust_domains),
+        ]);
+        let mut valid = *source != Source::default();
+        if !valid {
+            self.reports.error(field, "is empty and matches nobody: name someone, or remove it to mean anyone");
+        }
+        let accounts = !source.service_accounts.is_empty() || !source.not_service_accounts.is_empty();
+        if accounts && !(source.principals.is_empty() && source.namespaces.is_empty()) {
+            self.reports.error(
+                format!("{field}.serviceAccounts"),
+                "cannot stand beside principals or namespaces: it names both already",
+            );
+            valid = false;
+        }
+        let namespace = self.namespace;
+        let account = |text: &str| value::service_account(text, namespace);
+        let mut read = Values { field, reports: self.reports, valid };
+        let condition = Match {
+            principals: read.all("principals", &source.principals, value::principal),
+            not_principals: read.all("notPrincipals", &source.not_principals, value::principal),
+            namespaces: read.all("namespaces", &source.namespaces, value::string),
+            not_namespaces: read.all("notNamespaces", &source.not_namespaces, value::string),
+            service_accounts: read.all("serviceAccounts", &source.service_accounts, account),
+            not_service_accounts: read.all("notServiceAccounts", &source.not_service_accounts, account),
+            source_ips: read.all("ipBlocks", &source.ip_blocks, value::block),
+            not_source_ips: read.all("notIpBlocks", &source.not_ip_blocks, value::block),
+            ..Match::default()
+        };
+        Alternative { condition, valid: read.valid }
+    }
+
+    fn operation(&mut self, field: &str, operation: &Operation) -> Alternative {
+        self.need_http(&[
+            ("hosts", &operation.hosts),
+            ("notHosts", &operation.not_hosts),
+            ("methods", &operation.methods),
+            ("notMethods", &operation.not_methods),
+            ("paths", &operation.paths),
+            ("notPaths", &operation.not_paths),
+        ]);
+        let valid = *operation != Operation::default();
+        if !valid {
+            self.reports.error(field, "is empty and matches nothing: name a port, or remove it to mean anything");
+        }
+        let mut read = Values { field, reports: self.reports, valid };
+        let condition = Match {
+            destination_ports: read.all("ports", &operation.ports, value::port),
+            not_destination_ports: read.all("notPorts", &operation.not_ports, value::port),
+            ..Match::default()
+        };
+        Alternative { condition, valid: read.valid }
+    }
+
+    fn condition(&mut self, field: &str, when: &When) -> Alternative {
+        let mut valid = !(when.values.is_empty() && when.not_values.is_empty());
+        if !valid {
+            self.reports.error(field, "has neither values nor notValues: add one of them");
+        }
+        let attribute = Attribute::of(&when.key);
+        if attribute.is_none() {
+            let known = attribute::KNOWN.join(", ");
+            self.reports.error(format!("{field}.key"), format!("{:?} is not an attribute; known are {known}", when.key));
+            valid = false;
+        }
+        let mut read = Values { field, reports: self.reports, valid };
+        let mut condition = Match::default();
+        match attribute {
+            Some(Attribute::SourceIp) => {
+                condition.source_ips = read.all("values", &when.values, value::block);
+                condition.not_source_ips = read.all("notValues", &when.not_values, value::block);
+            }
+            Some(Attribute::SourceNamespace) => {
+                condition.namespaces = read.all("values", &when.values, value::string);
+                condition.not_namespaces = read.all("notValues", &when.not_values, value::string);
+            }
+            Some(Attribute::SourcePrincipal) => {
+                condition.principals = read.all("values", &when.values, value::principal);
+                condition.not_principals = read.all("notValues", &when.not_values, value::principal);
+            }
+            Some(Attribute::DestinationIp) => {
+                condition.destination_ips = read.all("values", &when.values, value::block);
+                condition.not_destination_ips = read.all("notValues", &when.not_values, value::block);
+            }
+            Some(Attribute::DestinationPort) => {
+                condition.destination_ports = read.all("values", &when.values, value::port);
+                condition.not_destination_ports = read.all("notValues", &when.not_values, value::port);
+            }
+            Some(Attribute::Http) => self.http.push(when.key.to_string()),
+            None => {}
+        }
+        Alternative { condition, valid: read.valid }
+    }
+
+    fn need_http(&mut self, fields: &[(&str, &Vec<ArcStr>)]) {
+        for (name, _) in fields.iter().filter(|(_, values)| !values.is_empty()) {
+            if !self.http.iter().any(|found| found == name) {
+                self.http.push((*name).to_owned());
+            }
+        }
+    }
+}
+
+/// Reads the lists of one condition.
+struct Values<'a> {
+    field: &'a str,
+    reports: &'a mut Reports,
+    valid: bool,
+}
+
+impl Values<'_> {
+    /// All values of a list; none when one of them cannot be read.
+    fn all<T>(&mut self, name: &str, values: &[ArcStr], read: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
+        let mut good = Vec::with_capacity(values.len());
+        for (index, text) in values.iter().enumerate() {
+            match read(text) {
+                Ok(value) => good.push(value),
+                Err(why) => self.reports.error(format!("{}.{name}[{index}]", self.field), why),
+            }
+        }
+        if good.len() < values.len() {
+            self.valid = false;
+            good.clear();
+        }
+        good
+    }
+}
+
+#[cfg(test)]
+mod tests;

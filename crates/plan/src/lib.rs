@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The decisions of a node proxy about flows: where an outbound connection goes ([`outbound`]), whether and where an
+//! inbound one is let in ([`inbound`]), what a DNS question is answered ([`dns`]), and what every failure means
+//! ([`failure`]).
+//!
+//! Pure functions over `mesh::Index`: no IO, clock, runtime or randomness. What a decision lacks is a value,
+//! [`Answer::Needs`]; the shell fetches it and asks again.
+
+pub mod answer;
+pub mod authority;
+pub mod baggage;
+pub mod dns;
+pub mod failure;
+#[cfg(test)]
+mod fixtures;
+pub mod flow;
+pub mod forwarded;
+pub mod inbound;
+pub mod outbound;
+pub mod trace;
+
+pub use answer::{Answer, Missing};
+pub use authority::Authority;
+pub use failure::{Failure, ResponseFlag, Retry, What, Whose};
+pub use flow::{Flow, Local, Protocol, Resolved};
+
+/// Port of tunnels (HBONE).
+pub const HBONE_PORT: u16 = 15008;
+/// Ports of the proxy itself in a pod: a destination that ends there would call ourselves.
+pub const OWN_PORTS: [u16; 3] = [15001, 15006, HBONE_PORT];

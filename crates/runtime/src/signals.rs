@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Says when somebody wants this process to end.
+
+use std::io;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Who asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGTERM: kubelet, systemd.
+    Terminate,
+    /// SIGINT: a person at a terminal.
+    Interrupt,
+}
+
+/// Waits for SIGTERM or SIGINT. From its first poll on neither of them kills the process any more.
+///
+/// # Errors
+/// When the signals cannot be caught.
+pub async fn terminated() -> io::Result<Signal> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(tokio::select! {
+        _ = terminate.recv() => Signal::Terminate,
+        _ = interrupt.recv() => Signal::Interrupt,
+    })
+}

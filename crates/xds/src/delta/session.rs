@@ -1,0 +1,451 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The server's side of one stream: what this client subscribed to, what it has been told, what it answered.
+//!
+//! At most one response of a type is unanswered; what changes meanwhile is gathered. The first answer of a stream is
+//! whole, because a client takes it for the state of the mesh; later ones come in pieces. Removals come after
+//! everything that was there when they are told: an address that moves to another workload is never unknown in between.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use arcstr::ArcStr;
+use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+
+use super::{
+    ProtocolError, WILDCARD,
+    draft::Draft,
+    publisher::{Publisher, Shelf},
+};
+use crate::kind::{Kind, PerKind};
+
+/// Most names that one stream may subscribe to for a type.
+const NAMES: usize = 262_144;
+
+/// How much of a client's complaint is kept.
+const COMPLAINT: usize = 4096;
+
+/// Most refused resources remembered for one stream and type.
+const REFUSED: usize = 1024;
+
+/// Sizes of responses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The first answer of a type on a stream, in bytes. Clients accept 200 MB.
+    pub first: usize,
+    /// Every later one, in bytes.
+    pub piece: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { first: 150 << 20, piece: 1 << 20 }
+    }
+}
+
+/// What a request came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The stream's first request of a type.
+    Subscribed {
+        /// The type.
+        kind: Kind,
+        /// How many resources the client says it has.
+        known: usize,
+    },
+    /// The client took a response.
+    Acked {
+        /// Its type.
+        kind: Kind,
+    },
+    /// The client refused resources of a response; it keeps the others.
+    Rejected {
+        /// Its type.
+        kind: Kind,
+        /// Which, as far as its message names them.
+        names: Vec<ArcStr>,
+        /// Its message.
+        message: String,
+    },
+    /// Nothing that matters outside: a late answer, a change of subscription.
+    Nothing,
+}
+
+/// The client is so far behind that what was removed meanwhile is not known any more. The stream must end; the client
+/// comes back with what it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too far behind")]
+pub struct Behind;
+
+/// How far a client is with one type.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Whether it wants everything, not names.
+    pub wildcard: bool,
+    /// Whether a response is unanswered.
+    pub in_flight: bool,
+    /// Position in the catalogue that it has acknowledged.
+    pub acked: u64,
+    /// Resources that it refused and that have not changed since, with its message.
+    pub refused: BTreeMap<ArcStr, String>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Session {
+    tracks: PerKind<Option<Track>>,
+    nonces: u64,
+    limits: Limits,
+}
+
+#[derive(Debug)]
+struct Track {
+    wanted: Wanted,
+    in_flight: Option<InFlight>,
+    answered: bool,
+    // A response was cut at the limit: the rest follows without waiting for a change.
+    cut: bool,
+    acked: u64,
+    refused: BTreeMap<ArcStr, Refusal>,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    nonce: String,
+    position: u64,
+}
+
+#[derive(Debug)]
+struct Refusal {
+    version: Option<ArcStr>,
+    message: String,
+}
+
+#[derive(Debug)]
+enum Wanted {
+    Everything(Cursor),
+    Named(Named),
+}
+
+/// Everything up to here was told.
+#[derive(Debug)]
+struct Cursor {
+    changes: u64,
+    removals: u64,
+    // What the client had when it came, until it has been looked at: what is left at the end does not exist.
+    known: BTreeMap<String, String>,
+}
+
+/// Names asked for, and what was told of them.
+#[derive(Debug, Default)]
+struct Named {
+    names: BTreeSet<String>,
+    sent: BTreeMap<ArcStr, String>,
+    absent: BTreeSet<String>,
+    // Position at which all of it was told.
+    told: Option<u64>,
+}
+
+impl Session {
+    /// Of a stream that has just been opened.
+    pub fn new(limits: Limits) -> Self {
+        Self { tracks: PerKind::default(), nonces: 0, limits }
+    }
+
+    /// Takes a request.
+    ///
+    /// # Errors
+    /// When it is for an unknown type or asks for too much; the stream must end.
+    pub fn receive(
+        &mut self,
+        request: DeltaDiscoveryRequest,
+        publisher: &Publisher,
+    ) -> Result<Event, ProtocolError> {
+        let Some(kind) = Kind::of_type_url(&request.type_url) else {
+            return Err(ProtocolError::UnknownType { url: request.type_url });
+        };
+        let shelf = publisher.shelf(kind);
+        let slot = self.tracks.of_mut(kind);
+        match slot {
+            None => {
+                let known = request.initial_resource_versions.len();
+                *slot = Some(Track::open(request, shelf)?);
+                Ok(Event::Subscribed { kind, known })
+            }
+            Some(track) => {
+                let event = track.answer(kind, &request, shelf);
+                track.resubscribe(request, shelf)?;
+                Ok(event)
+            }
+        }
+    }
+
+    /// The next response that is due, if any. Policies go before workloads.
+    ///
+    /// # Errors
+    /// [`Behind`].
+    pub fn poll(&mut self, publisher: &Publisher) -> Result<Option<DeltaDiscoveryResponse>, Behind> {
+        for kind in Kind::ALL {
+            let shelf = publisher.shelf(kind);
+            let Some(track) = self.tracks.of_mut(kind) else { continue };
+            let Some(draft) = track.poll(kind, shelf, self.limits)? else { continue };
+            self.nonces += 1;
+            let nonce = self.nonces.to_string();
+            let position = if track.cut { track.acked } else { shelf.head() };
+            track.in_flight = Some(InFlight { nonce: nonce.clone(), position });
+            return Ok(Some(draft.into_response(nonce, shelf.head())));
+        }
+        Ok(None)
+    }
+
+    /// Whether [`Self::poll`] has something that must not wait for a change: a first answer, or the rest of a long one.
+    pub fn is_urgent(&self) -> bool {
+        let urgent = |track: &Track| track.in_flight.is_none() && (!track.answered || track.cut);
+        self.tracks().any(urgent)
+    }
+
+    /// Whether a response is unanswered.
+    pub fn in_flight(&self) -> bool {
+        self.tracks().any(|track| track.in_flight.is_some())
+    }
+
+    /// How far the client is with a type; `None` before it subscribes.
+    pub fn progress(&self, kind: Kind) -> Option<Progress> {
+        self.tracks.of(kind).as_ref().map(|track| Progress {
+            wildcard: matches!(track.wanted, Wanted::Everything(_)),
+            in_flight: track.in_flight.is_some(),
+            acked: track.acked,
+            refused: track
+                .refused
+                .iter()
+                .map(|(name, refusal)| (name.clone(), refusal.message.clone()))
+                .collect(),
+        })
+    }
+
+    fn tracks(&self) -> impl Iterator<Item = &Track> {
+        Kind::ALL.into_iter().filter_map(|kind| self.tracks.of(kind).as_ref())
+    }
+}
+
+impl Track {
+    /// The first request of a type. Without names it asks for everything, as old clients do.
+    fn open(request: DeltaDiscoveryRequest, shelf: &Shelf) -> Result<Self, ProtocolError> {
+        let known: BTreeMap<String, String> = request.initial_resource_versions.into_iter().collect();
+        let subscribe = request.resource_names_subscribe;
+        let unsubscribe: BTreeSet<String> = request.resource_names_unsubscribe.into_iter().collect();
+        let wildcard = subscribe.is_empty() || subscribe.iter().any(|name| name == WILDCARD);
+        let wanted = if wildcard && !unsubscribe.contains(WILDCARD) {
+            Wanted::Everything(Cursor { changes: 0, removals: shelf.head(), known })
+        } else {
+            // A client that asks on demand names what it has only as a version.
+            let names = subscribe.into_iter().chain(known.keys().cloned());
+            let names = names.filter(|name| name != WILDCARD && !unsubscribe.contains(name)).collect();
+            let sent = known.into_iter().map(|(name, version)| (name.into(), version)).collect();
+            Wanted::Named(Named { names, sent, ..Named::default() })
+        };
+        wanted.check()?;
+        Ok(Self { wanted, in_flight: None, answered: false, cut: false, acked: 0, refused: BTreeMap::new() })
+    }
+
+    /// An answer to a response; one to an older response says nothing any more.
+    fn answer(&mut self, kind: Kind, request: &DeltaDiscoveryRequest, shelf: &Shelf) -> Event {
+        let Some(in_flight) = self.in_flight.take_if(|in_flight| in_flight.nonce == request.response_nonce)
+        else {
+            return Event::Nothing;
+        };
+        self.acked = in_flight.position;
+        let version = |name: &str| shelf.entry(name).map(|entry| entry.version.clone());
+        self.refused.retain(|name, refusal| refusal.version == version(name));
+        let Some(error) = &request.error_detail else { return Event::Acked { kind } };
+        let message = head(&error.message, COMPLAINT).to_owned();
+        let names = names_in(&message, shelf);
+        for name in &names {
+            if self.refused.len() < REFUSED {
+                let refusal = Refusal { version: version(name), message: message.clone() };
+                self.refused.insert(name.clone(), refusal);
+            }
+        }
+        Event::Rejected { kind, names, message }
+    }
+
+    /// Names that come and go while the stream is open.
+    fn resubscribe(&mut self, request: DeltaDiscoveryRequest, shelf: &Shelf) -> Result<(), ProtocolError> {
+        let (subscribe, unsubscribe) = (request.resource_names_subscribe, request.resource_names_unsubscribe);
+        if subscribe.is_empty() && unsubscribe.is_empty() {
+            return Ok(());
+        }
+        let everything = subscribe.iter().any(|name| name == WILDCARD);
+        let nothing = unsubscribe.iter().any(|name| name == WILDCARD);
+        match &mut self.wanted {
+            Wanted::Named(named) if everything && !nothing => {
+                let sent = std::mem::take(&mut named.sent);
+                let known = sent.into_iter().map(|(name, version)| (name.to_string(), version)).collect();
+                self.wanted = Wanted::Everything(Cursor { changes: 0, removals: shelf.head(), known });
+                self.answered = false;
+            }
+            Wanted::Everything(_) if nothing => {
+                let mut named = Named::default();
+                named.change(subscribe, &unsubscribe, shelf);
+                self.wanted = Wanted::Named(named);
+                self.answered = false;
+            }
+            // Everything includes every name.
+            Wanted::Everything(_) => {}
+            Wanted::Named(named) => {
+                named.change(subscribe, &unsubscribe, shelf);
+                self.cut = true;
+            }
+        }
+        self.wanted.check()
+    }
+
+    fn poll(&mut self, kind: Kind, shelf: &Shelf, limits: Limits) -> Result<Option<Draft>, Behind> {
+        if self.in_flight.is_some() || !shelf.is_complete() {
+            return Ok(None);
+        }
+        let mut draft = Draft::new(kind, if self.answered { limits.piece } else { limits.first });
+        match &mut self.wanted {
+            Wanted::Everything(cursor) => cursor.fill(shelf, &mut draft)?,
+            Wanted::Named(named) => named.fill(shelf, &mut draft),
+        }
+        self.cut = draft.is_full();
+        if draft.is_empty() && self.answered {
+            return Ok(None);
+        }
+        self.answered = true;
+        Ok(Some(draft))
+    }
+}
+
+impl Wanted {
+    fn check(&self) -> Result<(), ProtocolError> {
+        match self {
+            Self::Named(named) if named.names.len() > NAMES => {
+                Err(ProtocolError::TooManyNames { limit: NAMES })
+            }
+            Self::Named(_) | Self::Everything(_) => Ok(()),
+        }
+    }
+}
+
+impl Cursor {
+    fn fill(&mut self, shelf: &Shelf, draft: &mut Draft) -> Result<(), Behind> {
+        if !shelf.remembers(self.removals) {
+            return Err(Behind);
+        }
+        for (position, name, entry) in shelf.changes_after(self.changes) {
+            // Looked at once: a later change is news, whatever the client had when it came.
+            let has = self.known.get(name.as_str()).is_some_and(|known| *known == entry.version);
+            if !has && !draft.put(name, entry, Vec::new()) {
+                return Ok(());
+            }
+            self.known.remove(name.as_str());
+            self.changes = position;
+        }
+        self.changes = shelf.head();
+        while let Some((name, _)) = self.known.first_key_value() {
+            if !draft.remove(name) {
+                return Ok(());
+            }
+            self.known.pop_first();
+        }
+        for (position, name) in shelf.removals_after(self.removals) {
+            if !draft.remove(name) {
+                return Ok(());
+            }
+            self.removals = position;
+        }
+        self.removals = shelf.head();
+        Ok(())
+    }
+}
+
+impl Named {
+    fn change(&mut self, subscribe: Vec<String>, unsubscribe: &[String], shelf: &Shelf) {
+        for name in subscribe.into_iter().filter(|name| name != WILDCARD) {
+            // Asking again is asking to be told again.
+            self.absent.remove(&name);
+            for found in shelf.lookup(&name) {
+                self.sent.remove(&found);
+            }
+            self.names.insert(name);
+        }
+        for name in unsubscribe {
+            self.names.remove(name);
+            self.absent.remove(name);
+        }
+        // What no name asks for any more, the client has dropped by itself.
+        let wanted = self.targets(shelf);
+        self.sent.retain(|name, _| wanted.contains_key(name) || shelf.entry(name).is_none());
+        self.told = None;
+    }
+
+    /// What the names mean now, each with the names that mean it besides its own.
+    fn targets(&self, shelf: &Shelf) -> BTreeMap<ArcStr, Vec<String>> {
+        let mut targets: BTreeMap<ArcStr, Vec<String>> = BTreeMap::new();
+        for name in &self.names {
+            for found in shelf.lookup(name) {
+                let own = found == *name;
+                let aliases = targets.entry(found).or_default();
+                if !own {
+                    aliases.push(name.clone());
+                }
+            }
+        }
+        targets
+    }
+
+    fn fill(&mut self, shelf: &Shelf, draft: &mut Draft) {
+        if self.told == Some(shelf.head()) {
+            return;
+        }
+        let targets = self.targets(shelf);
+        for (name, aliases) in &targets {
+            let Some(entry) = shelf.entry(name) else { continue };
+            if self.sent.get(name).is_some_and(|sent| *sent == entry.version) {
+                continue;
+            }
+            if !draft.put(name, entry, aliases.clone()) {
+                return;
+            }
+            self.sent.insert(name.clone(), entry.version.to_string());
+        }
+        for name in self.sent.keys().filter(|name| !targets.contains_key(*name)).cloned().collect::<Vec<_>>()
+        {
+            if !draft.remove(&name) {
+                return;
+            }
+            self.sent.remove(&name);
+        }
+        for name in &self.names {
+            let found = !shelf.lookup(name).is_empty();
+            if found {
+                self.absent.remove(name);
+            } else if !self.absent.contains(name) {
+                if !draft.remove(name) {
+                    return;
+                }
+                self.absent.insert(name.clone());
+            }
+        }
+        self.told = Some(shelf.head());
+    }
+}
+
+/// Names of resources that a complaint is about: each stands before its reason, as in `name: reason`.
+fn names_in(message: &str, shelf: &Shelf) -> Vec<ArcStr> {
+    let mut names = BTreeSet::new();
+    for (end, _) in message.match_indices(": ") {
+        let before = message.get(..end).unwrap_or_default();
+        let name = before.rsplit([' ', '\n', ',', ';', '[', '"']).next().unwrap_or_default();
+        if shelf.entry(name).is_some() {
+            names.insert(ArcStr::from(name));
+        }
+    }
+    names.into_iter().collect()
+}
+
+/// The first `limit` bytes, at a character's edge.
+fn head(text: &str, limit: usize) -> &str {
+    let end = (0..=limit.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text.get(..end).unwrap_or_default()
+}

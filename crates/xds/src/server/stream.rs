@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One stream of the server: what comes in goes to the session, what is due goes out.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use arcstr::ArcStr;
+use mesh::SpiffeId;
+use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+use tonic::{Status, Streaming};
+
+use super::{
+    Shared,
+    proxies::{Listed, Rejection},
+};
+use crate::{
+    delta::{Event, Session, session::Limits},
+    jitter,
+    kind::{Kind, PerKind},
+};
+
+/// See the module.
+pub(super) struct StreamState<A> {
+    shared: Arc<Shared<A>>,
+    requests: Streaming<DeltaDiscoveryRequest>,
+    session: Session,
+    changed: watch::Receiver<u64>,
+    closing: watch::Receiver<bool>,
+    listed: Listed,
+    node: ArcStr,
+    pace: Pace,
+    ends_at: Option<Instant>,
+    answer_by: Option<Instant>,
+    over: bool,
+}
+
+/// When a change may be pushed.
+#[derive(Debug, Default)]
+struct Pace {
+    // There is a change that was not looked at.
+    changed: bool,
+    // Responses are going out, one per type: the second must not wait for the first one's quiet time.
+    pushing: bool,
+    // Changes wait until then.
+    quiet_until: Option<Instant>,
+}
+
+/// What happened.
+enum News {
+    Request(Box<DeltaDiscoveryRequest>),
+    Changed,
+    Due,
+    Unanswered,
+    Over,
+}
+
+impl<A> StreamState<A> {
+    pub(super) fn new(
+        shared: Arc<Shared<A>>,
+        requests: Streaming<DeltaDiscoveryRequest>,
+        caller: SpiffeId,
+        peer: Option<SocketAddr>,
+    ) -> Self {
+        Self {
+            requests,
+            session: Session::new(Limits::default()),
+            changed: shared.catalogue.changed(),
+            closing: shared.closing.subscribe(),
+            listed: shared.proxies.list(caller, peer),
+            node: ArcStr::new(),
+            pace: Pace::default(),
+            ends_at: shared.settings.longest_stream.map(|longest| Instant::now() + jitter::at_most(longest)),
+            answer_by: None,
+            over: false,
+            shared,
+        }
+    }
+
+    /// The next response, when it is due; `None` ends the stream.
+    pub(super) async fn next(&mut self) -> Option<Result<DeltaDiscoveryResponse, Status>> {
+        while !self.over {
+            if let Some(response) = self.due() {
+                self.over = response.is_err();
+                return Some(response);
+            }
+            match self.news().await {
+                News::Request(request) => {
+                    if let Err(status) = self.receive(*request) {
+                        self.over = true;
+                        return Some(Err(status));
+                    }
+                }
+                News::Unanswered => {
+                    self.over = true;
+                    return Some(Err(Status::deadline_exceeded("a response was not answered in time")));
+                }
+                News::Changed => self.pace.changed = true,
+                News::Due => {}
+                News::Over => self.over = true,
+            }
+        }
+        None
+    }
+
+    /// What the session has to say now, if it may.
+    fn due(&mut self) -> Option<Result<DeltaDiscoveryResponse, Status>> {
+        let now = Instant::now();
+        if !self.session.is_urgent() && !self.pace.allows(now) {
+            return None;
+        }
+        match self.shared.catalogue.read(|publisher| self.session.poll(publisher)) {
+            Ok(Some(response)) => {
+                self.pace.pushing = true;
+                self.answer_by = Some(now + self.shared.settings.answer_deadline);
+                self.list();
+                Some(Ok(response))
+            }
+            Ok(None) => {
+                // With a response in flight the change stays due until it is answered.
+                self.pace.changed &= self.session.in_flight();
+                if std::mem::take(&mut self.pace.pushing) {
+                    self.pace.quiet_until = Some(now + self.shared.settings.burst);
+                }
+                None
+            }
+            Err(behind) => Some(Err(Status::aborted(behind.to_string()))),
+        }
+    }
+
+    /// Waits. Every arm is cancel safe.
+    async fn news(&mut self) -> News {
+        let sleeps_until = self.pace.wakes_at(Instant::now());
+        tokio::select! {
+            request = self.requests.message() => match request {
+                Ok(Some(request)) => News::Request(Box::new(request)),
+                // The proxy ended it, or is gone.
+                Ok(None) | Err(_) => News::Over,
+            },
+            // The catalogue outlives its streams: `shared` holds it.
+            _ = self.changed.changed() => News::Changed,
+            _ = self.closing.wait_for(|closing| *closing) => News::Over,
+            () = at(sleeps_until) => News::Due,
+            () = at(self.answer_by) => News::Unanswered,
+            () = at(self.ends_at) => News::Over,
+        }
+    }
+
+    fn receive(&mut self, mut request: DeltaDiscoveryRequest) -> Result<(), Status> {
+        if let Some(node) = request.node.take().filter(|_| self.node.is_empty()) {
+            self.node = node.id.into();
+            let node = self.node.clone();
+            self.listed.update(|proxy| proxy.node = node);
+        }
+        let event = self.shared.catalogue.read(|publisher| self.session.receive(request, publisher));
+        let event = event.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if !self.session.in_flight() {
+            self.answer_by = None;
+        }
+        let node = &self.node;
+        match event {
+            Event::Subscribed { kind, known } => tracing::info!(%node, %kind, known, "proxy subscribed"),
+            Event::Acked { kind } => tracing::trace!(%node, %kind, "proxy acknowledged"),
+            Event::Rejected { kind, names, message } => {
+                tracing::warn!(%node, %kind, ?names, %message, "proxy refused resources");
+                let rejection = Rejection { node: node.clone(), kind, names, message };
+                // Without a reader nobody wants to know.
+                self.shared.rejections.send(rejection).ok();
+            }
+            Event::Nothing => return Ok(()),
+        }
+        self.list();
+        Ok(())
+    }
+
+    fn list(&self) {
+        let progress = PerKind::new(|kind: Kind| self.session.progress(kind));
+        self.listed.update(|proxy| proxy.progress = progress);
+    }
+}
+
+impl Pace {
+    fn allows(&self, now: Instant) -> bool {
+        self.pushing || self.changed && self.quiet_until.is_none_or(|until| until <= now)
+    }
+
+    fn wakes_at(&self, now: Instant) -> Option<Instant> {
+        self.quiet_until.filter(|until| self.changed && *until > now)
+    }
+}
+
+/// Waits until then, or for ever.
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What arrives at the pod from outside. It only prepares for `steer`: finds the listener, and drops what pretends to be
+//! from inside. Segments of open connections pass untouched.
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use ebpf_abi::{Event, Listener, LOOP_MARK, PROXY_MARK};
+
+use crate::{
+    packet::{Frame, Segment, read},
+    pod::Pod,
+    skb::{DROP, NEXT, Skb},
+    socket::adopt,
+};
+
+#[classifier]
+pub fn ingress(ctx: TcContext) -> i32 {
+    let skb = Skb::of(&ctx);
+    let Some(pod) = Pod::entered(skb) else { return NEXT };
+    if pod.is_released() {
+        return NEXT;
+    }
+    let mark = skb.mark();
+    if mark == LOOP_MARK || mark == PROXY_MARK {
+        // Both mean something only when they are set inside.
+        skb.set_mark(0);
+    }
+    match read(skb) {
+        Frame::Tcp(segment) if segment.opens => open(skb, pod, &segment),
+        _ => NEXT,
+    }
+}
+
+#[inline(always)]
+fn open(skb: Skb, pod: Pod, segment: &Segment) -> i32 {
+    if !pod.owns(&segment.destination) {
+        return NEXT;
+    }
+    if segment.source_port == 0 {
+        return pod.drop(Event::Malformed);
+    }
+    // `steer` cannot tell a call of the pod to itself from this.
+    if pod.owns(&segment.source) {
+        return pod.drop(Event::Spoofed);
+    }
+    let Some(listener) = pod.receives(segment.destination_port, &segment.source) else {
+        pod.count(Event::Exempted);
+        return NEXT;
+    };
+    // Dropped, not refused: a peer that sends its SYN again a second later may find the next proxy.
+    if !adopt(skb, pod, listener, segment.ipv6, &segment.destination) {
+        return DROP;
+    }
+    if let Listener::Inbound = listener {
+        pod.count(Event::CapturedInbound);
+    }
+    NEXT
+}

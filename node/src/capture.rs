@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The capture programs as enrolment uses them: the node's settings filled in, and each call, which blocks for
+//! milliseconds, on a thread where that is allowed.
+
+use std::{net::IpAddr, os::fd::AsFd, path::Path, sync::Arc};
+
+use ebpf_loader::{AttachError, DetachError, Exclusions, LoadError, PodNetns, Rules, Settings};
+pub use ebpf_loader::{Counters, abi::Event};
+use ipnet::IpNet;
+
+use crate::{netns::Netns, pod::Uid};
+
+/// The programs of this node. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Capture {
+    programs: Arc<ebpf_loader::Capture>,
+    exempt_peers: Arc<[IpNet]>,
+}
+
+/// Why a pod's capture could not be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// Not attached.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// Not detached.
+    #[error(transparent)]
+    Detach(#[from] DetachError),
+    /// The descriptor of its namespace.
+    #[error("cannot duplicate the descriptor of the network namespace")]
+    Descriptor(#[source] std::io::Error),
+    /// The thread ended without a result.
+    #[error("the thread that works on the programs died")]
+    Died(#[source] tokio::task::JoinError),
+}
+
+impl Capture {
+    /// Loads the programs, or takes over those that are there. Blocks.
+    ///
+    /// # Errors
+    /// When the kernel cannot run them.
+    pub fn load(settings: Settings, exempt_peers: Vec<IpNet>) -> Result<Self, LoadError> {
+        let programs = Arc::new(ebpf_loader::Capture::load(settings)?);
+        Ok(Self { programs, exempt_peers: exempt_peers.into() })
+    }
+
+    /// Captures a pod, or makes sure that it is captured as it should be.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn attach(&self, uid: &Uid, netns: &Netns, ips: &[IpAddr]) -> Result<(), CaptureError> {
+        let netns = netns.as_fd().try_clone_to_owned().map_err(CaptureError::Descriptor)?;
+        let rules = Rules {
+            ips: ips.to_vec(),
+            // Istio's default: without it a name of another cluster or of a ServiceEntry has no address.
+            dns: true,
+            exclusions: Exclusions::default(),
+            exempt_peers: self.exempt_peers.to_vec(),
+        };
+        let pod = PodNetns { netns, uid: uid.to_string(), rules };
+        let attached = self.blocking(move |programs| programs.attach(&pod)).await??;
+        tracing::debug!(%uid, cookie = attached.netns_cookie, interfaces = ?attached.interfaces, "attached");
+        Ok(())
+    }
+
+    /// Captures a pod no longer.
+    ///
+    /// # Errors
+    /// When something stays attached.
+    pub async fn detach(&self, uid: &Uid) -> Result<(), CaptureError> {
+        let uid = uid.to_string();
+        Ok(self.blocking(move |programs| programs.detach(&uid)).await??)
+    }
+
+    /// What happened to the packets of some pods, in the order asked for; none for one that is not captured.
+    ///
+    /// # Errors
+    /// When the thread that reads died.
+    pub async fn counters(&self, uids: Vec<Uid>) -> Result<Vec<Option<Counters>>, CaptureError> {
+        self.blocking(move |programs| uids.iter().map(|uid| programs.counters(uid.as_str())).collect()).await
+    }
+
+    /// All pods that are captured, by this agent or one before it. Blocks.
+    pub fn captured(&self) -> Vec<Uid> {
+        // Every uid that an agent ever attached was parsed before.
+        self.programs.adopt().iter().filter_map(|adopted| Uid::parse(&adopted.uid).ok()).collect()
+    }
+
+    /// Where ztunnel finds the map of claims.
+    pub fn claim_map(&self) -> &Path {
+        self.programs.claim_map_path()
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&ebpf_loader::Capture) -> T + Send + 'static,
+    ) -> Result<T, CaptureError> {
+        let programs = Arc::clone(&self.programs);
+        tokio::task::spawn_blocking(move || work(&programs)).await.map_err(CaptureError::Died)
+    }
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The agent's settings: the only place that reads the environment. Names are Istio's where it has the same thing.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use ebpf_loader::Mode;
+use ipnet::IpNet;
+use runtime::{
+    env::{Env, InvalidEnvironment},
+    log::{Filter, Format, LogSettings},
+};
+
+/// Everything that can be set.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `INPOD_UDS`: where ztunnel finds the agent.
+    pub zds: PathBuf,
+    /// `AMBIT_NODE_API`: where the local API is served.
+    pub api: PathBuf,
+    /// `AMBIT_NODE_STATE`: the folder of records.
+    pub state: PathBuf,
+    /// `AMBIT_NODE_METRICS`: where metrics are served.
+    pub metrics: SocketAddr,
+    /// `AMBIT_BPF_DIR`: the folder of pins, in a bpffs.
+    pub bpf_dir: PathBuf,
+    /// `AMBIT_EXEMPT_PEERS`: whose connections to pods go straight to the application (probes of the node).
+    pub exempt_peers: Vec<IpNet>,
+    /// `AMBIT_TRUST_MARK`: whether a mark proves the proxy, for Istio's ztunnel.
+    pub trust_mark: bool,
+    /// `AMBIT_EBPF_OBJECT`: programs to load instead of those in the binary.
+    pub object: Option<PathBuf>,
+    /// `AMBIT_CAPTURE_MODE`: how the programs are attached.
+    pub mode: Mode,
+    /// `RUST_LOG` and `LOG_FORMAT`.
+    pub log: LogSettings,
+}
+
+impl Config {
+    /// Reads the environment of this process.
+    ///
+    /// # Errors
+    /// Every variable that cannot be used.
+    pub fn from_process() -> Result<Self, InvalidEnvironment> {
+        // A variable that is not UTF-8 is none of ours.
+        let variables = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Self::read(Env::new(variables))
+    }
+
+    /// Reads the variables.
+    ///
+    /// # Errors
+    /// Every variable that cannot be used.
+    pub fn read(mut env: Env) -> Result<Self, InvalidEnvironment> {
+        let config = Self {
+            zds: env.path("INPOD_UDS", "/var/run/ztunnel/ztunnel.sock"),
+            api: env.path("AMBIT_NODE_API", "/var/run/ambit/node.sock"),
+            state: env.path("AMBIT_NODE_STATE", "/var/run/ambit/pods"),
+            metrics: env.address("AMBIT_NODE_METRICS", SocketAddr::from((Ipv4Addr::LOCALHOST, 15024))),
+            bpf_dir: env.path("AMBIT_BPF_DIR", "/sys/fs/bpf/ambit"),
+            exempt_peers: env.list(
+                "AMBIT_EXEMPT_PEERS",
+                "IP addresses or networks such as 10.20.0.0/24",
+                network,
+            ),
+            trust_mark: env.flag("AMBIT_TRUST_MARK", false),
+            object: env.optional_path("AMBIT_EBPF_OBJECT"),
+            mode: env.optional("AMBIT_CAPTURE_MODE", "auto, tcx or clsact", mode).unwrap_or_default(),
+            log: LogSettings {
+                filter: env
+                    .optional("RUST_LOG", "a level, or levels by target", |text| text.parse::<Filter>().ok())
+                    .unwrap_or_default(),
+                format: env
+                    .optional("LOG_FORMAT", "plain or json", |text| text.parse::<Format>().ok())
+                    .unwrap_or_default(),
+            },
+        };
+        env.finish().map(|()| config)
+    }
+}
+
+fn network(text: &str) -> Option<IpNet> {
+    let network = match text.parse::<IpAddr>() {
+        Ok(ip) => IpNet::from(ip.to_canonical()),
+        Err(_no_address) => text.parse::<IpNet>().ok()?.trunc(),
+    };
+    // Nobody is exempt from everything by a slip.
+    (network.prefix_len() > 0).then_some(network)
+}
+
+fn mode(text: &str) -> Option<Mode> {
+    match text {
+        "auto" => Some(Mode::Auto),
+        "tcx" => Some(Mode::Tcx),
+        "clsact" => Some(Mode::Clsact),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<Config, InvalidEnvironment> {
+        Config::read(Env::new(
+            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+        ))
+    }
+
+    #[test]
+    fn an_empty_environment_is_a_valid_one() {
+        let config = read(&[]).unwrap();
+        assert_eq!(config.zds, PathBuf::from("/var/run/ztunnel/ztunnel.sock"));
+        assert_eq!((config.mode, config.trust_mark), (Mode::Auto, false));
+        assert!(config.exempt_peers.is_empty());
+    }
+
+    #[test]
+    fn exempt_peers_are_addresses_and_networks() {
+        let config =
+            read(&[("AMBIT_EXEMPT_PEERS", "10.20.0.1, 10.20.1.7/24,::ffff:10.0.0.9,fd00::/64")]).unwrap();
+        let peers: Vec<_> = config.exempt_peers.iter().map(IpNet::to_string).collect();
+        assert_eq!(peers, ["10.20.0.1/32", "10.20.1.0/24", "10.0.0.9/32", "fd00::/64"]);
+    }
+
+    #[test]
+    fn every_mistake_is_reported_at_once() {
+        let error = read(&[
+            ("AMBIT_EXEMPT_PEERS", "0.0.0.0/0"),
+            ("AMBIT_CAPTURE_MODE", "iptables"),
+            ("AMBIT_NODE_METRICS", "15024"),
+            ("AMBIT_TRUST_MARK", "perhaps"),
+            ("RUST_LOG", "loud"),
+        ])
+        .unwrap_err()
+        .to_string();
+        for name in
+            ["AMBIT_EXEMPT_PEERS", "AMBIT_CAPTURE_MODE", "AMBIT_NODE_METRICS", "AMBIT_TRUST_MARK", "RUST_LOG"]
+        {
+            assert!(error.contains(name), "{error}");
+        }
+    }
+}

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The node agent: which pods of this node are captured, and which ztunnel serves them. It never touches a packet (the
+//! programs of `ebpf` do) and knows no mesh (ztunnel does).
+//!
+//! ```text
+//!  api ──► enrol ──► netns, routes, sysctl   inside the pod's namespace
+//!            │  └──► capture                 the programs
+//!            │  └──► record                  what the next agent must know
+//!            └─────► zds                     every connected ztunnel
+//! ```
+
+pub mod agent;
+pub mod api;
+pub mod capture;
+pub mod chain;
+pub mod config;
+pub mod enrol;
+pub mod metrics;
+pub mod netns;
+pub mod pod;
+pub mod record;
+pub mod routes;
+pub mod sysctl;
+pub mod zds;

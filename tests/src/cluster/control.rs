@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The control plane of a lab: standalone, over the folder of manifests.
+
+use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result};
+use serde_json::json;
+
+use super::{
+    Options, Parts,
+    host::{Host, Program, environment},
+};
+use crate::{http, observe::Samples, process::Process};
+
+/// Discovery and certificates.
+const XDS_PORT: u16 = 15012;
+/// Metrics and readiness.
+const METRICS_PORT: u16 = 15014;
+const START: Duration = Duration::from_secs(20);
+
+/// The control plane.
+#[derive(Clone, Debug)]
+pub struct Control {
+    host: Host,
+    process: Arc<Process>,
+    folder: PathBuf,
+}
+
+/// The bearer token by which one node's ztunnel shows who it is.
+#[derive(Clone, Debug)]
+pub(super) struct Token {
+    pub(super) node: String,
+    pub(super) secret: String,
+}
+
+impl Control {
+    pub(super) async fn start(
+        parts: &Parts,
+        host: Host,
+        tokens: &[Token],
+        options: &Options,
+    ) -> Result<Self> {
+        let folder = parts.state.join("control");
+        fs::create_dir_all(&folder).context("making control's folder")?;
+        let accounts: Vec<_> = tokens
+            .iter()
+            .map(|token| {
+                json!({
+                    "token": token.secret,
+                    "namespace": "istio-system",
+                    "serviceAccount": "ztunnel",
+                    "node": token.node,
+                })
+            })
+            .collect();
+        let token_file = folder.join("tokens.yaml");
+        fs::write(&token_file, serde_saphyr::to_string(&accounts)?).context("writing the tokens")?;
+        let names = format!("{},{},localhost", host.addresses.v4, host.addresses.v6);
+        let mut variables = environment([
+            ("AMBIT_MANIFESTS", parts.manifests.folder().display().to_string()),
+            ("AMBIT_STATE_DIR", folder.display().to_string()),
+            ("AMBIT_TOKENS", token_file.display().to_string()),
+            ("AMBIT_TLS_NAMES", names),
+            ("RUST_LOG", parts.settings.log.clone()),
+        ]);
+        if let Some(life) = options.certificate_life {
+            variables.insert("AMBIT_CERT_TTL".to_owned(), format!("{}s", life.as_secs()));
+        }
+        let program =
+            Program { path: parts.settings.binary("control")?, environment: variables, ..Program::default() };
+        let process = host.start(parts, "control", program)?;
+        let control = Self { host, process, folder };
+        control.ready().await?;
+        Ok(control)
+    }
+
+    /// The running program.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Waits until it serves.
+    ///
+    /// # Errors
+    /// When it ends or is not ready within 20 s.
+    pub async fn ready(&self) -> Result<()> {
+        let root = self.root_certificate();
+        self.process
+            .ready(START, async || {
+                fs::metadata(&root).context("no root certificate yet")?;
+                self.read("/healthz/ready").await.map(drop)
+            })
+            .await
+    }
+
+    /// Its metrics.
+    ///
+    /// # Errors
+    /// When they cannot be scraped.
+    pub async fn metrics(&self) -> Result<Samples> {
+        Ok(Samples::parse(&self.read("/metrics").await?))
+    }
+
+    /// Where it keeps the certificate that everything trusts.
+    #[must_use]
+    pub fn root_certificate(&self) -> PathBuf {
+        self.folder.join("root-cert.pem")
+    }
+
+    /// Where discovery and certificates are served.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from((self.host.addresses.v4, XDS_PORT))
+    }
+
+    /// Its host on the fabric.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    async fn read(&self, path: &'static str) -> Result<String> {
+        let address = SocketAddr::from((self.host.addresses.v4, METRICS_PORT));
+        self.host.namespace.run(async move || http::get(address, path).await).await
+    }
+}

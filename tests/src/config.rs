@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where the lab finds binaries and keeps its files: the one place of this package that reads the environment.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+/// What differs between two machines or two ways of running the lab.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Folder of the built binaries: `ztunnel`, `control`, `node-agent`, `lab-app` (`AMBIT_LAB_BIN_DIR`, default:
+    /// beside the running program).
+    pub binaries: PathBuf,
+    /// Folder under which each lab keeps manifests and logs (`AMBIT_LAB_STATE_DIR`, default: `<target>/lab`).
+    pub state: PathBuf,
+    /// Another ztunnel for node b, for example Istio's (`AMBIT_LAB_PEER_ZTUNNEL`).
+    pub peer_ztunnel: Option<PathBuf>,
+    /// Log filter of the product's binaries (`AMBIT_LAB_LOG`, default `info`).
+    pub log: String,
+}
+
+impl Settings {
+    /// Reads the environment.
+    ///
+    /// # Errors
+    /// When the running program's own path cannot be told, or a path that was given does not exist.
+    pub fn from_environment() -> Result<Self> {
+        let binaries = match variable("AMBIT_LAB_BIN_DIR") {
+            Some(folder) => PathBuf::from(folder),
+            None => folder_of_this_program()?,
+        };
+        let state = match variable("AMBIT_LAB_STATE_DIR") {
+            Some(folder) => PathBuf::from(folder),
+            None => binaries.parent().unwrap_or(&binaries).join("lab"),
+        };
+        let peer_ztunnel = variable("AMBIT_LAB_PEER_ZTUNNEL").map(PathBuf::from);
+        if let Some(peer) = &peer_ztunnel {
+            ensure!(peer.is_file(), "AMBIT_LAB_PEER_ZTUNNEL names {}, which is no file", peer.display());
+        }
+        let log = variable("AMBIT_LAB_LOG").unwrap_or_else(|| "info".to_owned());
+        Ok(Self { binaries, state, peer_ztunnel, log })
+    }
+
+    /// The path of one of the built binaries.
+    ///
+    /// # Errors
+    /// When it has not been built; the message names the command.
+    pub fn binary(&self, name: &str) -> Result<PathBuf> {
+        let path = self.binaries.join(name);
+        if !path.is_file() {
+            bail!(
+                "{} is not there: build it with `cargo build -p ztunnel -p control -p node -p lab --bins`",
+                path.display()
+            );
+        }
+        Ok(path)
+    }
+}
+
+/// Fails unless the program runs as root, which network namespaces need.
+///
+/// # Errors
+/// Names the command that works, `how` being what follows `cargo xtask`.
+pub fn require_root(how: &str) -> Result<()> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "the lab makes network namespaces and loads eBPF, so it runs as root: sudo -E env PATH=$PATH cargo xtask {how}"
+    );
+    Ok(())
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var_os(name).and_then(|value| value.into_string().ok()).filter(|value| !value.is_empty())
+}
+
+fn folder_of_this_program() -> Result<PathBuf> {
+    let program = std::env::current_exe().context("where this program is")?;
+    let folder = program.parent().context("this program has no folder")?;
+    // Cargo puts test programs one folder below the binaries.
+    Ok(if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder }.to_path_buf())
+}
+
+/// Where the kernel's own files of a lab live: sockets and the record, short enough for `sun_path` (108 bytes).
+#[must_use]
+pub fn run_folder(lab: &str) -> PathBuf {
+    Path::new("/run/ambit-lab").join(lab)
+}

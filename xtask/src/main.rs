@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask`: every command of a developer. Each command is a module; this file only chooses.
+
+mod check;
+mod demo;
+mod ebpf;
+mod lab;
+mod packages;
+mod step;
+mod test;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+
+/// Build, check, test and run Ambit.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Check(check::Check),
+    Tidy(tidy::Tidy),
+    Test(test::Test),
+    #[command(subcommand)]
+    Lab(lab::Lab),
+    Demo(demo::Demo),
+    Ebpf(step::Ebpf),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Check(check) => check.run(),
+        Command::Tidy(tidy) => tidy.run(),
+        Command::Test(test) => test.run(),
+        Command::Lab(lab) => lab.run(),
+        Command::Demo(demo) => demo.run(),
+        Command::Ebpf(ebpf) => ebpf::run(ebpf.check),
+    }
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Debian packages that tests and the demo use: installed when this runs as root, otherwise named.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::step::{output, root, run, run_in, say};
+
+/// A program and the package that has it.
+#[derive(Clone, Copy)]
+pub(crate) struct Package {
+    /// Name of the package.
+    pub(crate) name: &'static str,
+    /// A file that is there once it is installed.
+    pub(crate) file: &'static str,
+}
+
+/// `ip`, for people who look around in a lab.
+pub(crate) const IPROUTE: Package = Package { name: "iproute2", file: "/usr/sbin/ip" };
+
+/// Installs the packages that are missing.
+///
+/// # Errors
+/// Without root: names the command. With root: when apt-get fails.
+pub(crate) fn ensure_installed(packages: &[Package]) -> Result<()> {
+    let missing: Vec<&str> =
+        packages.iter().filter(|package| !Path::new(package.file).exists()).map(|package| package.name).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let command = format!("apt-get install -y --no-install-recommends {}", missing.join(" "));
+    if !is_root()? {
+        bail!("missing packages; install them with `sudo {command}`");
+    }
+    say(format!("   installing {}", missing.join(", ")));
+    refresh_lists()?;
+    run("apt-get", &[&["install", "-y", "-qq", "--no-install-recommends"], missing.as_slice()].concat())
+}
+
+/// A file of a package that is fetched and unpacked under `target`, not installed: a server's package would start a
+/// service of its own on this machine.
+///
+/// # Errors
+/// When apt-get cannot find the package or its archive has no such file.
+pub(crate) fn unpacked(package: &str, file: &str) -> Result<PathBuf> {
+    let folder = root().join("target/packages").join(package);
+    let wanted = folder.join(file.trim_start_matches('/'));
+    if wanted.exists() {
+        return Ok(wanted);
+    }
+    say(format!("   fetching {package}"));
+    fs::create_dir_all(&folder).context("making a folder for packages")?;
+    // apt-get checks what it fetches against the signed lists.
+    let fetch = || run_in(&folder, "apt-get", &["download", "-qq", package]);
+    fetch().or_else(|_first| refresh_lists().and_then(|()| fetch()))?;
+    for entry in fs::read_dir(&folder).context("listing what was fetched")? {
+        let archive = entry?.path();
+        if archive.extension().is_some_and(|extension| extension == "deb") {
+            run_in(&folder, "dpkg-deb", &["--extract", &archive.display().to_string(), "."])?;
+            fs::remove_file(&archive).context("removing the archive")?;
+        }
+    }
+    ensure!(wanted.exists(), "package {package} has no {file}");
+    Ok(wanted)
+}
+
+fn refresh_lists() -> Result<()> {
+    ensure!(is_root()?, "the lists of packages are out of date: `sudo apt-get update`");
+    run("apt-get", &["update", "-qq"])
+}
+
+fn is_root() -> Result<bool> {
+    Ok(output("id", &["-u"])?.trim() == "0")
+}

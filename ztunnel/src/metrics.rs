@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Every metric of this process, under the names that Istio's dashboards use.
+//!
+//! Labels come from workloads, services and enums. A series that nobody counts for [`IDLE`] leaves the scrape, so
+//! handles are not kept longer than [`HANDLE_LIFE`]: a handle of a series that left would count into nothing.
+
+use std::{
+    collections::HashMap,
+    hash::{Hash, Hasher},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use mesh::{Service, SpiffeId, Workload};
+use metrics::{
+    Counter, Label, SharedString, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+};
+use parking_lot::RwLock;
+use plan::ResponseFlag;
+
+/// A series that did not change for so long leaves the scrape.
+pub const IDLE: Duration = Duration::from_secs(3600);
+const HANDLE_LIFE: Duration = Duration::from_secs(300);
+/// Sets of labels whose handles are kept.
+const CACHED: usize = 16_384;
+
+const OPENED: &str = "istio_tcp_connections_opened_total";
+const CLOSED: &str = "istio_tcp_connections_closed_total";
+const FAILED: &str = "istio_tcp_connections_failed_total";
+const RECEIVED: &str = "istio_tcp_received_bytes_total";
+const SENT: &str = "istio_tcp_sent_bytes_total";
+const UNKNOWN: SharedString = SharedString::const_str("unknown");
+
+/// Which end of a connection this proxy serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reporter {
+    /// The client's.
+    Source,
+    /// The server's.
+    Destination,
+}
+
+impl Reporter {
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Destination => "destination",
+        }
+    }
+}
+
+/// One end of a connection as labels see it.
+#[derive(Clone, Debug, Default)]
+pub struct End {
+    /// What is known of it.
+    pub workload: Option<Arc<Workload>>,
+    /// The identity it proved or is to prove.
+    pub principal: Option<SpiffeId>,
+}
+
+/// What tells one connection's series from another's.
+#[derive(Clone, Debug)]
+pub struct Labels {
+    /// Who counts.
+    pub reporter: Reporter,
+    /// The client.
+    pub source: End,
+    /// The server.
+    pub destination: End,
+    /// The service that was asked for.
+    pub service: Option<Arc<Service>>,
+    /// How it ended.
+    pub flag: ResponseFlag,
+    /// Whether both ends are certain.
+    pub mutual_tls: bool,
+}
+
+impl End {
+    fn key(&self) -> (usize, Option<&SpiffeId>) {
+        (self.workload.as_ref().map_or(0, |workload| Arc::as_ptr(workload) as usize), self.principal.as_ref())
+    }
+}
+
+/// By address: a workload that changed is another value behind another address, and the cache holds on to both.
+impl PartialEq for End {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for End {}
+
+impl Hash for End {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
+}
+
+impl Labels {
+    fn service_key(&self) -> usize {
+        self.service.as_ref().map_or(0, |service| Arc::as_ptr(service) as usize)
+    }
+}
+
+impl PartialEq for Labels {
+    fn eq(&self, other: &Self) -> bool {
+        self.reporter == other.reporter
+            && self.source == other.source
+            && self.destination == other.destination
+            && self.service_key() == other.service_key()
+            && self.flag == other.flag
+            && self.mutual_tls == other.mutual_tls
+    }
+}
+
+impl Eq for Labels {}
+
+impl Hash for Labels {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.reporter.hash(state);
+        self.source.hash(state);
+        self.destination.hash(state);
+        self.service_key().hash(state);
+        self.flag.as_str().hash(state);
+        self.mutual_tls.hash(state);
+    }
+}
+
+/// The counters of one set of labels.
+#[derive(Clone, Debug)]
+pub struct Series {
+    /// Connections opened.
+    pub opened: Counter,
+    /// Connections closed.
+    pub closed: Counter,
+    /// Connections that never carried anything.
+    pub failed: Counter,
+    received: Counter,
+    sent: Counter,
+}
+
+impl Series {
+    fn new(labels: &Labels) -> Self {
+        let labels = render(labels);
+        Self {
+            opened: counter!(OPENED, labels.clone()),
+            closed: counter!(CLOSED, labels.clone()),
+            failed: counter!(FAILED, labels.clone()),
+            received: counter!(RECEIVED, labels.clone()),
+            sent: counter!(SENT, labels),
+        }
+    }
+
+    /// Adds bytes. `sent` is what the client sent. Envoy counts from the upstream's side, and dashboards with it: what
+    /// the client sent is "received".
+    pub fn bytes(&self, sent: u64, received: u64) {
+        self.received.increment(sent);
+        self.sent.increment(received);
+    }
+}
+
+/// Handles by labels.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    series: RwLock<HashMap<Labels, (Series, Instant)>>,
+}
+
+impl Metrics {
+    /// Describes every metric to the recorder and counts this build.
+    pub fn new(version: &'static str) -> Self {
+        describe();
+        gauge!("istio_build", "component" => "ztunnel", "tag" => version).set(1.0);
+        Self::default()
+    }
+
+    /// The counters of these labels.
+    pub fn series(&self, labels: &Labels, now: Instant) -> Series {
+        if let Some((series, made)) = self.series.read().get(labels)
+            && now.saturating_duration_since(*made) < HANDLE_LIFE
+        {
+            return series.clone();
+        }
+        let series = Series::new(labels);
+        let mut cache = self.series.write();
+        if cache.len() >= CACHED {
+            cache.retain(|_labels, (_series, made)| now.saturating_duration_since(*made) < HANDLE_LIFE);
+        }
+        if cache.len() < CACHED {
+            cache.insert(labels.clone(), (series.clone(), now));
+        }
+        series
+    }
+}
+
+fn describe() {
+    describe_counter!(OPENED, "Connections opened");
+    describe_counter!(CLOSED, "Connections closed");
+    describe_counter!(FAILED, "Connections that failed before they carried anything");
+    describe_counter!(RECEIVED, "Bytes of requests");
+    describe_counter!(SENT, "Bytes of responses");
+    describe_counter!("istio_dns_requests_total", "DNS requests of applications");
+    describe_counter!("istio_dns_upstream_requests_total", "DNS requests passed on");
+    describe_counter!("istio_dns_upstream_failures_total", "DNS requests passed on in vain");
+    describe_histogram!(
+        "istio_dns_upstream_request_duration_seconds",
+        "Time that DNS servers took to answer"
+    );
+    describe_counter!("istio_on_demand_dns_total", "Look-ups of workloads that have a name and no address");
+    describe_gauge!("istio_active_proxy_count", "Pods served");
+    describe_gauge!("istio_pending_proxy_count", "Pods that could not be served yet");
+    describe_counter!("istio_proxies_started_total", "Pods taken over");
+    describe_counter!("istio_proxies_stopped_total", "Pods given up");
+    describe_gauge!("istio_tcp_sockets_open", "Connections open now");
+    describe_counter!("istio_xds_connection_terminations_total", "Ends of the discovery stream");
+    describe_counter!("istio_xds_message_total", "Discovery responses");
+    describe_counter!("istio_xds_message_bytes_total", "Bytes of discovery responses");
+    describe_gauge!("istio_build", "This build");
+    describe_gauge!("ambit_certificate_expiry_seconds", "Seconds until the first certificate in use expires");
+    describe_counter!("ambit_retries_total", "Connections tried again at another endpoint");
+}
+
+fn known(value: &str) -> SharedString {
+    if value.is_empty() { UNKNOWN } else { SharedString::from_owned(value.to_owned()) }
+}
+
+fn render(labels: &Labels) -> Vec<Label> {
+    let mut out = Vec::with_capacity(32);
+    out.push(Label::from_static_parts("reporter", labels.reporter.as_str()));
+    end(&mut out, &SOURCE, &labels.source);
+    let service = labels.service.as_deref();
+    let mut push =
+        |name: &'static str, value: Option<&str>| out.push(Label::new(name, value.map_or(UNKNOWN, known)));
+    push("destination_service", service.map(|service| service.hostname.as_str()));
+    push("destination_service_namespace", service.map(|service| service.namespace.as_str()));
+    push("destination_service_name", service.map(|service| service.name.as_str()));
+    end(&mut out, &DESTINATION, &labels.destination);
+    out.push(Label::from_static_parts("request_protocol", "tcp"));
+    out.push(Label::from_static_parts("response_flags", labels.flag.as_str()));
+    let policy = if labels.mutual_tls { "mutual_tls" } else { "unknown" };
+    out.push(Label::from_static_parts("connection_security_policy", policy));
+    out
+}
+
+/// Label names of one end.
+struct EndNames {
+    workload: &'static str,
+    canonical_service: &'static str,
+    canonical_revision: &'static str,
+    workload_namespace: &'static str,
+    principal: &'static str,
+    app: &'static str,
+    version: &'static str,
+    cluster: &'static str,
+    region: &'static str,
+    zone: &'static str,
+}
+
+const SOURCE: EndNames = EndNames {
+    workload: "source_workload",
+    canonical_service: "source_canonical_service",
+    canonical_revision: "source_canonical_revision",
+    workload_namespace: "source_workload_namespace",
+    principal: "source_principal",
+    app: "source_app",
+    version: "source_version",
+    cluster: "source_cluster",
+    region: "source_region",
+    zone: "source_zone",
+};
+
+const DESTINATION: EndNames = EndNames {
+    workload: "destination_workload",
+    canonical_service: "destination_canonical_service",
+    canonical_revision: "destination_canonical_revision",
+    workload_namespace: "destination_workload_namespace",
+    principal: "destination_principal",
+    app: "destination_app",
+    version: "destination_version",
+    cluster: "destination_cluster",
+    region: "destination_region",
+    zone: "destination_zone",
+};
+
+fn end(out: &mut Vec<Label>, names: &EndNames, end: &End) {
+    let workload = end.workload.as_deref();
+    let principal = end.principal.as_ref().map(SpiffeId::to_string);
+    let mut push =
+        |name: &'static str, value: Option<&str>| out.push(Label::new(name, value.map_or(UNKNOWN, known)));
+    push(names.workload, workload.map(|workload| workload.workload_name.as_str()));
+    push(names.canonical_service, workload.map(|workload| workload.canonical_name.as_str()));
+    push(names.canonical_revision, workload.map(|workload| workload.canonical_revision.as_str()));
+    push(names.workload_namespace, workload.map(|workload| workload.namespace.as_str()));
+    push(names.principal, principal.as_deref());
+    push(names.app, workload.map(|workload| workload.canonical_name.as_str()));
+    push(names.version, workload.map(|workload| workload.canonical_revision.as_str()));
+    push(names.cluster, workload.map(|workload| workload.cluster.as_str()));
+    push(names.region, workload.map(|workload| workload.locality.region.as_str()));
+    push(names.zone, workload.map(|workload| workload.locality.zone.as_str()));
+}

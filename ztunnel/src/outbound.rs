@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Captured connections of the applications (port 15001): decide, dial, and at another endpoint again while nothing has
+//! been delivered; then relay.
+
+use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Instant};
+
+use hbone::Socket;
+use mesh::{Hostname, WorkloadUid};
+use plan::{
+    Failure, Flow, Missing, Protocol, Resolved, Retry, What,
+    outbound::{Hop, Transport},
+};
+use tokio::net::TcpStream;
+
+use crate::{
+    aside::SLOW,
+    ask::{PATIENCE, Unanswered, ask},
+    dial::{Upstream, dial},
+    metrics::{End, Reporter},
+    pod::Shard,
+    record::{self, Facts},
+    relay::relay,
+    socket::original_destination,
+};
+
+/// Endpoints that are tried for one connection.
+const ATTEMPTS: usize = 4;
+/// Host names that are resolved for one connection.
+const LOOKUPS: usize = 3;
+
+/// Serves one connection to its end.
+pub async fn handle(shard: Arc<Shard>, stream: TcpStream, source: SocketAddr) {
+    let started = Instant::now();
+    let Ok(destination) = original_destination(&stream, shard.pod.node.capture) else { return };
+    let flow = Flow {
+        protocol: Protocol::TCP,
+        source,
+        destination,
+        seed: rand::random(),
+        resolved: Resolved::default(),
+    };
+    match Box::pin(reach(&shard, flow)).await {
+        Ok((facts, upstream)) => {
+            let near = Socket::new(stream);
+            match upstream {
+                Upstream::Plain(far) => relay(&shard, (facts, started), None, near, Socket::new(far)).await,
+                Upstream::Tunnel(far, _baggage) => relay(&shard, (facts, started), None, near, *far).await,
+            }
+        }
+        Err(Unreached { facts: Some(facts), failure }) => {
+            reset(&stream);
+            record::failed(&shard.pod.node.metrics, &facts, &failure, started, Instant::now());
+        }
+        Err(Unreached { facts: None, failure }) => {
+            reset(&stream);
+            record::turned_away(Reporter::Source, source, destination, &failure);
+        }
+    }
+}
+
+/// The application is told at once and cannot take it for an orderly end.
+fn reset(stream: &TcpStream) {
+    if let Err(error) = stream.set_zero_linger() {
+        tracing::debug!(%error, "could not make the close a reset");
+    }
+}
+
+struct Unreached {
+    facts: Option<Box<Facts>>,
+    failure: Failure,
+}
+
+impl From<Failure> for Unreached {
+    fn from(failure: Failure) -> Self {
+        Self { facts: None, failure }
+    }
+}
+
+async fn reach(shard: &Arc<Shard>, mut flow: Flow) -> Result<(Facts, Upstream), Unreached> {
+    let node = &shard.pod.node;
+    let mut avoid = node.aside.held(Instant::now());
+    let mut failed = HashSet::new();
+    let mut last: Option<Unreached> = None;
+    for _attempt in 0..ATTEMPTS {
+        let hop = match decide(shard, &mut flow, &avoid).await {
+            Ok(hop) => hop,
+            Err(failure) => return Err(last.unwrap_or_else(|| failure.into())),
+        };
+        if hop.endpoint().is_some_and(|endpoint| failed.contains(endpoint)) {
+            break;
+        }
+        let facts = facts(&hop, flow.source);
+        let began = Instant::now();
+        let outcome = dial(shard, &hop, flow.source).await;
+        let endpoint = hop.endpoint();
+        match outcome {
+            Ok(upstream) => {
+                match endpoint {
+                    Some(endpoint) if began.elapsed() > SLOW => node.aside.strike(endpoint, Instant::now()),
+                    Some(endpoint) => node.aside.forgive(endpoint),
+                    None => {}
+                }
+                return Ok((facts, upstream));
+            }
+            Err(failure) => {
+                let again = note(shard, endpoint, &failure, &mut failed);
+                avoid.extend(failed.iter().cloned());
+                last = Some(Unreached { facts: Some(Box::new(facts)), failure });
+                if !again {
+                    break;
+                }
+            }
+        }
+    }
+    Err(last.unwrap_or_else(|| Failure::from(What::NoHealthyUpstream(flow.destination)).into()))
+}
+
+/// Remembers a failure and says whether another attempt makes sense.
+fn note(
+    shard: &Shard,
+    endpoint: Option<&WorkloadUid>,
+    failure: &Failure,
+    failed: &mut HashSet<WorkloadUid>,
+) -> bool {
+    match (failure.retry, endpoint) {
+        (Retry::Never, _) | (Retry::Elsewhere, None) => false,
+        (Retry::Elsewhere, Some(endpoint)) => {
+            // An address that changed hands is no fault of the endpoint: the next decision knows better.
+            if !matches!(failure.what, What::Moved(_)) {
+                failed.insert(endpoint.clone());
+                shard.pod.node.aside.strike(endpoint, Instant::now());
+            }
+            metrics::counter!("ambit_retries_total").increment(1);
+            true
+        }
+    }
+}
+
+async fn decide(shard: &Arc<Shard>, flow: &mut Flow, avoid: &HashSet<WorkloadUid>) -> Result<Hop, Failure> {
+    let node = &shard.pod.node;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    for _lookup in 0..=LOOKUPS {
+        let answer = ask(&node.replica, deadline, |index| {
+            plan::outbound::decide(index, shard.pod.local(), flow, avoid)
+        });
+        match answer.await {
+            Ok(hop) => return hop,
+            Err(Unanswered::Failed(failure)) => return Err(failure),
+            Err(Unanswered::Host(name)) => {
+                let addresses = lookup(shard, &name, deadline).await;
+                flow.resolved.insert(name, addresses);
+            }
+        }
+    }
+    Err(What::NoHealthyUpstream(flow.destination).into())
+}
+
+async fn lookup(shard: &Shard, name: &Hostname, deadline: tokio::time::Instant) -> Vec<std::net::IpAddr> {
+    metrics::counter!("istio_on_demand_dns_total", "hostname" => name.as_str().to_owned()).increment(1);
+    match tokio::time::timeout_at(deadline, shard.pod.node.resolver.addresses(name.as_str())).await {
+        Ok(addresses) => addresses,
+        Err(_elapsed) => {
+            let missing: Failure = Missing::Host(name.clone()).failure().into();
+            tracing::debug!(error = %missing, "no answer from the resolvers");
+            Vec::new()
+        }
+    }
+}
+
+fn facts(hop: &Hop, source: SocketAddr) -> Facts {
+    let (authority, mutual_tls) = match &hop.transport {
+        Transport::Passthrough(_) | Transport::Plain(_) => (None, false),
+        Transport::Tunnel(tunnel) => (Some(tunnel.authority.to_string().into()), true),
+        Transport::Nested { inner, .. } => (Some(inner.authority.to_string().into()), true),
+    };
+    let principal = |workload: Option<mesh::SpiffeId>| workload.filter(|_identity| mutual_tls);
+    Facts {
+        reporter: Reporter::Source,
+        source: End {
+            principal: principal(Some(hop.source.identity())),
+            workload: Some(Arc::clone(&hop.source)),
+        },
+        source_address: source,
+        destination: End {
+            principal: principal(hop.destination.as_deref().map(mesh::Workload::identity)),
+            workload: hop.destination.clone(),
+        },
+        destination_address: hop.address(),
+        authority,
+        service: hop.service.clone(),
+        mutual_tls,
+    }
+}

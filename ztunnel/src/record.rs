@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One record per connection: the access log's line and the counters, from the same facts.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arcstr::ArcStr;
+use mesh::Service;
+use plan::{Failure, ResponseFlag};
+use tracing::field::{DisplayValue, display};
+
+use crate::metrics::{End, Labels, Metrics, Reporter, Series};
+
+/// Target of the access log: `RUST_LOG=access=off` or `/logging?level=access=off` silences it.
+pub const ACCESS: &str = "access";
+
+/// What is known of a connection before its bytes flow.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Which end this proxy serves.
+    pub reporter: Reporter,
+    /// The client.
+    pub source: End,
+    /// Its address.
+    pub source_address: SocketAddr,
+    /// The server.
+    pub destination: End,
+    /// The address that is dialled (with port 15008 for a tunnel), or that the peer came to.
+    pub destination_address: SocketAddr,
+    /// What the CONNECT asks for.
+    pub authority: Option<ArcStr>,
+    /// The service that was asked for.
+    pub service: Option<Arc<Service>>,
+    /// Whether the peer is certain.
+    pub mutual_tls: bool,
+}
+
+impl Facts {
+    fn labels(&self, flag: ResponseFlag) -> Labels {
+        Labels {
+            reporter: self.reporter,
+            source: self.source.clone(),
+            destination: self.destination.clone(),
+            service: self.service.clone(),
+            flag,
+            mutual_tls: self.mutual_tls,
+        }
+    }
+
+    fn direction(&self) -> &'static str {
+        match self.reporter {
+            Reporter::Source => "outbound",
+            Reporter::Destination => "inbound",
+        }
+    }
+}
+
+/// Payload of a connection, as its client counts: sent, received.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bytes {
+    /// From the client to the server.
+    pub sent: u64,
+    /// From the server to the client.
+    pub received: u64,
+}
+
+/// A connection that is counted as open.
+#[derive(Debug)]
+pub struct Open {
+    facts: Facts,
+    series: Series,
+    started: Instant,
+    sockets: metrics::Gauge,
+}
+
+impl Open {
+    /// Counts the connection as opened.
+    pub fn new(metrics: &Metrics, facts: Facts, started: Instant) -> Self {
+        let series = metrics.series(&facts.labels(ResponseFlag::None), started);
+        series.opened.increment(1);
+        let sockets = metrics::gauge!("istio_tcp_sockets_open", "reporter" => facts.reporter.as_str());
+        sockets.increment(1.0);
+        if tracing::enabled!(target: ACCESS, tracing::Level::DEBUG) {
+            line(&facts, Line::Opened);
+        }
+        Self { facts, series, started, sockets }
+    }
+
+    /// What it was opened with.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Counts it as closed and writes its line.
+    pub fn close(self, metrics: &Metrics, bytes: Bytes, end: Result<(), &Failure>, now: Instant) {
+        let series = match end {
+            Ok(()) => self.series,
+            Err(failure) => metrics.series(&self.facts.labels(failure.flag()), now),
+        };
+        series.bytes(bytes.sent, bytes.received);
+        series.closed.increment(1);
+        self.sockets.decrement(1.0);
+        line(
+            &self.facts,
+            Line::Complete { bytes, duration: now.saturating_duration_since(self.started), end },
+        );
+    }
+}
+
+/// Counts and logs a connection that was never open.
+pub fn failed(metrics: &Metrics, facts: &Facts, failure: &Failure, started: Instant, now: Instant) {
+    let series = metrics.series(&facts.labels(failure.flag()), now);
+    series.opened.increment(1);
+    series.failed.increment(1);
+    series.closed.increment(1);
+    let duration = now.saturating_duration_since(started);
+    line(facts, Line::Complete { bytes: Bytes::default(), duration, end: Err(failure) });
+}
+
+/// Logs a connection that was turned away before anything was known of it.
+pub fn turned_away(
+    reporter: Reporter,
+    source: SocketAddr,
+    destination: SocketAddr,
+    error: &dyn std::fmt::Display,
+) {
+    let direction = match reporter {
+        Reporter::Source => "outbound",
+        Reporter::Destination => "inbound",
+    };
+    tracing::warn!(
+        target: ACCESS, { src.addr = %source, dst.addr = %destination, direction, %error }, "connection failed"
+    );
+}
+
+enum Line<'a> {
+    Opened,
+    Complete { bytes: Bytes, duration: Duration, end: Result<(), &'a Failure> },
+}
+
+/// Field names and their order are Istio's; an absent one is left out.
+macro_rules! access {
+    ($level:ident, $facts:expr, $message:literal $(, $($more:tt)*)?) => {{
+        let facts: &Facts = $facts;
+        let source = facts.source.workload.as_deref();
+        let destination = facts.destination.workload.as_deref();
+        tracing::$level!(
+            target: ACCESS,
+            {
+            src.addr = %facts.source_address,
+            src.workload = source.map(|workload| workload.name.as_str()),
+            src.namespace = source.map(|workload| workload.namespace.as_str()),
+            src.identity = shown(facts.source.principal.as_ref()),
+            src.cluster = source.map(|workload| workload.cluster.as_str()),
+            dst.addr = %facts.destination_address,
+            dst.hbone_addr = facts.authority.as_deref(),
+            dst.service = facts.service.as_deref().map(|service| service.hostname.as_str()),
+            dst.workload = destination.map(|workload| workload.name.as_str()),
+            dst.namespace = destination.map(|workload| workload.namespace.as_str()),
+            dst.identity = shown(facts.destination.principal.as_ref()),
+            dst.cluster = destination.map(|workload| workload.cluster.as_str()),
+            direction = facts.direction(),
+            $($($more)*)?
+            },
+            $message
+        );
+    }};
+}
+
+fn shown<T: std::fmt::Display>(value: Option<&T>) -> Option<DisplayValue<&T>> {
+    value.map(display)
+}
+
+fn line(facts: &Facts, line: Line<'_>) {
+    match line {
+        Line::Opened => access!(debug, facts, "connection opened"),
+        Line::Complete { bytes: Bytes { sent, received }, duration, end } => {
+            let duration = display(Millis(duration));
+            match end {
+                Ok(()) => access!(
+                    info,
+                    facts,
+                    "connection complete",
+                    bytes_sent = sent,
+                    bytes_recv = received,
+                    duration
+                ),
+                Err(failure) => access!(
+                    error, facts, "connection complete",
+                    bytes_sent = sent, bytes_recv = received, duration, error = %failure
+                ),
+            }
+        }
+    }
+}
+
+struct Millis(Duration);
+
+impl std::fmt::Display for Millis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}ms", self.0.as_millis())
+    }
+}
+
+/// An error with everything below it, `a: b: c`.
+pub fn chain(error: &dyn std::error::Error) -> Chain<'_> {
+    Chain(error)
+}
+
+/// See [`chain`].
+pub struct Chain<'a>(&'a dyn std::error::Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        std::iter::successors(self.0.source(), |error| error.source())
+            .try_for_each(|error| write!(f, ": {error}"))
+    }
+}

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Carries the bytes of one connection and writes its record: the same for every way a connection can take.
+
+use std::{sync::Arc, time::Instant};
+
+use hbone::{Copied, End, Leg, Side, TunnelError, copy};
+use mesh::authz::Subject;
+use plan::{Failure, What};
+
+use crate::{
+    metrics::Reporter,
+    pod::Shard,
+    record::{Bytes, Facts, Open},
+};
+
+/// Copies until the connection ends, however it does. `near` is the client's side.
+pub async fn relay<N: Leg, F: Leg>(
+    shard: &Shard,
+    (facts, started): (Facts, Instant),
+    subject: Option<Subject>,
+    near: N,
+    far: F,
+) {
+    let metrics = &shard.pod.node.metrics;
+    let (registered, abort) =
+        shard.live.enter(facts.reporter, facts.source_address, facts.destination_address, subject);
+    let open = Open::new(metrics, facts, started);
+    let counters = Arc::clone(&registered.connection.counters);
+    let copied = copy(near, far, counters, abort).await;
+    let bytes = Bytes { sent: copied.sent, received: copied.received };
+    let failure =
+        registered.connection.failure().cloned().or_else(|| failure(open.facts().reporter, &copied));
+    open.close(metrics, bytes, failure.as_ref().map_or(Ok(()), Err), Instant::now());
+}
+
+/// A side that breaks off is an end like another once it has had its say: applications reset connections every day.
+fn failure(reporter: Reporter, copied: &Copied) -> Option<Failure> {
+    match &copied.end {
+        End::Finished => None,
+        End::Aborted(cause) => Some(What::Io(cause.to_string()).into()),
+        End::Failed { side, source } => {
+            let cause = TunnelError::of(source).map_or_else(|| source.to_string(), ToString::to_string);
+            let whose = match (reporter, side) {
+                (Reporter::Source, Side::Near) => "client",
+                (Reporter::Destination, Side::Far) => "application",
+                (Reporter::Source, Side::Far) | (Reporter::Destination, Side::Near) => "peer",
+            };
+            Some(What::Io(format!("{whose}: {cause}")).into())
+        }
+    }
+}
