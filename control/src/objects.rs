@@ -17,11 +17,12 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::meta::contains;
 pub use self::{
-    meta::{Labels, LabelSelector, Metadata, OwnerReference},
+    meta::{LabelSelector, Labels, Metadata, OwnerReference},
     pod::{Condition, Container, ContainerPort, Phase, Pod, PodIp, PodSpec, PodStatus, Protocol},
     security::{
-        AuthorizationAction, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, ExtensionProvider, From,
-        MtlsMode, MutualTls, Operation, PeerAuthentication, PeerAuthenticationSpec, Source, TargetReference, To, When,
+        AuthorizationAction, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule,
+        ExtensionProvider, From, MtlsMode, MutualTls, Operation, PeerAuthentication, PeerAuthenticationSpec,
+        Source, TargetReference, To, When,
     },
     service::{ClusterIp, IpFamily, Port, Service, ServiceSpec, TargetPort, TrafficPolicy},
 };

@@ -41,6 +41,7 @@ pub struct World {
     converted: BTreeMap<Name, Policy>,
     static_strict: Option<Policy>,
     reports: BTreeMap<ObjectKey, Vec<Report>>,
+    news: Vec<Report>,
 }
 
 impl World {
@@ -55,6 +56,7 @@ impl World {
             converted: BTreeMap::new(),
             static_strict: None,
             reports: BTreeMap::new(),
+            news: Vec::new(),
         }
     }
 
@@ -73,10 +75,17 @@ impl World {
         self.reports.values().flatten()
     }
 
-    /// How many workloads, services and policies proxies are told of.
-    pub fn outputs(&self) -> (usize, usize, usize) {
-        let policies = self.policies.len() + self.converted.len() + usize::from(self.static_strict.is_some());
-        (self.workloads.len(), self.services.len(), policies)
+    /// What there is to say that was not said before, once.
+    pub fn news(&mut self) -> Vec<Report> {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Everything that proxies are told, as if all of it were new.
+    pub fn outputs(&self) -> impl Iterator<Item = Change> {
+        let policies = self.policies.values().chain(self.converted.values()).chain(&self.static_strict);
+        let services = self.services.values().cloned().map(Change::Service);
+        let workloads = self.workloads.values().cloned().map(Change::Workload);
+        policies.cloned().map(Change::Policy).chain(services).chain(workloads)
     }
 
     /// Takes events and returns what changes for proxies. What others name comes before them and goes after them: a
@@ -102,12 +111,14 @@ impl World {
     fn translate(&mut self, affected: &Affected) -> Vec<Change> {
         let mut changes = Changes::default();
         for name in &affected.authorizations {
-            let found = self.objects.authorization(name).map(|object| policy::translate(&self.settings, object));
+            let found =
+                self.objects.authorization(name).map(|object| policy::translate(&self.settings, object));
             let output = self.told(Kind::AuthorizationPolicy, name, found);
             changes.policy(replace(&mut self.policies, name, output));
         }
         for name in &affected.peers {
-            let found = self.objects.peer(name).map(|object| peer::translate(&self.objects, &self.settings, object));
+            let found =
+                self.objects.peer(name).map(|object| peer::translate(&self.objects, &self.settings, object));
             let output = self.told(Kind::PeerAuthentication, name, found);
             changes.policy(replace(&mut self.converted, name, output));
         }
@@ -117,13 +128,18 @@ impl World {
             changes.policy((was, now));
         }
         for name in &affected.services {
-            let found =
-                self.objects.service(name).map(|object| service::translate(&self.objects, &self.settings, object));
+            let found = self
+                .objects
+                .service(name)
+                .map(|object| service::translate(&self.objects, &self.settings, object));
             let output = self.told(Kind::Service, name, found);
             changes.service(replace(&mut self.services, name, output));
         }
         for name in &affected.pods {
-            let found = self.objects.pod(name).map(|object| workload::translate(&self.objects, &self.settings, object));
+            let found = self
+                .objects
+                .pod(name)
+                .map(|object| workload::translate(&self.objects, &self.settings, object));
             let output = self.told(Kind::Pod, name, found);
             changes.workload(replace(&mut self.workloads, name, output));
         }
@@ -135,6 +151,8 @@ impl World {
         let key = ObjectKey { kind, namespace: name.0.clone(), name: name.1.clone() };
         let Translation { output, reports } =
             translation.unwrap_or(Translation { output: None, reports: Vec::new() });
+        let known = self.reports.get(&key).map_or(&[] as &[Report], Vec::as_slice);
+        self.news.extend(reports.iter().filter(|report| !known.contains(report)).cloned());
         if reports.is_empty() {
             self.reports.remove(&key);
         } else {

@@ -27,7 +27,7 @@ use crate::{
     config::Config,
     enrol::Enrolment,
     metrics,
-    record::{Intent, Record, Records},
+    record::{Record, Records},
     zds::{self, Announcements, packet::Listener},
 };
 
@@ -55,6 +55,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tracing::info!(records = records.len(), claims = %enrolment.capture().claim_map().display(), "starting");
     // Before ztunnel finds the agent: it drops pods that its snapshot lacks.
     enrolment.adopt(records).await;
+    drop(pods.spawn_vital("sweep", enrolment.clone().sweep()));
     serve_zds(&config.zds, announcements, &ztunnels)?;
     serve_api(&config.api, api::router(enrolment.clone()), &pods)?;
     serve_metrics(config.metrics, api::metrics_router(recorder, enrolment), &tasks)?;
@@ -79,16 +80,14 @@ pub async fn detach_all(config: Config) -> anyhow::Result<()> {
     let tasks = Tasks::new();
     let (enrolment, records) = prepare(&config, &Announcements::new(), &tasks)?;
     let count = records.len();
-    enrolment
-        .adopt(records.into_iter().map(|record| Record { intent: Intent::Leave, ..record }).collect())
-        .await;
+    enrolment.discard(records).await;
     let left = enrolment.list();
     if !left.is_empty() {
         let pods: Vec<_> =
             left.iter().map(|status| format!("{} ({:?})", status.pod.uid, status.state)).collect();
         bail!("{} of {count} pods are not released: {}", left.len(), pods.join(", "));
     }
-    for uid in enrolment.capture().captured() {
+    for uid in enrolment.capture().attached()? {
         enrolment.capture().detach(&uid).await.with_context(|| format!("cannot release the pod {uid}"))?;
     }
     drop(enrolment);
@@ -120,8 +119,8 @@ fn prepare(
     }
     let capture =
         Capture::load(settings, config.exempt_peers.clone()).context("cannot load the capture programs")?;
-    for uid in capture.captured().iter().filter(|uid| good.iter().all(|record| record.pod.uid != **uid)) {
-        tracing::warn!(%uid, "a captured pod has no record: it has no traffic until it is added again or released");
+    for uid in capture.attached()?.iter().filter(|uid| good.iter().all(|record| record.pod.uid != **uid)) {
+        tracing::warn!(%uid, "a captured pod has no record, it has no traffic until it is added again or released");
     }
     Ok((Enrolment::new(records, capture, announcements.clone(), tasks.clone()), good))
 }

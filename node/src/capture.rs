@@ -63,7 +63,21 @@ impl Capture {
         Ok(())
     }
 
-    /// Captures a pod no longer.
+    /// Captures nothing new of a pod that lives on; its captured connections end.
+    ///
+    /// # Errors
+    /// When something stays attached.
+    pub async fn release(&self, uid: &Uid) -> Result<(), CaptureError> {
+        let uid = uid.to_string();
+        let release = move |programs: &ebpf_loader::Capture| match programs.release(&uid) {
+            // Not of these programs: nothing is attached, or those of an earlier object are.
+            Err(DetachError::Unknown { .. }) => programs.detach(&uid),
+            released => released,
+        };
+        Ok(self.blocking(release).await??)
+    }
+
+    /// Removes everything of a pod.
     ///
     /// # Errors
     /// When something stays attached.
@@ -80,10 +94,13 @@ impl Capture {
         self.blocking(move |programs| uids.iter().map(|uid| programs.counters(uid.as_str())).collect()).await
     }
 
-    /// All pods that are captured, by this agent or one before it. Blocks.
-    pub fn captured(&self) -> Vec<Uid> {
+    /// All pods of which something is attached, by this agent or one before it. Blocks.
+    ///
+    /// # Errors
+    /// When the pins cannot be read.
+    pub fn attached(&self) -> Result<Vec<Uid>, CaptureError> {
         // Every uid that an agent ever attached was parsed before.
-        self.programs.adopt().iter().filter_map(|adopted| Uid::parse(&adopted.uid).ok()).collect()
+        Ok(self.programs.adopt()?.iter().filter_map(|adopted| Uid::parse(&adopted.uid).ok()).collect())
     }
 
     /// Where ztunnel finds the map of claims.

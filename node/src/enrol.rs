@@ -3,20 +3,25 @@
 //! local API and the start of the agent; the CNI plugin and the watcher of Kubernetes use the same three verbs).
 //! `ladder` decides, `steps` does; here a pod has one climb at a time and different pods do not wait for each other.
 
+mod error;
 pub mod ladder;
 mod places;
 mod steps;
 
 use std::{
+    future::Future,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use runtime::{TaskError, Tasks};
+use runtime::Tasks;
 
-pub use self::steps::StepError;
+pub use self::{
+    error::{AddError, RemoveError},
+    steps::StepError,
+};
 use self::{
-    ladder::{Action, Ladder, Rung, Turn},
+    ladder::{Action, Departure, Ladder, Rung, Turn},
     places::{Occupied, Places},
     steps::{Held, Shared, Steps},
 };
@@ -32,6 +37,8 @@ use crate::{
 
 /// How long an add waits for a ztunnel: two answers' deadlines, so that one lost link does not fail it.
 const ADD_PATIENCE: Duration = Duration::from_secs(10);
+/// How often pods that left are looked at; what is left of them costs a map entry and a folder.
+const SWEEP: Duration = Duration::from_secs(30);
 
 /// The pods of this node. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -61,69 +68,6 @@ pub struct Status {
     pub netns: NetnsId,
     /// Where it is.
     pub state: State,
-}
-
-/// Why a pod was not enrolled.
-#[derive(Debug, thiserror::Error)]
-pub enum AddError {
-    /// Its namespace is none that can be captured. Nothing was changed.
-    #[error("the pod's network namespace cannot be used")]
-    Netns(#[source] OpenError),
-    /// Two pods in one namespace cannot be told apart. Nothing was changed.
-    #[error("the network namespace belongs to the pod {other} already")]
-    Shared {
-        /// The pod that has it.
-        other: Uid,
-    },
-    /// It is captured, but has no traffic yet; the agent goes on trying.
-    #[error("the pod is captured, but not served yet")]
-    Pending(#[source] Shared),
-    /// A step failed; everything before it was taken back.
-    #[error("cannot {}; undone: {}", failed.words(), list(undone))]
-    Undone {
-        /// Which step.
-        failed: Action,
-        /// What was taken back.
-        undone: Vec<Action>,
-        /// Why.
-        #[source]
-        source: Shared,
-    },
-    /// A step failed and the pod stays as it is.
-    #[error("cannot {}; the pod stays as it is", failed.words())]
-    Stuck {
-        /// Which step.
-        failed: Action,
-        /// Why.
-        #[source]
-        source: Shared,
-    },
-    /// The agent is stopping.
-    #[error("the agent is stopping")]
-    Stopped(#[source] TaskError),
-}
-
-/// Why a pod was not released.
-#[derive(Debug, thiserror::Error)]
-pub enum RemoveError {
-    /// No such pod.
-    #[error("the pod is not enrolled on this node")]
-    Unknown,
-    /// A step failed; removing it again goes on from there.
-    #[error("cannot {}; remove the pod again to go on from there", failed.words())]
-    Stuck {
-        /// Which step.
-        failed: Action,
-        /// Why.
-        #[source]
-        source: Shared,
-    },
-    /// Whether it is still there cannot be said.
-    #[error("the pod's network namespace cannot be opened")]
-    Netns(#[source] OpenError),
-    /// The agent is stopping.
-    #[error("the agent is stopping")]
-    Stopped(#[source] TaskError),
 }
 
 impl Enrolment {
@@ -162,9 +106,9 @@ impl Enrolment {
         work.await.map_err(RemoveError::Stopped)?
     }
 
-    /// Every pod, by uid.
+    /// Every pod, by uid; not those that left and live on.
     pub fn list(&self) -> Vec<Status> {
-        let held = self.places.list().into_iter();
+        let held = self.places.list().into_iter().filter(|held| !held.left);
         held.map(|held| Status { state: self.state(&held), netns: held.id, pod: held.pod }).collect()
     }
 
@@ -177,14 +121,40 @@ impl Enrolment {
     /// left of others is cleaned up. To be finished before the first ztunnel connects, or it would drop the pods that
     /// its snapshot lacks.
     pub async fn adopt(&self, records: Vec<Record>) {
-        let adoptions = records.into_iter().map(|record| {
-            let this = self.clone();
-            self.tasks.spawn("adopt", async move { this.adopt_one(record).await })
-        });
-        // All of them run at once; a failure of one is in its own status.
-        for adoption in adoptions.collect::<Vec<_>>() {
-            if let Err(error) = adoption.await {
-                tracing::error!(%error, "a recorded pod was not adopted");
+        self.for_each("adopt", records, |this, record| async move { this.adopt_one(record).await }).await;
+    }
+
+    /// Clears away what an agent before this one has left. What is listed afterwards could not be.
+    pub async fn discard(&self, records: Vec<Record>) {
+        self.for_each("discard", records, |this, record| async move { this.discard_one(record).await }).await;
+    }
+
+    /// Cleans up pods that left and have ended since, until the group is asked to finish.
+    pub async fn sweep(self) {
+        let shutdown = self.tasks.shutdown();
+        while tokio::time::timeout(SWEEP, shutdown.requested()).await.is_err() {
+            for left in self.places.list().into_iter().filter(|held| held.left) {
+                let place = self.places.occupy(&left.pod.uid).await;
+                let Some(held) = place.held().filter(|held| held.left) else { continue };
+                if matches!(reopen(&held), Ok(None)) {
+                    drop(self.descend(&place, held, Departure::Ended).await);
+                }
+            }
+        }
+    }
+
+    /// All at once; a failure of one is in its own status.
+    async fn for_each<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        name: &'static str,
+        records: Vec<Record>,
+        work: impl Fn(Self, Record) -> F,
+    ) {
+        let started: Vec<_> =
+            records.into_iter().map(|record| self.tasks.spawn(name, work(self.clone(), record))).collect();
+        for task in started {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a recorded pod was given up");
             }
         }
     }
@@ -215,7 +185,8 @@ impl Enrolment {
             Decision::Replace => {
                 tracing::info!(uid = %pod.uid, "the pod has a new network namespace");
                 if let Some(before) = before {
-                    self.descend(&place, before)
+                    let departure = departure(&before, Departure::Cleared);
+                    self.descend(&place, before, departure)
                         .await
                         .map_err(|(failed, source)| AddError::Stuck { failed, source })?;
                 }
@@ -228,37 +199,52 @@ impl Enrolment {
 
     async fn release(&self, uid: &Uid) -> Result<(), RemoveError> {
         let place = self.places.occupy(uid).await;
-        let mut held = place.held().ok_or(RemoveError::Unknown)?;
+        let mut held = place.held().filter(|held| !held.left).ok_or(RemoveError::Unknown)?;
         if held.netns.is_none() {
             held.netns = reopen(&held).map_err(RemoveError::Netns)?;
         }
-        let result = self.descend(&place, held).await;
+        let departure = departure(&held, Departure::LivesOn);
+        let result = self.descend(&place, held, departure).await;
         metrics::released(&result);
         result.map_err(|(failed, source)| RemoveError::Stuck { failed, source })
     }
 
     async fn adopt_one(&self, record: Record) {
         let place = self.places.occupy(&record.pod.uid).await;
-        let leaving = record.intent == Intent::Leave;
+        let intent = record.intent;
         let mut held = Held::recorded(record, None, Rung::Announced);
         match reopen(&held) {
-            Ok(Some(netns)) if !leaving => {
+            Ok(Some(netns)) => {
                 held.netns = Some(netns);
-                // Known to ztunnel before the repair, which may fail, and must not cost the pod its connections then.
-                self.steps.announcements.announce_later(held.workload());
-                drop(self.climb(&place, held, Duration::ZERO).await);
+                match intent {
+                    Intent::Stay => {
+                        // Known to ztunnel before the repair, whose failure must not cost the pod its connections.
+                        self.steps.announcements.announce_later(held.workload());
+                        drop(self.climb(&place, held, Duration::ZERO).await);
+                    }
+                    Intent::Leave => drop(self.descend(&place, held, Departure::LivesOn).await),
+                }
             }
+            Ok(None) => drop(self.descend(&place, held, Departure::Ended).await),
+            Err(error) => {
+                if intent == Intent::Stay {
+                    self.steps.announcements.announce_later(held.workload());
+                }
+                keep(&place, held, &error);
+            }
+        }
+    }
+
+    async fn discard_one(&self, record: Record) {
+        let place = self.places.occupy(&record.pod.uid).await;
+        let mut held = Held::recorded(record, None, Rung::Announced);
+        match reopen(&held) {
             Ok(netns) => {
                 held.netns = netns;
-                tracing::info!(uid = %held.pod.uid, "the pod is gone or was leaving, cleaning up");
-                drop(self.descend(&place, held).await);
+                let departure = departure(&held, Departure::Cleared);
+                drop(self.descend(&place, held, departure).await);
             }
-            Err(error) => {
-                tracing::warn!(uid = %held.pod.uid, error = %Chain(&error), "the pod is kept as it is");
-                self.steps.announcements.announce_later(held.workload());
-                held.trouble = Some(Chain(&error).to_string());
-                place.set(held);
-            }
+            Err(error) => keep(&place, held, &error),
         }
     }
 
@@ -272,7 +258,7 @@ impl Enrolment {
                 let (failed, source) = before.unwrap_or((failed, error));
                 Err(AddError::Stuck { failed, source })
             }
-            Turn::Enrolled | Turn::Removed | Turn::Do(_) => Ok(()),
+            Turn::Enrolled | Turn::Released | Turn::Removed | Turn::Do(_) => Ok(()),
         };
         match &result {
             Ok(()) => {
@@ -286,32 +272,41 @@ impl Enrolment {
                 held.trouble = Some(Chain(error).to_string());
             }
         }
-        let left = held.standing.is_some();
-        if left {
-            place.set(held)
-        } else {
-            place.clear()
-        }
+        settle(place, held);
         result
     }
 
-    async fn descend(&self, place: &Occupied, mut held: Held) -> Result<(), (Action, Shared)> {
+    async fn descend(
+        &self,
+        place: &Occupied,
+        mut held: Held,
+        departure: Departure,
+    ) -> Result<(), (Action, Shared)> {
         if let Err(error) = self.steps.mark_leaving(&held) {
             tracing::warn!(uid = %held.pod.uid, error = %Chain(&error), "an agent that starts before this is done would capture the pod again");
         }
-        held.trouble = None;
-        let ladder = Ladder::down(held.standing, held.reach());
+        (held.trouble, held.left) = (None, false);
+        let ladder = Ladder::down(held.standing, departure);
         let (mut held, end) = self.run(place, held, ladder, Duration::ZERO).await;
-        let Turn::Stuck { failed, error, .. } = end else {
-            tracing::info!(pod = %held.pod.name, namespace = %held.pod.namespace, uid = %held.pod.uid, "released");
-            place.clear();
-            return Ok(());
+        let result = match end {
+            Turn::Stuck { failed, error, .. } => {
+                let trouble = format!("cannot {}: {}", failed.words(), Chain(&error));
+                tracing::error!(pod = %held.pod.name, namespace = %held.pod.namespace, uid = %held.pod.uid, error = %trouble, "not released");
+                held.trouble = Some(trouble);
+                Err((failed, error))
+            }
+            Turn::Do(_)
+            | Turn::Enrolled
+            | Turn::Pending(_)
+            | Turn::Undone { .. }
+            | Turn::Released
+            | Turn::Removed => {
+                tracing::info!(pod = %held.pod.name, namespace = %held.pod.namespace, uid = %held.pod.uid, ?departure, "released");
+                Ok(())
+            }
         };
-        let trouble = format!("cannot {}: {}", failed.words(), Chain(&error));
-        tracing::error!(pod = %held.pod.name, namespace = %held.pod.namespace, uid = %held.pod.uid, error = %trouble, "not released");
-        held.trouble = Some(trouble);
-        place.set(held);
-        Err((failed, error))
+        settle(place, held);
+        result
     }
 
     async fn run(
@@ -357,6 +352,26 @@ fn decide(known: Option<NetnsId>, asked: NetnsId) -> Decision {
     }
 }
 
+/// How a pod goes down: as wanted, where its namespace is at hand.
+fn departure(held: &Held, wanted: Departure) -> Departure {
+    if held.netns.is_some() { wanted } else { Departure::Ended }
+}
+
+/// Notes how a climb left a pod. Of one that lives on outside the mesh the namespace is not held open.
+fn settle(place: &Occupied, held: Held) {
+    match held.standing {
+        None => place.clear(),
+        Some(Rung::Recorded) if held.trouble.is_none() => place.set(Held { netns: None, left: true, ..held }),
+        Some(_) => place.set(held),
+    }
+}
+
+fn keep(place: &Occupied, mut held: Held, error: &OpenError) {
+    tracing::warn!(uid = %held.pod.uid, error = %Chain(error), "the pod is kept as it is");
+    held.trouble = Some(Chain(error).to_string());
+    place.set(held);
+}
+
 /// The namespace of a recorded pod, if it is still the one that was recorded. An error means: it may be.
 fn reopen(held: &Held) -> Result<Option<Netns>, OpenError> {
     match Netns::open(&held.pod.netns) {
@@ -364,10 +379,6 @@ fn reopen(held: &Held) -> Result<Option<Netns>, OpenError> {
         Err(OpenError::Gone { .. } | OpenError::NotANamespace { .. } | OpenError::Node { .. }) => Ok(None),
         Err(error @ OpenError::Unreadable { .. }) => Err(error),
     }
-}
-
-fn list(actions: &[Action]) -> String {
-    actions.iter().map(|action| action.words()).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

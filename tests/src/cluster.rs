@@ -28,6 +28,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use parking_lot::Mutex;
 use rand::RngExt as _;
 use serde_json::{Value, json};
 
@@ -92,7 +93,7 @@ struct Whole {
     numbers: Vec<u8>,
     control: Control,
     outside: Host,
-    outside_programs: Vec<Arc<Process>>,
+    held: Mutex<Vec<Arc<Process>>>,
     nodes: BTreeMap<String, Arc<NodePart>>,
     services: AtomicU16,
     settled: AtomicU64,
@@ -245,7 +246,9 @@ impl Cluster {
     /// # Errors
     /// When it cannot be executed.
     pub fn start_on(&self, host: &Host, name: &str, program: Program) -> Result<Arc<Process>> {
-        host.start(&self.whole.parts, name, program)
+        let process = host.start(&self.whole.parts, name, program)?;
+        self.whole.held.lock().push(Arc::clone(&process));
+        Ok(process)
     }
 
     /// Leaves a remark in the record, for whoever looks at the lab later.
@@ -359,7 +362,7 @@ impl Whole {
             numbers,
             control,
             outside,
-            outside_programs,
+            held: Mutex::new(outside_programs),
             nodes,
             services: AtomicU16::new(1),
             settled: AtomicU64::new(1),
@@ -376,9 +379,10 @@ impl Whole {
             part.agent.kill()?;
         }
         self.control.process().kill()?;
-        for program in &self.outside_programs {
+        for program in std::mem::take(&mut *self.held.lock()) {
             program.kill()?;
         }
+        self.parts.records.close();
         clean::remove(&self.parts.name).map(drop)
     }
 }

@@ -9,4 +9,4 @@ pub mod packet;
 pub mod sniffer;
 
 pub use namespace::Namespace;
-pub use sniffer::Sniffer;
+pub use sniffer::{Capture, Sniffer};

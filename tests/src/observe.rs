@@ -83,6 +83,8 @@ fn fields(text: &str) -> BTreeMap<String, String> {
     while let Some((key, after)) = rest.split_once('=') {
         let (value, next) = match after.strip_prefix('"') {
             Some(quoted) => unquoted(quoted),
+            // Free text, always the last field.
+            None if key.trim() == "error" => (after.trim_end().to_owned(), ""),
             None => {
                 let (value, next) = after.split_once(char::is_whitespace).unwrap_or((after, ""));
                 (value.to_owned(), next)
@@ -179,5 +181,13 @@ mod tests {
             "connection closed due to policy rejection: explicitly denied by: shop/only"
         );
         assert_eq!(lines[0].field("dst.addr"), "");
+    }
+
+    #[test]
+    fn an_error_without_quotes_is_the_rest_of_its_line() {
+        let lines =
+            Access::parse("warn access connection failed dst.addr=[::1]:80 error=no healthy upstream: a=b\n");
+        assert_eq!(lines[0].field("dst.addr"), "[::1]:80");
+        assert_eq!(lines[0].field("error"), "no healthy upstream: a=b");
     }
 }

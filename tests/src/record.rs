@@ -124,6 +124,7 @@ pub struct Records {
     path: PathBuf,
     current: Mutex<Record>,
     kept: AtomicBool,
+    closed: AtomicBool,
 }
 
 impl Records {
@@ -134,7 +135,12 @@ impl Records {
     pub fn begin(lab: &str, state: &Path) -> Result<Self> {
         let owner = Birth::of(i32::try_from(std::process::id())?);
         let current = Record { owner, state: state.to_path_buf(), ..Record::default() };
-        let records = Self { path: path_of(lab), current: Mutex::new(current), kept: AtomicBool::new(false) };
+        let records = Self {
+            path: path_of(lab),
+            current: Mutex::new(current),
+            kept: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+        };
         fs::create_dir_all(run_folder(lab)).context("making the lab's run folder")?;
         records.change(|_| ())?;
         Ok(records)
@@ -147,6 +153,9 @@ impl Records {
     pub fn change(&self, change: impl FnOnce(&mut Record)) -> Result<()> {
         let mut current = self.current.lock();
         change(&mut current);
+        if self.closed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         // Renaming is atomic: a reader, or the next program after a crash, never sees half a record.
         let next = self.path.with_extension("next");
         fs::write(&next, serde_json::to_vec_pretty(&*current)?).context("writing the lab's record")?;
@@ -167,6 +176,11 @@ impl Records {
         self.change(|record| record.owner = None)?;
         self.kept.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// The lab is over: nothing is written down any more.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
     }
 
     /// Whether the lab outlives this program.

@@ -28,7 +28,10 @@ pub(crate) fn check() -> Result<()> {
     step("tidy", tidy::report)?;
     step("lints", || {
         // With all features the tests that need root are compiled and linted too, though not run.
-        run("cargo", &["clippy", "--workspace", "--all-targets", "--all-features", "--locked", "--", "-D", "warnings"])
+        run(
+            "cargo",
+            &["clippy", "--workspace", "--all-targets", "--all-features", "--locked", "--", "-D", "warnings"],
+        )
     })?;
     step("unit tests", || run("cargo", &["test", "--workspace", "--locked", "--quiet"]))
 }

@@ -10,17 +10,11 @@ mod step;
 mod test;
 mod tidy;
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
 
 /// Build, check, test and run Ambit.
 #[derive(Parser)]
 #[command(name = "cargo xtask")]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
 enum Command {
     Check(check::Check),
     Tidy(tidy::Tidy),
@@ -32,7 +26,7 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+    match Command::parse() {
         Command::Check(check) => check.run(),
         Command::Tidy(tidy) => tidy.run(),
         Command::Test(test) => test.run(),

@@ -27,8 +27,11 @@ pub(crate) const IPROUTE: Package = Package { name: "iproute2", file: "/usr/sbin
 /// # Errors
 /// Without root: names the command. With root: when apt-get fails.
 pub(crate) fn ensure_installed(packages: &[Package]) -> Result<()> {
-    let missing: Vec<&str> =
-        packages.iter().filter(|package| !Path::new(package.file).exists()).map(|package| package.name).collect();
+    let missing: Vec<&str> = packages
+        .iter()
+        .filter(|package| !Path::new(package.file).exists())
+        .map(|package| package.name)
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }

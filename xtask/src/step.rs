@@ -85,5 +85,9 @@ pub(crate) fn root() -> PathBuf {
 /// A duration for people.
 pub(crate) fn seconds(duration: Duration) -> String {
     let seconds = duration.as_secs();
-    if seconds < 60 { format!("{:.1} s", duration.as_secs_f64()) } else { format!("{} min {} s", seconds / 60, seconds % 60) }
+    if seconds < 60 {
+        format!("{:.1} s", duration.as_secs_f64())
+    } else {
+        format!("{} min {} s", seconds / 60, seconds % 60)
+    }
 }

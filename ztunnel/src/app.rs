@@ -85,14 +85,213 @@ async fn supervise(config: Config, log: log::LogControl, workers: Vec<Handle>) -
     let discovery = discovery(&config, &profile, writer)?;
     let stats = discovery.stats();
     let (identities, renewal) = identities(&config, &profile)?;
-    let dns_resolver = Resolver::new(&config.resolv_conf);
+    let resolver = Resolver::new(&config.resolv_conf);
     let dns =
-        crate::dns::settings(&config, dns_resolver.search()).context("CLUSTER_DOMAIN is not a host name")?;
+        crate::dns::settings(&config, resolver.search()).context("CLUSTER_DOMAIN is not a host name")?;
     let mut claims_gate = readiness.gate("capture");
     let mut sync_gate = readiness.gate("state manager");
     let pods_gate = readiness.gate("workload proxy manager");
 
     drop(tasks.spawn_vital("discovery", discovery.run(requested(&tasks))));
     drop(tasks.spawn_vital("certificates", renewal.run(requested(&tasks))));
+    let addresses =
+        admin::Addresses { admin: config.admin, metrics: config.metrics, readiness: config.readiness };
+    let readiness_on = workers.first().cloned().context("there are no data-plane threads")?;
+    admin::serve_readiness(&tasks.on(readiness_on), addresses, &readiness)?;
 
+    let claims = tokio::select! {
+        claims = claims(&config) => claims,
+        signal = signals::terminated() => {
+            signal.context("catching signals")?;
+            return Ok(());
+        }
+    };
+    claims_gate.ready();
+    let parts = Parts { replica, identities, profile, resolver, dns, claims, workers };
+    let node = Arc::new(node(config, parts)?);
+    admin::serve(
+        &tasks,
+        addresses,
+        Admin { node: Arc::clone(&node), log, exported, stats, quit: Arc::clone(&quit) },
+    )?;
+    drop(tasks.spawn_vital("follow", Arc::clone(&node).follow(tasks.clone())));
+    let synced = node.replica.clone();
+    drop(tasks.spawn("sync", async move {
+        synced.wait_synced().await;
+        tracing::info!("the mesh is known");
+        sync_gate.ready();
+    }));
+    drop(data.spawn("pods", Pods::new(Arc::clone(&node), data.clone(), pods_gate).run(data.shutdown())));
+    tracing::info!(version = VERSION, workers = node.workers.len(), "started");
+    wait_for_the_end(&tasks, &quit).await?;
+    drain(&node, &tasks, &data).await;
+    Ok(())
+}
 
+fn requested(tasks: &Tasks) -> impl Future<Output = ()> + Send + 'static {
+    let shutdown = tasks.shutdown();
+    async move { shutdown.requested().await }
+}
+
+async fn wait_for_the_end(tasks: &Tasks, quit: &Notify) -> anyhow::Result<()> {
+    tokio::select! {
+        signal = signals::terminated() => {
+            tracing::info!(signal = ?signal.context("catching signals")?, "asked to end");
+        }
+        () = quit.notified() => tracing::info!("asked to end by the admin interface"),
+        failed = tasks.failed() => anyhow::bail!(failed),
+    }
+    Ok(())
+}
+
+/// Listeners close at once; connections have until the deadline, and a moment to be recorded. Certificates and the
+/// mesh stay current meanwhile.
+async fn drain(node: &Node, tasks: &Tasks, data: &Tasks) {
+    let deadline = node.config.drain;
+    let drained = data.drain(deadline + LAST_WORDS);
+    tokio::pin!(drained);
+    if tokio::time::timeout(deadline, &mut drained).await.is_err() {
+        for shard in node.shards() {
+            shard.live.end_all(&plan::What::Drained.into());
+        }
+        let left = drained.await;
+        if !left.forced.is_empty() {
+            tracing::debug!(tasks = ?left.forced, "dropped at the end");
+        }
+    }
+    tasks.drain(LAST_WORDS).await;
+    tracing::info!("ended");
+}
+
+fn metrics_settings() -> MetricsSettings {
+    MetricsSettings {
+        buckets: vec![(
+            "istio_dns_upstream_request_duration_seconds",
+            vec![0.0005, 0.001, 0.01, 0.1, 1.0, 5.0],
+        )],
+        idle: Some(IDLE),
+    }
+}
+
+fn profile(config: &Config) -> Profile {
+    let compliance = if config.post_quantum_only { Compliance::PostQuantum } else { Compliance::Preferred };
+    Profile::new(compliance, Trust { aliases: config.trust_domain_aliases.clone(), bundles: Vec::new() })
+}
+
+fn connector(upstream: &Upstream, profile: &Profile) -> anyhow::Result<Connector> {
+    let roots = match &upstream.roots {
+        Text::Inline(pem) => RootSource::Pem(pem.clone()),
+        Text::File(path) => RootSource::from(path.to_string_lossy().as_ref()),
+    };
+    Ok(Connector::new(&upstream.address, roots, upstream.alternative_name.as_deref(), profile.clone())?)
+}
+
+fn discovery(config: &Config, profile: &Profile, writer: Writer) -> anyhow::Result<xds::Client> {
+    let connector = connector(&config.xds, profile).context("XDS_ADDRESS")?;
+    let token = config.token.clone();
+    let mut headers = vec![("clusterid".to_owned(), config.cluster.clone())];
+    headers.extend(config.xds.headers.clone());
+    let server = connector.uri().clone();
+    let tls: Option<xds::client::TlsSource> =
+        if connector.is_encrypted() { Some(Arc::new(move || Ok(connector.tls_config()?))) } else { None };
+    let metadata = config.node_id.metadata.iter();
+    let client = ClientConfig {
+        server,
+        tls,
+        token: Some(Arc::new(move || Ok(token.read()?))),
+        headers,
+        node_id: config.node_id.id.clone(),
+        node_metadata: metadata.map(|(name, value)| (name.clone(), value.as_str().into())).collect(),
+        on_demand: false,
+    };
+    xds::Client::new(client, writer).context("setting up discovery")
+}
+
+fn identities(config: &Config, profile: &Profile) -> anyhow::Result<(Identities, identity::Renewal)> {
+    let token = match config.token.clone() {
+        Text::Inline(token) => Token::Literal(token),
+        Text::File(path) => Token::File(path),
+    };
+    let headers = config.ca.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let authority = CaClient::new(CaSettings {
+        connector: connector(&config.ca, profile).context("CA_ADDRESS")?,
+        credentials: Credentials::new(Some(token), &config.cluster, headers)?,
+        subject: Subject::Impersonated,
+    });
+    let settings = IdentitiesSettings { validity: config.certificate_life, ..IdentitiesSettings::default() };
+    Ok(Identities::new(Arc::new(authority), settings, Arc::new(SystemClock)))
+}
+
+/// The node agent's claim map, once the agent has made it.
+async fn claims(config: &Config) -> Option<Claims> {
+    let path = config.claim_map.as_ref()?;
+    let mut told = false;
+    loop {
+        match Claims::open(path) {
+            Ok(claims) => return Some(claims),
+            Err(error) if !told => {
+                tracing::info!(error = %chain(&error), "waiting for the node agent");
+                told = true;
+            }
+            Err(_still_missing) => {}
+        }
+        tokio::time::sleep(CLAIMS_RETRY).await;
+    }
+}
+
+/// What [`Node`] is made of besides the configuration.
+struct Parts {
+    replica: xds::Replica,
+    identities: Identities,
+    profile: Profile,
+    resolver: Resolver,
+    dns: plan::dns::Settings,
+    claims: Option<Claims>,
+    workers: Vec<Handle>,
+}
+
+fn node(config: Config, parts: Parts) -> anyhow::Result<Node> {
+    let Parts { replica, identities, profile, resolver, dns, claims, workers } = parts;
+    let capture = if claims.is_some() { Capture::InPlace } else { Capture::Redirected };
+    let options = SocketOptions {
+        mark: config.mark,
+        keepalive: config.keepalive,
+        ipv6: config.ipv6,
+        port_reuse: config.port_reuse,
+        claims,
+    };
+    Ok(Node {
+        replica,
+        identities,
+        profile,
+        metrics: Metrics::new(VERSION),
+        aside: Aside::default(),
+        resolver,
+        dns,
+        home: Netns::own().context("opening the own network namespace")?,
+        options: Arc::new(options),
+        capture,
+        workers,
+        pool: PoolSettings {
+            connection: tunnels(Settings::client(), &config.tunnel),
+            idle_timeout: config.tunnel.idle,
+            ..PoolSettings::default()
+        },
+        server: Settings {
+            max_streams: Settings::server().max_streams,
+            ..tunnels(Settings::server(), &config.tunnel)
+        },
+        shards: parking_lot::RwLock::default(),
+        config,
+    })
+}
+
+fn tunnels(base: Settings, config: &TunnelConfig) -> Settings {
+    Settings {
+        stream_window: config.stream_window,
+        connection_window: config.connection_window,
+        max_frame: config.frame,
+        max_streams: config.max_streams.into(),
+        ..base
+    }
+}

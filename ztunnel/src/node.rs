@@ -98,8 +98,8 @@ impl Node {
             if touched.nodes.iter().any(|node| *node == self.config.node) {
                 self.prefetch();
             }
-            if touched.policies {
-                self.judge_again(&tasks);
+            if touched.policies || !touched.selections.is_empty() {
+                self.judge_again(&touched, &tasks);
             }
         }
     }
@@ -122,8 +122,11 @@ impl Node {
         }
     }
 
-    fn judge_again(&self, tasks: &Tasks) {
-        for shard in self.shards() {
+    /// A policy concerns every pod, another selection of policies only the pod that it is for.
+    fn judge_again(&self, touched: &Touched, tasks: &Tasks) {
+        let concerned =
+            |shard: &Arc<Shard>| touched.policies || touched.selections.contains(&shard.pod.local().workload);
+        for shard in self.shards().into_iter().filter(concerned) {
             for connection in shard.live.snapshot() {
                 self.judge_one(&shard, connection, tasks);
             }

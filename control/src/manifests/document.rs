@@ -64,7 +64,11 @@ impl Content {
         }
         let is_list = document.child("kind").and_then(Node::text).is_some_and(|kind| kind == "List");
         let Value::Mapping(entries) = &mut document.value else {
-            self.problem(&document, "", "is not an object: it must have apiVersion, kind and metadata".to_owned());
+            self.problem(
+                &document,
+                "",
+                "is not an object: it must have apiVersion, kind and metadata".to_owned(),
+            );
             return;
         };
         // `kubectl get -o yaml` prints lists.
@@ -96,7 +100,11 @@ impl Content {
         if !known.api_versions().contains(&version.as_str()) {
             if group(&version) == known.api_versions().first().map_or("", |first| group(first)) {
                 let wanted = known.api_versions().join(" or ");
-                self.problem(&document, "apiVersion", format!("{version:?} is not known for {kind}: use {wanted}"));
+                self.problem(
+                    &document,
+                    "apiVersion",
+                    format!("{version:?} is not known for {kind}: use {wanted}"),
+                );
             } else {
                 // Another API's kind of the same name, as `serving.knative.dev/v1 Service`.
                 self.ignored.push(located(&document, "kind", format!("{version} {kind} is not read")));
@@ -156,7 +164,10 @@ fn group(version: &str) -> &str {
 }
 
 fn parse(kind: Kind, document: Node) -> Result<Object, Vec<tree::FieldError>> {
-    fn as_kind<T: DeserializeOwned>(document: Node, wrap: fn(T) -> Object) -> Result<Object, Vec<tree::FieldError>> {
+    fn as_kind<T: DeserializeOwned>(
+        document: Node,
+        wrap: fn(T) -> Object,
+    ) -> Result<Object, Vec<tree::FieldError>> {
         document.read().map(wrap)
     }
     match kind {
@@ -177,7 +188,8 @@ fn located(document: &Node, field: &str, message: String) -> Problem {
 
 /// What a document calls itself, as far as it can be read.
 fn called(document: &Node) -> String {
-    let metadata = |field: &str| document.child("metadata").and_then(|metadata| metadata.child(field)?.text());
+    let metadata =
+        |field: &str| document.child("metadata").and_then(|metadata| metadata.child(field)?.text());
     let kind = document.child("kind").and_then(Node::text).map_or("", ArcStr::as_str);
     let name = match (metadata("namespace"), metadata("name")) {
         (Some(namespace), Some(name)) => format!("{namespace}/{name}"),

@@ -44,12 +44,21 @@ pub struct FileStatus {
     pub file: ArcStr,
     /// Whether what it says now is in force.
     pub state: FileState,
-    /// How many of its objects are in force.
-    pub objects: usize,
+    /// Its objects that are in force.
+    pub objects: Vec<Placed>,
     /// What keeps it from coming into force.
     pub problems: Vec<Problem>,
     /// Documents that are not read.
     pub ignored: Vec<Problem>,
+}
+
+/// An object and the line that it starts in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Placed {
+    /// The object.
+    pub object: ObjectKey,
+    /// Its line.
+    pub line: u64,
 }
 
 /// See [`FileStatus`].
@@ -128,10 +137,17 @@ impl Folder {
             .map(|(path, file)| {
                 let problems = file.problems();
                 let state = if problems.is_empty() { FileState::Good } else { FileState::Broken };
-                let (objects, ignored) = (file.in_force.len(), file.ignored.clone());
-                FileStatus { file: path.clone(), state, objects, problems, ignored }
+                let placed =
+                    |(object, line): (&ObjectKey, &u64)| Placed { object: object.clone(), line: *line };
+                let objects = file.in_force.iter().map(placed).collect();
+                FileStatus { file: path.clone(), state, objects, problems, ignored: file.ignored.clone() }
             })
             .collect()
+    }
+
+    /// Whether there is such a file.
+    pub fn has(&self, path: &str) -> bool {
+        self.files.contains_key(path)
     }
 
     /// What is wrong with a file.
@@ -156,7 +172,8 @@ impl Folder {
                 file.gone = false;
                 file.waiting = None;
                 let (field, object) = (String::new(), String::new());
-                file.own = vec![Problem { line: 0, field, object, message: format!("cannot be read: {why}") }];
+                file.own =
+                    vec![Problem { line: 0, field, object, message: format!("cannot be read: {why}") }];
             }
             Change::Gone(path) => {
                 if let Some(file) = self.files.get_mut(&path) {
@@ -182,13 +199,17 @@ impl Folder {
             }
             let mut round: BTreeMap<ArcStr, Vec<Problem>> = BTreeMap::new();
             for (key, claimants) in claims.iter().filter(|(_, claimants)| claimants.len() > 1) {
-                let has = |path: &ArcStr| self.files.get(path).is_some_and(|file| file.in_force.contains_key(*key));
-                let Some((owner, at)) = claimants.iter().find(|(path, _)| has(path)).or(claimants.first()) else {
+                let has =
+                    |path: &ArcStr| self.files.get(path).is_some_and(|file| file.in_force.contains_key(*key));
+                let Some((owner, at)) = claimants.iter().find(|(path, _)| has(path)).or(claimants.first())
+                else {
                     continue;
                 };
                 for (path, line) in claimants.iter().filter(|(path, _)| path != owner) {
-                    let message = format!("is already in {owner} at line {at}: remove it from {owner} or from {path}");
-                    let problem = Problem { line: *line, field: String::new(), object: key.to_string(), message };
+                    let message =
+                        format!("is already in {owner} at line {at}: remove it from {owner} or from {path}");
+                    let problem =
+                        Problem { line: *line, field: String::new(), object: key.to_string(), message };
                     round.entry((*path).clone()).or_default().push(problem);
                 }
             }

@@ -144,7 +144,9 @@ impl Node {
                 (Segment::Key(key), Value::Mapping(entries)) => {
                     entries.iter().find(|entry| entry.key == *key).map(|entry| (entry.line, &entry.node))
                 }
-                (Segment::Index(index), Value::Sequence(nodes)) => nodes.get(*index).map(|node| (node.line, node)),
+                (Segment::Index(index), Value::Sequence(nodes)) => {
+                    nodes.get(*index).map(|node| (node.line, node))
+                }
                 _ => None,
             };
             let Some((at, next)) = step else { break };

@@ -30,7 +30,11 @@ impl Pod {
     /// Whether it may receive connections: ready and not going away.
     pub fn is_ready(&self) -> bool {
         self.metadata.deletion_timestamp.is_none()
-            && self.status.conditions.iter().any(|condition| condition.kind == "Ready" && condition.status == "True")
+            && self
+                .status
+                .conditions
+                .iter()
+                .any(|condition| condition.kind == "Ready" && condition.status == "True")
     }
 
     /// Its addresses, each once.

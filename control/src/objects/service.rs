@@ -96,7 +96,9 @@ impl<'de> Deserialize<'de> for ClusterIp {
             "None" => Ok(Self::Headless),
             address => match address.parse::<IpAddr>() {
                 Ok(address) => Ok(Self::Address(address.to_canonical())),
-                Err(error) => Err(de::Error::custom(format_args!("{address:?} is neither None nor an address: {error}"))),
+                Err(error) => Err(de::Error::custom(format_args!(
+                    "{address:?} is neither None nor an address: {error}"
+                ))),
             },
         }
     }
@@ -181,7 +183,9 @@ impl<'de> Deserialize<'de> for TargetPort {
                 if value.bytes().any(|byte| byte.is_ascii_alphabetic()) {
                     Ok(TargetPort::Name(value.into()))
                 } else {
-                    Err(E::custom(format_args!("the text {value:?} names no port: write a number without quotes")))
+                    Err(E::custom(format_args!(
+                        "the text {value:?} names no port: write a number without quotes"
+                    )))
                 }
             }
         }

@@ -41,13 +41,21 @@ fn check_names(object: &Object, reports: &mut Reports) {
         | Object::PeerAuthentication(_) => is_subdomain(name),
     };
     if !named {
-        reports.error("metadata.name", format!("{name:?} is not a name: lower-case letters, digits and '-' (RFC 1123)"));
+        reports.error(
+            "metadata.name",
+            format!("{name:?} is not a name: lower-case letters, digits and '-' (RFC 1123)"),
+        );
     }
     match (object.kind().is_namespaced(), namespace.is_empty()) {
         (true, _) if !is_label(namespace) => {
-            reports.error("metadata.namespace", format!("{namespace:?} is not the name of a namespace (RFC 1123)"));
+            reports.error(
+                "metadata.namespace",
+                format!("{namespace:?} is not the name of a namespace (RFC 1123)"),
+            );
         }
-        (false, false) => reports.error("metadata.namespace", format!("a {} has no namespace", object.kind())),
+        (false, false) => {
+            reports.error("metadata.namespace", format!("a {} has no namespace", object.kind()))
+        }
         (true | false, _) => {}
     }
 }
@@ -56,7 +64,10 @@ fn check_names(object: &Object, reports: &mut Reports) {
 fn is_label(name: &str) -> bool {
     let bytes = name.as_bytes();
     let inner = bytes.iter().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-');
-    inner && bytes.len() <= 63 && bytes.first().is_some_and(|byte| *byte != b'-') && bytes.last() != Some(&b'-')
+    inner
+        && bytes.len() <= 63
+        && bytes.first().is_some_and(|byte| *byte != b'-')
+        && bytes.last() != Some(&b'-')
 }
 
 /// RFC 1123 subdomain.

@@ -38,17 +38,20 @@ pub(crate) fn policies_of(objects: &Objects, settings: &Settings, pod: &Pod) -> 
 }
 
 /// The policy for a `PeerAuthentication` with ports that differ from the rest of their workload.
-pub(crate) fn translate(objects: &Objects, settings: &Settings, object: &PeerAuthentication) -> Translation<Policy> {
+pub(crate) fn translate(
+    objects: &Objects,
+    settings: &Settings,
+    object: &PeerAuthentication,
+) -> Translation<Policy> {
     let mut reports = Reports::of(Object::PeerAuthentication(object.clone()).key());
     notes(object, &mut reports);
     let base = Mode::of_namespace(objects, settings, &object.metadata.namespace);
     let ports = exceptions(object, base);
     let output = (object.spec.selector.is_some() && !ports.is_empty()).then(|| {
         let clauses = match Mode::of(object.spec.mode(), base) {
-            Mode::Strict => vec![
-                clause(anonymous()),
-                clause(Match { not_destination_ports: ports, ..Match::default() }),
-            ],
+            Mode::Strict => {
+                vec![clause(anonymous()), clause(Match { not_destination_ports: ports, ..Match::default() })]
+            }
             Mode::Permissive => vec![clause(Match { destination_ports: ports, ..anonymous() })],
         };
         Policy {

@@ -17,8 +17,8 @@ use self::attribute::Attribute;
 use super::Translation;
 use crate::{
     objects::{
-        AuthorizationAction, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, Object, Operation, Pod,
-        Source, When,
+        AuthorizationAction, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, Object,
+        Operation, Pod, Source, When,
     },
     report::Reports,
     world::Settings,
@@ -88,7 +88,8 @@ pub(crate) fn convert(object: &AuthorizationPolicy, reports: &mut Reports) -> Op
         let field = format!("spec.rules[{index}]");
         // Also what only a waypoint could enforce is read: an error in it is one there too.
         let reading = action.unwrap_or(Action::Deny);
-        let mut reader = Reader { action: reading, namespace: &object.metadata.namespace, reports, http: Vec::new() };
+        let mut reader =
+            Reader { action: reading, namespace: &object.metadata.namespace, reports, http: Vec::new() };
         let converted = reader.rule(&field, rule);
         let http = std::mem::take(&mut reader.http);
         if let Some(action) = action {
@@ -127,7 +128,8 @@ fn dry_run(object: &AuthorizationPolicy, reports: &mut Reports) -> bool {
         Some("false") | None => false,
         Some(other) => {
             let field = format!("metadata.annotations[{DRY_RUN:?}]");
-            reports.error(field, format!("{other:?} is neither \"true\" nor \"false\"; the policy is enforced"));
+            reports
+                .error(field, format!("{other:?} is neither \"true\" nor \"false\"; the policy is enforced"));
             false
         }
     }
@@ -167,9 +169,14 @@ impl Reader<'_> {
     fn rule(&mut self, field: &str, rule: &AuthorizationRule) -> Option<Rule> {
         let mut groups: Vec<Vec<Alternative>> = Vec::new();
         let from = rule.from.iter().enumerate();
-        groups.push(from.map(|(at, from)| self.source(&format!("{field}.from[{at}].source"), &from.source)).collect());
+        groups.push(
+            from.map(|(at, from)| self.source(&format!("{field}.from[{at}].source"), &from.source)).collect(),
+        );
         let to = rule.to.iter().enumerate();
-        groups.push(to.map(|(at, to)| self.operation(&format!("{field}.to[{at}].operation"), &to.operation)).collect());
+        groups.push(
+            to.map(|(at, to)| self.operation(&format!("{field}.to[{at}].operation"), &to.operation))
+                .collect(),
+        );
         groups.retain(|group| !group.is_empty());
         let when = rule.when.iter().enumerate();
         groups.extend(when.map(|(at, when)| vec![self.condition(&format!("{field}.when[{at}]"), when)]));
@@ -205,7 +212,8 @@ impl Reader<'_> {
         ]);
         let mut valid = *source != Source::default();
         if !valid {
-            self.reports.error(field, "is empty and matches nobody: name someone, or remove it to mean anyone");
+            self.reports
+                .error(field, "is empty and matches nobody: name someone, or remove it to mean anyone");
         }
         let accounts = !source.service_accounts.is_empty() || !source.not_service_accounts.is_empty();
         if accounts && !(source.principals.is_empty() && source.namespaces.is_empty()) {
@@ -243,7 +251,8 @@ impl Reader<'_> {
         ]);
         let valid = *operation != Operation::default();
         if !valid {
-            self.reports.error(field, "is empty and matches nothing: name a port, or remove it to mean anything");
+            self.reports
+                .error(field, "is empty and matches nothing: name a port, or remove it to mean anything");
         }
         let mut read = Values { field, reports: self.reports, valid };
         let condition = Match {
@@ -262,7 +271,10 @@ impl Reader<'_> {
         let attribute = Attribute::of(&when.key);
         if attribute.is_none() {
             let known = attribute::KNOWN.join(", ");
-            self.reports.error(format!("{field}.key"), format!("{:?} is not an attribute; known are {known}", when.key));
+            self.reports.error(
+                format!("{field}.key"),
+                format!("{:?} is not an attribute; known are {known}", when.key),
+            );
             valid = false;
         }
         let mut read = Values { field, reports: self.reports, valid };

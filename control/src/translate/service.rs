@@ -5,7 +5,8 @@ use ipnet::IpNet;
 use mesh::{
     Hostname, Service, ServiceName,
     service::{
-        AppProtocol, BalanceMode, HealthPolicy, IpFamilies, LoadBalancing, PortMap, Scope, ServicePort, Vip, Visibility,
+        AppProtocol, BalanceMode, HealthPolicy, IpFamilies, LoadBalancing, PortMap, Scope, ServicePort, Vip,
+        Visibility,
     },
 };
 
@@ -19,7 +20,11 @@ use crate::{
 const DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
 
 /// The mesh service of a Kubernetes service; none for an `ExternalName`, which is only an alias in DNS.
-pub(crate) fn translate(objects: &Objects, settings: &Settings, service: &objects::Service) -> Translation<Service> {
+pub(crate) fn translate(
+    objects: &Objects,
+    settings: &Settings,
+    service: &objects::Service,
+) -> Translation<Service> {
     let mut reports = Reports::of(Object::Service(service.clone()).key());
     let namespace = objects.namespace(&service.metadata.namespace);
     if is_external_name(service) {
@@ -107,7 +112,8 @@ fn ports(service: &objects::Service) -> PortMap {
 /// What is spoken on a port: `appProtocol`, or else the first part of its name.
 pub(crate) fn protocol(port: &Port) -> AppProtocol {
     let declared = port.app_protocol.as_deref().map(|text| text.to_ascii_lowercase());
-    let named = || port.name.as_deref().map(|name| name.split('-').next().unwrap_or(name).to_ascii_lowercase());
+    let named =
+        || port.name.as_deref().map(|name| name.split('-').next().unwrap_or(name).to_ascii_lowercase());
     match declared.or_else(named).as_deref() {
         Some("http" | "kubernetes.io/ws") => AppProtocol::Http11,
         Some("http2" | "kubernetes.io/h2c") => AppProtocol::Http2,
@@ -127,7 +133,9 @@ fn load_balancing(service: &objects::Service, namespace: Option<&Namespace>) -> 
     let (routing_preference, mode) = match service.spec.internal_traffic_policy {
         TrafficPolicy::Local => (vec![Scope::Node], BalanceMode::Strict),
         TrafficPolicy::Cluster => match distribution(service, namespace) {
-            Some(Distribution::SameZone) => (vec![Scope::Network, Scope::Region, Scope::Zone], BalanceMode::Failover),
+            Some(Distribution::SameZone) => {
+                (vec![Scope::Network, Scope::Region, Scope::Zone], BalanceMode::Failover)
+            }
             Some(Distribution::SameNode) => (
                 vec![Scope::Network, Scope::Region, Scope::Zone, Scope::Subzone, Scope::Node],
                 BalanceMode::Failover,

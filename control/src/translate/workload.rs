@@ -32,9 +32,11 @@ pub(crate) fn translate(objects: &Objects, settings: &Settings, pod: &Pod) -> Tr
     }
     let addresses = pod.addresses();
     if addresses.is_empty() && !pod.is_terminal() && pod.status.phase != Phase::Pending {
-        reports.warning("status.podIPs", "has no address, so the mesh does not know the pod: set status.podIPs");
+        reports
+            .warning("status.podIPs", "has no address, so the mesh does not know the pod: set status.podIPs");
     }
-    let output = if addresses.is_empty() || pod.is_terminal() { None } else { workload(objects, settings, pod) };
+    let output =
+        if addresses.is_empty() || pod.is_terminal() { None } else { workload(objects, settings, pod) };
     Translation { output, reports: reports.done() }
 }
 
@@ -78,7 +80,11 @@ fn tunnel(pod: &Pod) -> (TunnelProtocol, bool) {
         return (TunnelProtocol::Hbone, true);
     }
     let captured = pod.metadata.annotation(REDIRECTION).is_some_and(|value| value == "enabled");
-    if captured && !pod.spec.host_network { (TunnelProtocol::Hbone, false) } else { (TunnelProtocol::None, false) }
+    if captured && !pod.spec.host_network {
+        (TunnelProtocol::Hbone, false)
+    } else {
+        (TunnelProtocol::None, false)
+    }
 }
 
 /// Where a node is.
@@ -135,7 +141,8 @@ fn first_label(metadata: &Metadata, keys: [&str; 3]) -> Option<ArcStr> {
 fn policies(objects: &Objects, settings: &Settings, pod: &Pod) -> Vec<PolicyName> {
     let namespace = pod.metadata.namespace.as_str();
     let own = objects.authorizations_of(namespace);
-    let root = (namespace != settings.root_namespace).then(|| objects.authorizations_of(&settings.root_namespace));
+    let root =
+        (namespace != settings.root_namespace).then(|| objects.authorizations_of(&settings.root_namespace));
     let mut names: Vec<PolicyName> = own
         .chain(root.into_iter().flatten())
         .filter(|(_, object)| policy::is_named_by(object, pod))

@@ -24,7 +24,13 @@ pub(super) struct Affected {
 
 impl Affected {
     /// Adds what the step of an object from `old` to `new` affects; `objects` is after the step.
-    pub(super) fn add(&mut self, objects: &Objects, settings: &Settings, old: Option<&Object>, new: Option<&Object>) {
+    pub(super) fn add(
+        &mut self,
+        objects: &Objects,
+        settings: &Settings,
+        old: Option<&Object>,
+        new: Option<&Object>,
+    ) {
         for object in [old, new].into_iter().flatten() {
             let metadata = object.metadata();
             let name = (metadata.namespace.clone(), metadata.name.clone());
@@ -54,7 +60,13 @@ impl Affected {
         self.services.insert(name);
     }
 
-    fn authorization(&mut self, objects: &Objects, settings: &Settings, name: Name, object: &AuthorizationPolicy) {
+    fn authorization(
+        &mut self,
+        objects: &Objects,
+        settings: &Settings,
+        name: Name,
+        object: &AuthorizationPolicy,
+    ) {
         let named = |pod: &&Name| objects.pod(pod).is_some_and(|pod| policy::is_named_by(object, pod));
         if name.0 == settings.root_namespace {
             self.pods.extend(objects.pods().map(|(name, _)| name).filter(named).cloned());

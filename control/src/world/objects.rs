@@ -9,7 +9,8 @@ use std::{
 use arcstr::ArcStr;
 
 use crate::objects::{
-    AuthorizationPolicy, Kind, Namespace, Node, Object, ObjectKey, PeerAuthentication, Pod, Service, ServiceAccount,
+    AuthorizationPolicy, Kind, Namespace, Node, Object, ObjectKey, PeerAuthentication, Pod, Service,
+    ServiceAccount,
 };
 
 /// Namespace and name.
@@ -42,7 +43,9 @@ impl Objects {
         match object {
             Object::Namespace(object) => self.namespaces.insert(name.1, object).map(Object::Namespace),
             Object::Node(object) => self.nodes.insert(name.1, object).map(Object::Node),
-            Object::ServiceAccount(object) => self.service_accounts.insert(name, object).map(Object::ServiceAccount),
+            Object::ServiceAccount(object) => {
+                self.service_accounts.insert(name, object).map(Object::ServiceAccount)
+            }
             Object::Pod(object) => {
                 let old = self.pods.remove(&name);
                 if let Some(old) = &old {
@@ -56,7 +59,9 @@ impl Objects {
             Object::AuthorizationPolicy(object) => {
                 self.authorization.insert(name, object).map(Object::AuthorizationPolicy)
             }
-            Object::PeerAuthentication(object) => self.peer.insert(name, object).map(Object::PeerAuthentication),
+            Object::PeerAuthentication(object) => {
+                self.peer.insert(name, object).map(Object::PeerAuthentication)
+            }
         }
     }
 
@@ -132,7 +137,10 @@ impl Objects {
         self.authorization.get(name)
     }
 
-    pub(crate) fn authorizations_of(&self, namespace: &str) -> impl Iterator<Item = (&Name, &AuthorizationPolicy)> {
+    pub(crate) fn authorizations_of(
+        &self,
+        namespace: &str,
+    ) -> impl Iterator<Item = (&Name, &AuthorizationPolicy)> {
         within(&self.authorization, namespace)
     }
 

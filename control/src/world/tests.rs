@@ -1,2 +1,261 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tests of the module above.
+//! The World after any history is the World of its objects.
+
+use std::fmt::Write as _;
+
+use mesh::{PolicyName, ServiceName, WorkloadUid};
+use proptest::{prelude::*, sample::select};
+
+use super::*;
+use crate::testing::{events, settings};
+
+/// Everything that a World says, in comparable form.
+fn said(world: &World) -> (Vec<Change>, Vec<Report>) {
+    (world.outputs().collect(), world.reports().cloned().collect())
+}
+
+/// What a proxy knows after some changes.
+#[derive(Debug, Default, PartialEq)]
+struct Told {
+    workloads: BTreeMap<String, Workload>,
+    services: BTreeMap<String, Service>,
+    policies: BTreeMap<String, Policy>,
+}
+
+impl Told {
+    fn take(&mut self, changes: impl IntoIterator<Item = Change>) {
+        for change in changes {
+            match change {
+                Change::Workload(workload) => {
+                    self.workloads.insert(workload.uid.to_string(), workload);
+                }
+                Change::Service(service) => {
+                    self.services.insert(service.key().to_string(), service);
+                }
+                Change::Policy(policy) => {
+                    self.policies.insert(policy.name.to_string(), policy);
+                }
+                Change::WorkloadGone(uid) => assert!(self.workloads.remove(&uid.to_string()).is_some()),
+                Change::ServiceGone(name) => assert!(self.services.remove(&name.to_string()).is_some()),
+                Change::PolicyGone(name) => assert!(self.policies.remove(&name.to_string()).is_some()),
+            }
+        }
+    }
+}
+
+/// One object in one of several variants; few names, so that they meet.
+fn object() -> impl Strategy<Value = String> {
+    let namespace = select(vec!["shop", "bank", "istio-system"]);
+    let name = select(vec!["a", "b", "c"]);
+    let label = select(vec!["x", "y"]);
+    let node = select(vec!["one", "two"]);
+    let flag = any::<bool>();
+    prop_oneof![
+        4 => (namespace.clone(), name.clone(), label.clone(), node.clone(), 0..4u8).prop_map(pod),
+        2 => (namespace.clone(), name.clone(), label.clone(), flag).prop_map(|(namespace, name, label, named)| {
+            let target = if named { "web" } else { "8080" };
+            format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+                 spec: {{clusterIP: 10.30.0.1, selector: {{app: {label}}}, ports: [{{port: 80, targetPort: {target}}}]}}\n"
+            )
+        }),
+        1 => (namespace.clone(), flag).prop_map(|(name, near)| {
+            let annotation = if near { "PreferClose" } else { "Any" };
+            format!(
+                "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, annotations: \
+                 {{networking.istio.io/traffic-distribution: {annotation}}}}}\n"
+            )
+        }),
+        1 => (node, label.clone()).prop_map(|(name, zone)| {
+            format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {name}, labels: {{topology.kubernetes.io/zone: {zone}}}}}\n")
+        }),
+        3 => (namespace.clone(), name.clone(), proptest::option::of(label.clone()), 0..3u8).prop_map(authorization),
+        3 => (namespace, name, proptest::option::of(label), 0..4u8, 0..4u8, 0..3u8).prop_map(peer),
+    ]
+}
+
+fn pod((namespace, name, label, node, variant): (&str, &str, &str, &str, u8)) -> String {
+    let status = match variant {
+        0 => "{phase: Succeeded, podIP: 10.20.1.1}",
+        1 => "{phase: Pending}",
+        _ => "{phase: Running, podIP: 10.20.1.1, conditions: [{type: Ready, status: \"True\"}]}",
+    };
+    let ports = if variant == 3 { "[{name: web, containerPort: 8081}]" } else { "[]" };
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}, labels: {{app: {label}}}}}\n\
+         spec: {{nodeName: {node}, containers: [{{ports: {ports}}}]}}\nstatus: {status}\n"
+    )
+}
+
+fn selector(label: Option<&str>) -> String {
+    label.map(|label| format!("selector: {{matchLabels: {{app: {label}}}}}, ")).unwrap_or_default()
+}
+
+fn authorization((namespace, name, label, action): (&str, &str, Option<&str>, u8)) -> String {
+    let action = ["ALLOW", "DENY", "AUDIT"][usize::from(action)];
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+         spec: {{{}action: {action}, rules: [{{}}]}}\n",
+        selector(label)
+    )
+}
+
+fn peer((namespace, name, label, mode, port, age): (&str, &str, Option<&str>, u8, u8, u8)) -> String {
+    let modes = ["UNSET", "PERMISSIVE", "STRICT", "DISABLE"];
+    let mut text = format!(
+        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: {name}, namespace: {namespace}"
+    );
+    if age > 0 {
+        write!(text, ", creationTimestamp: \"2026-01-0{age}T00:00:00Z\"").unwrap();
+    }
+    let ports = match (label, port) {
+        (Some(_), 1..) => format!(", portLevelMtls: {{8080: {{mode: {}}}}}", modes[usize::from(port)]),
+        (Some(_) | None, _) => String::new(),
+    };
+    let mode = modes[usize::from(mode)];
+    write!(text, "}}\nspec: {{{}mtls: {{mode: {mode}}}{ports}}}\n", selector(label)).unwrap();
+    text
+}
+
+/// A history: objects that come or change, and some that go.
+fn history() -> impl Strategy<Value = Vec<Event>> {
+    let event = (object(), 0..4u8).prop_map(|(text, fate)| {
+        let [Event::Applied(object)] = &events(&text)[..] else { panic!("one object: {text}") };
+        if fate == 0 { Event::Deleted(object.key()) } else { Event::Applied(object.clone()) }
+    });
+    proptest::collection::vec(event, 1..40)
+}
+
+/// The objects that are left at the end of a history.
+fn survivors(history: &[Event]) -> Vec<Event> {
+    let mut left: BTreeMap<ObjectKey, Event> = BTreeMap::new();
+    for event in history {
+        match event {
+            Event::Applied(object) => left.insert(object.key(), event.clone()),
+            Event::Deleted(key) => left.remove(key),
+        };
+    }
+    left.into_values().collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+
+    #[test]
+    fn incremental_equals_rebuild(history in history(), sizes in proptest::collection::vec(1..5usize, 1..10)) {
+        let mut world = World::new(settings());
+        let mut told = Told::default();
+        let mut rest = history.as_slice();
+        for size in sizes.iter().cycle() {
+            let (batch, after) = rest.split_at((*size).min(rest.len()));
+            told.take(world.apply(batch.to_vec()));
+            rest = after;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        let mut fresh = World::new(settings());
+        fresh.apply(survivors(&history));
+        prop_assert_eq!(said(&world), said(&fresh));
+        let mut anew = Told::default();
+        anew.take(fresh.outputs());
+        prop_assert_eq!(told, anew, "the changes add up to what there is");
+    }
+
+    #[test]
+    fn any_order_of_events_converges(history in history(), seed in any::<u64>()) {
+        let left = survivors(&history);
+        let mut shuffled = left.clone();
+        // A permutation from the seed.
+        for index in (1..shuffled.len()).rev() {
+            let other = usize::try_from(seed.rotate_left(u32::try_from(index).unwrap_or(0)) % (index as u64 + 1));
+            shuffled.swap(index, other.unwrap_or(0));
+        }
+        let (mut ordered, mut disordered) = (World::new(settings()), World::new(settings()));
+        ordered.apply(left);
+        for event in shuffled {
+            disordered.apply([event]);
+        }
+        prop_assert_eq!(said(&ordered), said(&disordered));
+    }
+
+    #[test]
+    fn a_workload_names_only_policies_that_are_told_and_no_change_is_told_twice(history in history()) {
+        let mut world = World::new(settings());
+        let again = survivors(&history);
+        world.apply(history);
+        let outputs: Vec<Change> = world.outputs().collect();
+        let policies: Vec<&PolicyName> = outputs.iter().filter_map(|output| match output {
+            Change::Policy(policy) => Some(&policy.name),
+            _ => None,
+        }).collect();
+        for output in &outputs {
+            let Change::Workload(workload) = output else { continue };
+            for name in &workload.policies {
+                prop_assert!(policies.contains(&name), "{} names {name}", workload.uid);
+            }
+        }
+        prop_assert_eq!(world.apply(again), Vec::new());
+    }
+}
+
+#[test]
+fn the_same_object_again_changes_nothing() {
+    let text = pod(("shop", "a", "x", "one", 2));
+    let mut world = World::new(settings());
+    assert_eq!(world.apply(events(&text)).len(), 1);
+    assert_eq!(world.apply(events(&text)), []);
+}
+
+#[test]
+fn what_is_named_comes_before_what_names_it_and_goes_after_it() {
+    let mut world = World::new(settings());
+    let text = [pod(("shop", "a", "x", "one", 2)), authorization(("shop", "b", Some("x"), 1))].join("---\n");
+    let kinds = |changes: Vec<Change>| -> Vec<&str> {
+        changes
+            .iter()
+            .map(|change| match change {
+                Change::Workload(_) => "workload",
+                Change::Service(_) => "service",
+                Change::Policy(_) => "policy",
+                Change::WorkloadGone(_) => "workload gone",
+                Change::ServiceGone(_) => "service gone",
+                Change::PolicyGone(_) => "policy gone",
+            })
+            .collect()
+    };
+    assert_eq!(kinds(world.apply(events(&text))), ["policy", "workload"]);
+    let key = ObjectKey { kind: Kind::AuthorizationPolicy, namespace: "shop".into(), name: "b".into() };
+    assert_eq!(kinds(world.apply([Event::Deleted(key)])), ["workload", "policy gone"]);
+}
+
+#[test]
+fn a_nodes_heartbeat_touches_nobody_but_its_move_does() {
+    let mut world = World::new(settings());
+    let node = |label: &str, zone: &str| {
+        format!(
+            "apiVersion: v1\nkind: Node\nmetadata: {{name: one, labels: {{{label}: a, topology.kubernetes.io/zone: {zone}}}}}\n"
+        )
+    };
+    world.apply(events(&pod(("shop", "a", "x", "one", 2))));
+    assert_eq!(world.apply(events(&node("beat", "z1"))).len(), 1);
+    assert_eq!(world.apply(events(&node("beat-again", "z1"))), []);
+    let moved = world.apply(events(&node("beat", "z2")));
+    assert!(
+        matches!(&moved[..], [Change::Workload(workload)] if workload.locality.zone == "z2"),
+        "{moved:?}"
+    );
+}
+
+#[test]
+fn gone_changes_carry_the_names_of_the_wire() {
+    let mut world = World::new(settings());
+    let service =
+        "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: shop}\nspec: {clusterIP: None}\n";
+    world.apply(events(&[pod(("shop", "a", "x", "one", 2)), service.to_owned()].join("---\n")));
+    let key = |kind| ObjectKey { kind, namespace: "shop".into(), name: "a".into() };
+    let gone = world.apply([Event::Deleted(key(Kind::Pod)), Event::Deleted(key(Kind::Service))]);
+    let uid = WorkloadUid::parse("Kubernetes//Pod/shop/a").unwrap();
+    let name: ServiceName = "shop/a.shop.svc.cluster.local".parse().unwrap();
+    assert_eq!(gone, [Change::ServiceGone(name), Change::WorkloadGone(uid)]);
+}

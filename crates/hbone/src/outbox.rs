@@ -110,3 +110,61 @@ impl Outbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+
+    fn write(outbox: &mut Outbox, socket: &mut DuplexStream) -> Poll<usize> {
+        let mut cx = Context::from_waker(futures_util::task::noop_waker_ref());
+        outbox.poll_write(socket, &mut cx).map(Result::unwrap)
+    }
+
+    #[tokio::test]
+    async fn bytes_leave_in_order_whatever_their_sizes_and_however_much_the_socket_takes() {
+        let mut outbox = Outbox::default();
+        let (mut expected, mut received) = (Vec::new(), Vec::new());
+        let (mut socket, mut reader) = duplex(1000);
+        for round in 0..400 {
+            let len = [1, 7, 300, SMALL, SMALL + 1, PIECE][round % 6];
+            let bytes = vec![u8::try_from(round % 251).unwrap(); len];
+            expected.extend_from_slice(&bytes);
+            outbox.push(bytes.into());
+            assert_eq!(write(&mut outbox, &mut socket).is_pending(), outbox.is_blocked());
+            let mut some = [0; 700];
+            let count = reader.read(&mut some).await.unwrap();
+            received.extend_from_slice(&some[..count]);
+        }
+        let rest = async move {
+            let mut rest = Vec::new();
+            reader.read_to_end(&mut rest).await.unwrap();
+            rest
+        };
+        let all = async {
+            while outbox.len() > 0 {
+                std::future::poll_fn(|cx| outbox.poll_write(&mut socket, cx)).await.unwrap();
+            }
+            drop(socket);
+        };
+        let (rest, ()) = tokio::join!(rest, all);
+        received.extend(rest);
+        assert!(received == expected, "{} bytes of {}", received.len(), expected.len());
+    }
+
+    #[test]
+    fn small_chunks_behind_a_blocked_socket_do_not_hold_on_to_their_buffers() {
+        let mut outbox = Outbox::default();
+        let (mut socket, _reader) = duplex(1);
+        outbox.push(Bytes::from_static(b"ab"));
+        assert_eq!(write(&mut outbox, &mut socket), Poll::Ready(1));
+        assert_eq!(write(&mut outbox, &mut socket), Poll::Pending);
+        let shared = Bytes::from(vec![1; 1024 * 1024]);
+        for start in 0..10_000 {
+            outbox.push(shared.slice(start..=start));
+        }
+        assert!(shared.is_unique());
+        assert_eq!(outbox.len(), 10_001);
+        assert!(outbox.queue.len() <= 2);
+    }
+}

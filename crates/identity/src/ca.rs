@@ -91,7 +91,8 @@ impl CaClient {
     /// been withdrawn.
     fn channel(&self) -> Result<Channel, AuthorityError> {
         let connector = &self.settings.connector;
-        let roots = if connector.is_encrypted() { connector.read_roots().map_err(unusable)? } else { Vec::new() };
+        let roots =
+            if connector.is_encrypted() { connector.read_roots().map_err(unusable)? } else { Vec::new() };
         let mut opened = self.channel.lock();
         if let Some(Opened { channel, .. }) = opened.as_ref().filter(|opened| opened.roots == roots) {
             return Ok(channel.clone());

@@ -11,7 +11,9 @@ use std::{
 };
 
 use mesh::SpiffeId;
-use rustls::{RootCertStore, server::WebPkiClientVerifier, server::danger::ClientCertVerifier, sign::CertifiedKey};
+use rustls::{
+    RootCertStore, server::WebPkiClientVerifier, server::danger::ClientCertVerifier, sign::CertifiedKey,
+};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use crate::{
@@ -96,7 +98,8 @@ impl Certificate {
         for text in path {
             certificates.extend(parse::certificates(text.as_bytes())?);
         }
-        let (leaf, intermediates) = certificates.split_first().ok_or(CertificateError::Missing { what: "leaf" })?;
+        let (leaf, intermediates) =
+            certificates.split_first().ok_or(CertificateError::Missing { what: "leaf" })?;
         let roots = Roots::from_pem(bundle.as_bytes())?;
         let facts = parse::facts(leaf)?;
         if facts.identities.as_slice() != std::slice::from_ref(identity) {

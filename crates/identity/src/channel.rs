@@ -280,7 +280,10 @@ fn read(path: PathBuf) -> Result<Vec<u8>, ConnectError> {
 }
 
 fn server_name(name: &str) -> Result<ServerName<'static>, AddressError> {
-    ServerName::try_from(name.to_owned()).map_err(|_| AddressError::Name { name: name.to_owned() })
+    match ServerName::try_from(name.to_owned()) {
+        Ok(name) => Ok(name),
+        Err(_) => Err(AddressError::Name { name: name.to_owned() }),
+    }
 }
 
 fn is_local(host: &str) -> bool {

@@ -93,9 +93,8 @@ impl Token {
     /// When its file cannot be read.
     pub fn read(&self) -> Result<String, CredentialsError> {
         match self {
-            Self::File(path) => {
-                fs::read_to_string(path).map_err(|source| CredentialsError::Read { path: path.clone(), source })
-            }
+            Self::File(path) => fs::read_to_string(path)
+                .map_err(|source| CredentialsError::Read { path: path.clone(), source }),
             Self::Literal(token) => Ok(token.clone()),
         }
     }
@@ -134,7 +133,8 @@ mod tests {
 
     #[test]
     fn a_token_is_never_printed() {
-        let credentials = Credentials::new(Some(Token::Literal("secret".to_owned())), "Kubernetes", []).unwrap();
+        let credentials =
+            Credentials::new(Some(Token::Literal("secret".to_owned())), "Kubernetes", []).unwrap();
         assert!(!format!("{credentials:?}").contains("secret"));
         assert!(!format!("{:?}", credentials.headers().unwrap()).contains("secret"));
     }

@@ -137,7 +137,8 @@ impl Identities {
         clock: Arc<dyn Clock>,
     ) -> (Self, Renewal) {
         let book = Book { states: HashMap::new(), schedule: Schedule::default() };
-        let shared = Arc::new(Shared { book: RwLock::new(book), wake: Notify::new(), clock, authority, settings });
+        let shared =
+            Arc::new(Shared { book: RwLock::new(book), wake: Notify::new(), clock, authority, settings });
         (Self { shared: Arc::clone(&shared) }, Renewal::new(shared))
     }
 
@@ -161,7 +162,10 @@ impl Identities {
                 State::Available(_) | State::Initializing => {}
             }
             if states.changed().await.is_err() {
-                return Err(Unavailable { identity: identity.clone(), cause: Arc::new(FetchError::Forgotten) });
+                return Err(Unavailable {
+                    identity: identity.clone(),
+                    cause: Arc::new(FetchError::Forgotten),
+                });
             }
         }
     }
@@ -219,9 +223,18 @@ impl Identities {
     /// failure of an attempt before this call.
     fn want(&self, identity: &SpiffeId, priority: Priority) -> watch::Receiver<State> {
         let now = self.shared.clock.now();
+        // Every handshake comes by here, and nearly always there is a certificate: readers do not wait for each other.
+        let book = self.shared.book.read();
+        if let Some(sender) = book.states.get(identity)
+            && valid(&sender.borrow(), now).is_some()
+        {
+            return sender.subscribe();
+        }
+        drop(book);
         let mut book = self.shared.book.write();
         let Book { states, schedule } = &mut *book;
-        let sender = states.entry(identity.clone()).or_insert_with(|| watch::Sender::new(State::Initializing));
+        let sender =
+            states.entry(identity.clone()).or_insert_with(|| watch::Sender::new(State::Initializing));
         let missing = valid(&sender.borrow(), now).is_none();
         if missing {
             schedule.want(identity, priority, now);
@@ -276,7 +289,10 @@ impl Current {
 
 impl fmt::Debug for Current {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Current").field("identity", &self.identity).field("state", &*self.states.borrow()).finish()
+        f.debug_struct("Current")
+            .field("identity", &self.identity)
+            .field("state", &*self.states.borrow())
+            .finish()
     }
 }
 
@@ -288,7 +304,9 @@ impl fmt::Display for State {
             Self::Available(_) => f.write_str("Available"),
             Self::Unavailable(unavailable) => {
                 write!(f, "Unavailable: {}", unavailable.cause)?;
-                let causes = std::iter::successors(std::error::Error::source(&*unavailable.cause), |error| error.source());
+                let causes = std::iter::successors(std::error::Error::source(&*unavailable.cause), |error| {
+                    error.source()
+                });
                 causes.into_iter().try_for_each(|cause| write!(f, ": {cause}"))
             }
         }

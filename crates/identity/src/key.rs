@@ -42,7 +42,8 @@ impl PrivateKey {
         let mut params = CertificateParams::default();
         // The library marks the alternative names critical because the subject is empty.
         params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = vec![SanType::URI(identity.to_string().try_into().map_err(KeyError::Make)?)];
+        params.subject_alt_names =
+            vec![SanType::URI(identity.to_string().try_into().map_err(KeyError::Make)?)];
         params.serialize_request(&self.pair).and_then(|csr| csr.pem()).map_err(KeyError::Make)
     }
 

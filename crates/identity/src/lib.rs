@@ -26,6 +26,10 @@ pub use ca::{CaClient, CaSettings};
 pub use certificate::{Certificate, CertificateError, Roots};
 pub use channel::{Connector, RootSource};
 pub use credentials::{Credentials, Token};
-pub use identities::{Clock, Current, Identities, IdentitiesSettings, Priority, Renewal, State, SystemClock, Unavailable};
+pub use identities::{
+    Clock, Current, Identities, IdentitiesSettings, Priority, Renewal, State, SystemClock, Unavailable,
+};
 pub use key::PrivateKey;
+/// `istio.v1.auth`, for whoever serves it.
+pub use proto::ca as certificate_service;
 pub use tls::{Compliance, HandshakeError, Profile, Trust, peer_identity};

@@ -13,8 +13,8 @@ use futures_util::future::BoxFuture;
 use mesh::SpiffeId;
 use parking_lot::Mutex;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DistinguishedName, DnType,
-    IsCa, KeyPair, PublicKeyData, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DistinguishedName,
+    DnType, IsCa, KeyPair, PublicKeyData, SanType,
 };
 use tokio::time::Instant;
 
@@ -74,7 +74,10 @@ fn authority_params(name: &str) -> CertificateParams {
 
 impl TestAuthority {
     pub(crate) fn new(life: Duration, clock: Arc<dyn Clock>) -> Arc<Self> {
-        let root = CertifiedIssuer::self_signed(authority_params("root"), KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        // Two authorities must not have the same name, or a chain of the one seems to be a broken one of the other.
+        let name = format!("root {:?}", &key.public_key_raw()[1..9]);
+        let root = CertifiedIssuer::self_signed(authority_params(&name), key).unwrap();
         let key = KeyPair::generate().unwrap();
         let intermediate = CertifiedIssuer::signed_by(authority_params("intermediate"), key, &root).unwrap();
         Arc::new(Self {

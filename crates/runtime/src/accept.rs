@@ -2,13 +2,7 @@
 //! The one accept loop: a task per connection, a bound on how many there are, patience when the process has run out of
 //! descriptors, and no new connection once the group is asked to finish. It does not know what a connection carries.
 
-use std::{
-    future::Future,
-    io,
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
@@ -87,7 +81,9 @@ where
                 }));
             }
             Err(error) => match Trouble::of(&error) {
-                Trouble::Connection => tracing::debug!(listener = name, %error, "connection lost before it was accepted"),
+                Trouble::Connection => {
+                    tracing::debug!(listener = name, %error, "connection lost before it was accepted")
+                }
                 Trouble::Exhausted => {
                     tracing::warn!(listener = name, %error, pause = ?backoff, "cannot accept, waiting");
                     tokio::select! {
@@ -102,11 +98,19 @@ where
     }
 }
 
-async fn free_slot(slots: &Arc<Semaphore>, shutdown: &Shutdown, limits: Limits) -> Option<OwnedSemaphorePermit> {
+async fn free_slot(
+    slots: &Arc<Semaphore>,
+    shutdown: &Shutdown,
+    limits: Limits,
+) -> Option<OwnedSemaphorePermit> {
     if let Ok(slot) = Arc::clone(slots).try_acquire_owned() {
         return Some(slot);
     }
-    tracing::warn!(listener = limits.name, limit = limits.connections, "connection limit reached, new ones wait");
+    tracing::warn!(
+        listener = limits.name,
+        limit = limits.connections,
+        "connection limit reached, new ones wait"
+    );
     tokio::select! {
         () = shutdown.requested() => None,
         slot = Arc::clone(slots).acquire_owned() => slot.ok(),

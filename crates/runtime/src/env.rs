@@ -106,7 +106,8 @@ impl Env {
         N: FromStr + PartialOrd + Display,
     {
         let accepted = format!("a number from {} to {}", bounds.start(), bounds.end());
-        let number = self.optional(name, &accepted, |text| text.parse().ok().filter(|number| bounds.contains(number)));
+        let number =
+            self.optional(name, &accepted, |text| text.parse().ok().filter(|number| bounds.contains(number)));
         number.unwrap_or(default)
     }
 
@@ -141,7 +142,12 @@ impl Env {
     }
 
     /// Anything else; `accepted` completes the sentence "must be ...".
-    pub fn optional<T>(&mut self, name: &str, accepted: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+    pub fn optional<T>(
+        &mut self,
+        name: &str,
+        accepted: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
         let parsed = parse(self.raw(name).map(str::trim).filter(|value| !value.is_empty())?);
         if parsed.is_none() {
             self.reject(name, accepted);
@@ -151,7 +157,8 @@ impl Env {
 
     /// Variables whose name starts with a prefix, by the rest of their name.
     pub fn with_prefix(&self, prefix: &str) -> BTreeMap<String, String> {
-        let matching = self.variables.iter().filter_map(|(name, value)| Some((name.strip_prefix(prefix)?, value)));
+        let matching =
+            self.variables.iter().filter_map(|(name, value)| Some((name.strip_prefix(prefix)?, value)));
         matching.map(|(name, value)| (name.to_owned(), value.clone())).collect()
     }
 
@@ -180,7 +187,8 @@ fn parse_duration(text: &str) -> Option<Duration> {
     while !rest.is_empty() {
         let digits = rest.find(|character: char| !character.is_ascii_digit() && character != '.')?;
         let (number, unit_and_rest) = rest.split_at_checked(digits)?;
-        let end = unit_and_rest.find(|character: char| character.is_ascii_digit()).unwrap_or(unit_and_rest.len());
+        let end =
+            unit_and_rest.find(|character: char| character.is_ascii_digit()).unwrap_or(unit_and_rest.len());
         let (unit, next) = unit_and_rest.split_at_checked(end)?;
         let seconds = match unit {
             "ns" => 1e-9,

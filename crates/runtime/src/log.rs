@@ -7,7 +7,9 @@ use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 use parking_lot::Mutex;
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::{Layer, Registry, filter::Targets, layer::SubscriberExt, reload, util::SubscriberInitExt};
+use tracing_subscriber::{
+    Layer, Registry, filter::Targets, layer::SubscriberExt, reload, util::SubscriberInitExt,
+};
 
 /// Lines that wait for the writer; beyond it lines are dropped and counted.
 const QUEUED_LINES: usize = 16_384;
@@ -40,7 +42,9 @@ pub struct Filter {
 
 /// A filter that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("invalid log level {directive:?}: must be error, warn, info, debug, trace or off, or <target>=<level>")]
+#[error(
+    "invalid log level {directive:?}: must be error, warn, info, debug, trace or off, or <target>=<level>"
+)]
 pub struct InvalidFilter {
     /// The part that is wrong.
     pub directive: String,
@@ -66,14 +70,17 @@ pub struct LogControl {
 /// # Errors
 /// When it was started before.
 pub fn init(settings: LogSettings) -> Result<LogControl, AlreadyLogging> {
-    let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUED_LINES).thread_name("log");
+    let builder =
+        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUED_LINES).thread_name("log");
     let (writer, guard) = builder.finish(std::io::stdout());
     let dropped = writer.error_counter();
     let (filter, reload) = reload::Layer::new(settings.filter.targets());
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
     let lines = match settings.format {
         Format::Plain => lines.boxed(),
-        Format::Json => lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed(),
+        Format::Json => {
+            lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed()
+        }
     };
     tracing_subscriber::registry().with(filter).with(lines).try_init()?;
     Ok(LogControl {

@@ -26,3 +26,22 @@ pub async fn terminated() -> io::Result<Signal> {
         _ = interrupt.recv() => Signal::Interrupt,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::{Signal as Raised, raise};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn both_signals_end_the_wait_and_not_the_process() {
+        for (raised, seen) in [(Raised::SIGTERM, Signal::Terminate), (Raised::SIGINT, Signal::Interrupt)] {
+            let waiting = terminated();
+            tokio::pin!(waiting);
+            assert!(futures_util::poll!(&mut waiting).is_pending());
+            raise(raised).unwrap();
+            let signal = tokio::time::timeout(std::time::Duration::from_secs(10), waiting).await;
+            assert_eq!(signal.unwrap().unwrap(), seen);
+        }
+    }
+}

@@ -39,7 +39,7 @@ pub struct Tasks {
 
 struct Group {
     owner: Arc<str>,
-    parent: Option<Arc<Group>>,
+    parent: Option<Arc<Self>>,
     signals: Shutdown,
     live: AtomicUsize,
     empty: Notify,
@@ -102,7 +102,10 @@ impl Tasks {
     /// The group of a whole process.
     pub fn new() -> Self {
         let signals = Shutdown { requested: CancellationToken::new(), forced: CancellationToken::new() };
-        Self { group: Arc::new(Group::new("process".into(), None, signals, watch::Sender::new(None))), runtime: None }
+        Self {
+            group: Arc::new(Group::new("process".into(), None, signals, watch::Sender::new(None))),
+            runtime: None,
+        }
     }
 
     /// A group below this one, for what lives and ends together (a pod, a connection). It is asked to finish when this
@@ -156,7 +159,11 @@ impl Tasks {
 
     /// Starts a task without which the process is not doing its job: when it panics, or ends before anybody asked it
     /// to, [`Tasks::failed`] says so.
-    pub fn spawn_vital(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) -> Task<()> {
+    pub fn spawn_vital(
+        &self,
+        name: &'static str,
+        future: impl Future<Output = ()> + Send + 'static,
+    ) -> Task<()> {
         let failure = self.group.failure.clone();
         let owner = Arc::clone(&self.group.owner);
         let requested = self.group.signals.requested.clone();
@@ -263,7 +270,9 @@ impl<T> Future for Task<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let name = self.name;
-        Pin::new(&mut self.join).poll(context).map(|joined| joined.unwrap_or(Err(TaskError::Stopped { name })))
+        Pin::new(&mut self.join)
+            .poll(context)
+            .map(|joined| joined.unwrap_or(Err(TaskError::Stopped { name })))
     }
 }
 

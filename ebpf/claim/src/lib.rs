@@ -54,7 +54,8 @@ impl Claims {
     /// # Errors
     /// When there is none, or it is no claim map.
     pub fn open(path: &Path) -> Result<Self, ClaimError> {
-        let data = MapData::from_pin(path).map_err(|source| ClaimError::Open { path: path.to_owned(), source })?;
+        let data =
+            MapData::from_pin(path).map_err(|source| ClaimError::Open { path: path.to_owned(), source })?;
         let map = Map::from_map_data(data)
             .and_then(SkStorage::try_from)
             .map_err(|source| ClaimError::NotClaims { path: path.to_owned(), source })?;

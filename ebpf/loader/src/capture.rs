@@ -121,7 +121,10 @@ impl Capture {
             tracing::info!(generation = %fingerprint, method = ?method, "capture programs loaded");
         }
         for balancer in support::socket_balancers() {
-            tracing::warn!(balancer, "service addresses are rewritten at the socket, where capture cannot see them");
+            tracing::warn!(
+                balancer,
+                "service addresses are rewritten at the socket, where capture cannot see them"
+            );
         }
         let tables = Tables::open(&pins).map_err(|source| LoadError::Maps(Box::new(source)))?;
         let mut state = State { pins, programs, tables, slots: Slots::default(), pods: HashMap::new() };
@@ -137,7 +140,8 @@ impl Capture {
     /// When its namespace cannot be entered, has no interface to capture, or the kernel refuses.
     pub fn attach(&self, pod: &PodNetns) -> Result<Attached, AttachError> {
         let survey = survey(pod.netns.as_fd(), &pod.rules)?;
-        let interfaces: Vec<String> = survey.interfaces.iter().map(|interface| interface.name.clone()).collect();
+        let interfaces: Vec<String> =
+            survey.interfaces.iter().map(|interface| interface.name.clone()).collect();
         if interfaces.is_empty() {
             return Err(AttachError::NoInterface);
         }
@@ -195,7 +199,8 @@ impl Capture {
         let state = self.state.lock();
         let mut adopted = Vec::new();
         for (uid, held) in &state.pods {
-            let released = state.tables.record(held.pins.slot).is_ok_and(|(_cookie, flags)| flags & flag::RELEASED != 0);
+            let released =
+                state.tables.record(held.pins.slot).is_ok_and(|(_cookie, flags)| flags & flag::RELEASED != 0);
             let standing = if released { Standing::Released } else { Standing::Current };
             adopted.push(Adopted { uid: uid.clone(), standing });
         }
@@ -228,7 +233,8 @@ impl State {
     /// Finds the pods that an earlier agent attached.
     fn recall(&mut self) -> Result<(), LoadError> {
         for pins in self.pins.pods()? {
-            let (cookie, _flags) = self.tables.record(pins.slot).map_err(|source| LoadError::Maps(Box::new(source)))?;
+            let (cookie, _flags) =
+                self.tables.record(pins.slot).map_err(|source| LoadError::Maps(Box::new(source)))?;
             if cookie == 0 || !self.slots.take(pins.slot) {
                 // The agent died while it attached or detached this one. Without a record its programs do nothing.
                 pins.remove()?;
@@ -242,7 +248,8 @@ impl State {
     /// Gives a pod its slot and writes what its programs are to know.
     fn seat(&mut self, pod: &PodNetns, survey: &Survey) -> Result<(), AttachError> {
         let failed = |source| AttachError::Maps(Box::new(source));
-        let found: Vec<IpAddr> = survey.interfaces.iter().flat_map(|interface| interface.addresses.clone()).collect();
+        let found: Vec<IpAddr> =
+            survey.interfaces.iter().flat_map(|interface| interface.addresses.clone()).collect();
         if self.pods.get(&pod.uid).is_some_and(|held| held.cookie != survey.cookie) {
             // The same pod in a new sandbox. What was attached in the old one went with it.
             self.forget(&pod.uid).map_err(Box::new)?;
@@ -306,7 +313,7 @@ impl State {
                 Ok::<_, DetachError>(hooks::detach_clsact(&hooks::points(&interfaces))?)
             })??;
         }
-        Ok(self.forget(uid)?)
+        self.forget(uid)
     }
 
     /// Removes pins and record of a pod of this generation.
@@ -323,7 +330,8 @@ impl State {
     /// Removes what earlier generations have of a pod, and those generations that have no pod left.
     fn supersede(&self, uid: &str) -> Result<(), DetachError> {
         for other in self.pins.others()? {
-            let (of_pod, rest): (Vec<PodPins>, Vec<PodPins>) = other.pods()?.into_iter().partition(|pod| pod.uid == uid);
+            let (of_pod, rest): (Vec<PodPins>, Vec<PodPins>) =
+                other.pods()?.into_iter().partition(|pod| pod.uid == uid);
             for pod in of_pod {
                 pod.remove()?;
             }

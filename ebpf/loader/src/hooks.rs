@@ -85,11 +85,13 @@ pub enum HookError {
 /// Every point of a pod, in the order in which they are attached: what leaves is captured last, when all that follows is
 /// in place.
 pub(crate) fn points(interfaces: &[Interface]) -> Vec<Point> {
-    let point = |program, interface: &str, way, link| Point { program, interface: interface.to_owned(), way, link };
+    let point =
+        |program, interface: &str, way, link| Point { program, interface: interface.to_owned(), way, link };
     let mut points = vec![point("enter_loopback", LOOPBACK, TcAttachType::Egress, "loopback".to_owned())];
-    for (program, way, prefix) in
-        [("enter_ingress", TcAttachType::Ingress, "ingress"), ("enter_egress", TcAttachType::Egress, "egress")]
-    {
+    for (program, way, prefix) in [
+        ("enter_ingress", TcAttachType::Ingress, "ingress"),
+        ("enter_egress", TcAttachType::Egress, "egress"),
+    ] {
         let each = |interface: &Interface| {
             // By index: a name may be another interface's tomorrow.
             point(program, &interface.name, way, format!("{prefix}-{}", interface.index))
@@ -113,7 +115,12 @@ pub(crate) fn attach_steer(ebpf: &mut Ebpf, netns: BorrowedFd<'_>, pins: &PodPin
 }
 
 /// Attaches a program to an interface; with tcx it is pinned.
-pub(crate) fn attach(ebpf: &mut Ebpf, point: &Point, method: Method, pins: &PodPins) -> Result<(), HookError> {
+pub(crate) fn attach(
+    ebpf: &mut Ebpf,
+    point: &Point,
+    method: Method,
+    pins: &PodPins,
+) -> Result<(), HookError> {
     let program = load(ebpf, point.program)?;
     match method {
         Method::Tcx => attach_tcx(program, point, &pins.link(&point.link)),
@@ -128,7 +135,8 @@ pub(crate) fn detach_clsact(points: &[Point]) -> Result<(), HookError> {
         match link.detach() {
             Ok(()) => {}
             // No such filter, or no qdisc that could have one.
-            Err(ProgramError::NetlinkError(error)) if matches!(error.raw_os_error(), Some(ENOENT | EINVAL)) => {}
+            Err(ProgramError::NetlinkError(error))
+                if matches!(error.raw_os_error(), Some(ENOENT | EINVAL)) => {}
             Err(source) => return Err(attach_error(point.program, &point.interface, source)),
         }
     }
@@ -152,7 +160,8 @@ fn attach_clsact(program: &mut SchedClassifier, point: &Point) -> Result<(), Hoo
         other => other.map_err(|source| failed(source.into()))?,
     }
     let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
-    let id = match program.attach_with_options(&point.interface, point.way, TcAttachOptions::Netlink(options)) {
+    let id = match program.attach_with_options(&point.interface, point.way, TcAttachOptions::Netlink(options))
+    {
         Err(ProgramError::TcError(TcError::NetlinkError(error))) if error.raw_os_error() == Some(EEXIST) => {
             // Ours, of an earlier agent: exchanged in place.
             let link = attached(point).map_err(|source| failed(TcError::IoError(source).into()))?;

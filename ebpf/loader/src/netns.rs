@@ -46,15 +46,22 @@ pub enum NetnsError {
 }
 
 /// Runs `work` inside a namespace.
-pub(crate) fn inside<T: Send>(netns: impl AsFd + Send, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+pub(crate) fn inside<T: Send>(
+    netns: impl AsFd + Send,
+    work: impl FnOnce() -> T + Send,
+) -> Result<T, NetnsError> {
     thread::scope(|scope| {
         let entered = move || {
             setns(netns, CloneFlags::CLONE_NEWNET).map_err(NetnsError::Enter)?;
             Ok(work())
         };
-        let thread =
-            thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, entered).map_err(NetnsError::Thread)?;
-        thread.join().unwrap_or_else(|_panic| Err(NetnsError::Thread(io::Error::other("the thread panicked"))))
+        let thread = thread::Builder::new()
+            .name("netns".to_owned())
+            .spawn_scoped(scope, entered)
+            .map_err(NetnsError::Thread)?;
+        thread
+            .join()
+            .unwrap_or_else(|_panic| Err(NetnsError::Thread(io::Error::other("the thread panicked"))))
     })
 }
 

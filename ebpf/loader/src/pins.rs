@@ -174,8 +174,11 @@ fn list(path: &Path) -> Result<Vec<PathBuf>, PinError> {
 }
 
 fn remove_tree(path: &Path) -> Result<(), PinError> {
-    absent_is_fine(fs::remove_dir_all(path))
-        .map_err(|source| PinError { verb: "remove", path: path.to_owned(), source })
+    absent_is_fine(fs::remove_dir_all(path)).map_err(|source| PinError {
+        verb: "remove",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {

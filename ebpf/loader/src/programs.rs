@@ -6,14 +6,15 @@ use std::{borrow::Cow, fs};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    maps::{Map, MapError, ProgramArray},
+    maps::{MapData, MapError, ProgramArray},
     pin::PinError as AyaPinError,
     programs::{ProgramError, SchedClassifier},
 };
 use ebpf_abi::{
     Hook,
     map::{
-        CAPTURED, CLAIMS, COUNTS, HOOKS, Identity, LISTENERS, NETWORKS, OWN, PODS, PORTS, QUESTIONS, TRUST_MARK,
+        CAPTURED, CLAIMS, COUNTS, HOOKS, Identity, LISTENERS, NETWORKS, OWN, PODS, PORTS, QUESTIONS,
+        TRUST_MARK,
     },
 };
 
@@ -22,8 +23,7 @@ use crate::{object::Template, pins::Pins};
 /// Shared programs, by what tail-calls them.
 const SHARED: [(&str, Hook); 3] =
     [("ingress", Hook::Ingress), ("loopback", Hook::Loopback), ("egress", Hook::Egress)];
-const MAPS: [&str; 10] =
-    [PODS, OWN, NETWORKS, PORTS, LISTENERS, COUNTS, QUESTIONS, HOOKS, CLAIMS, CAPTURED];
+const MAPS: [&str; 10] = [PODS, OWN, NETWORKS, PORTS, LISTENERS, COUNTS, QUESTIONS, HOOKS, CLAIMS, CAPTURED];
 
 /// Loads the programs of one generation.
 #[derive(Debug)]
@@ -109,7 +109,9 @@ impl Programs {
                 fs::remove_file(&path).unwrap_or_default();
             }
             let program = classifier(&mut ebpf, name)?;
-            program.pin(path).map_err(|source| ProgramsError::Pin { program: name, source: Box::new(source) })?;
+            program
+                .pin(path)
+                .map_err(|source| ProgramsError::Pin { program: name, source: Box::new(source) })?;
         }
         Ok(())
     }
@@ -129,7 +131,10 @@ impl Programs {
 }
 
 /// A program for an interface, loaded.
-pub(crate) fn load<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, ProgramsError> {
+pub(crate) fn load<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, ProgramsError> {
     let program = classifier(ebpf, name)?;
     match program.load() {
         Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(program),
@@ -143,14 +148,14 @@ fn classifier<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Sche
 }
 
 fn enter(
-    hooks: &mut ProgramArray<aya::maps::MapData>,
+    hooks: &mut ProgramArray<MapData>,
     program: &SchedClassifier,
     name: &'static str,
     hook: Hook,
 ) -> Result<(), ProgramsError> {
-    let fd = program.fd().map_err(|source| ProgramsError::Refused { program: name, source: Box::new(source) })?;
+    let fd =
+        program.fd().map_err(|source| ProgramsError::Refused { program: name, source: Box::new(source) })?;
     hooks
         .set(hook as u32, fd, 0)
         .map_err(|source| ProgramsError::Enter { program: name, source: Box::new(source) })
 }
-

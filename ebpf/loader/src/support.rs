@@ -60,8 +60,6 @@ pub enum Refusal {
 /// # Errors
 /// Every reason why it cannot.
 pub fn supported(mode: Mode) -> Result<(), Vec<Refusal>> {
-    let kernel = KernelVersion::current().ok();
-    let older = |version: KernelVersion| kernel.is_some_and(|kernel| kernel < version);
     let mut refusals = Vec::new();
     if older(OLDEST.0) {
         refusals.push(too_old(OLDEST.1, "capture"));
@@ -104,7 +102,7 @@ pub(crate) fn method(mode: Mode) -> Method {
     match mode {
         Mode::Tcx => Method::Tcx,
         Mode::Clsact => Method::Clsact,
-        Mode::Auto if KernelVersion::at_least(6, 6, 0) => Method::Tcx,
+        Mode::Auto if !older(TCX.0) => Method::Tcx,
         Mode::Auto => Method::Clsact,
     }
 }
@@ -119,6 +117,11 @@ pub(crate) fn socket_balancers() -> Vec<&'static str> {
     owners
 }
 
+/// Whether this kernel is older; one that does not say is taken for new, and asked.
+fn older(version: KernelVersion) -> bool {
+    KernelVersion::current().is_ok_and(|kernel| kernel < version)
+}
+
 fn balancer(program: &str) -> Option<&'static str> {
     BALANCERS.iter().find(|(prefix, _owner)| program.starts_with(prefix)).map(|&(_prefix, owner)| owner)
 }
@@ -130,9 +133,8 @@ fn too_old(needed: &'static str, feature: &'static str) -> Refusal {
 
 /// Tries it on the loopback device of a namespace that is made for it and goes with its thread.
 fn has_clsact() -> bool {
-    let attempt = || {
-        unshare(CloneFlags::CLONE_NEWNET).is_ok() && aya::programs::tc::qdisc_add_clsact("lo").is_ok()
-    };
+    let attempt =
+        || unshare(CloneFlags::CLONE_NEWNET).is_ok() && aya::programs::tc::qdisc_add_clsact("lo").is_ok();
     std::thread::spawn(attempt).join().unwrap_or_default()
 }
 
@@ -150,6 +152,9 @@ mod tests {
     #[test]
     fn a_refusal_says_what_to_change() {
         let refusal = Refusal::Missing { feature: "SOCKMAP", option: "CONFIG_BPF_STREAM_PARSER" };
-        assert_eq!(refusal.to_string(), "the kernel lacks SOCKMAP; it must be built with CONFIG_BPF_STREAM_PARSER");
+        assert_eq!(
+            refusal.to_string(),
+            "the kernel lacks SOCKMAP; it must be built with CONFIG_BPF_STREAM_PARSER"
+        );
     }
 }

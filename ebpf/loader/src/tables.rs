@@ -3,7 +3,7 @@
 
 mod entries;
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, fmt, net::IpAddr};
 
 use aya::{
     Pod,
@@ -11,9 +11,7 @@ use aya::{
 };
 use ebpf_abi::{
     EVENTS,
-    map::{
-        COUNTS, LISTENERS, LISTENERS_PER_POD, NETWORKS, OWN, PODS, PORTS, Record, flag, own_key,
-    },
+    map::{COUNTS, LISTENERS, LISTENERS_PER_POD, NETWORKS, OWN, PODS, PORTS, Record, flag, own_key},
 };
 
 use self::entries::{Entries, words};
@@ -24,7 +22,6 @@ const GIVEN: u32 = 1;
 const FOUND: u32 = 2;
 
 /// The maps that the loader writes and reads.
-#[derive(Debug)]
 pub(crate) struct Tables {
     pods: Array<MapData, Record>,
     own: HashMap<MapData, [u32; 5], u32>,
@@ -32,6 +29,13 @@ pub(crate) struct Tables {
     ports: HashMap<MapData, [u32; 2], u32>,
     listeners: SockMap<MapData>,
     counts: Array<MapData, u64>,
+}
+
+impl fmt::Debug for Tables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not all types of the library can say more of themselves.
+        f.debug_struct("Tables").finish_non_exhaustive()
+    }
 }
 
 impl Tables {
@@ -54,7 +58,13 @@ impl Tables {
     }
 
     /// Puts a pod into an empty slot. From then on its programs act.
-    pub(crate) fn fill(&mut self, slot: u32, cookie: u64, rules: &Rules, found: &[IpAddr]) -> Result<(), MapError> {
+    pub(crate) fn fill(
+        &mut self,
+        slot: u32,
+        cookie: u64,
+        rules: &Rules,
+        found: &[IpAddr],
+    ) -> Result<(), MapError> {
         self.refind(slot, found)?;
         let flags = self.apply(slot, rules)?;
         self.set_record(slot, cookie, flags)
@@ -159,9 +169,13 @@ fn present<K: Pod>(keys: impl Iterator<Item = Result<K, MapError>>) -> Result<Ve
 fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => {
+            Ok(())
+        }
         // A SOCKMAP answers EINVAL for an index without a socket.
-        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::EINVAL) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::EINVAL) => {
+            Ok(())
+        }
         other => other,
     }
 }

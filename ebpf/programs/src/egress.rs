@@ -23,7 +23,7 @@ pub fn egress(ctx: TcContext) -> i32 {
         return NEXT;
     }
     if pod.is_released() {
-        return after_release(pod, sender);
+        return after_release(skb, pod, sender);
     }
     match read(skb) {
         Frame::Tcp(segment) if segment.opens => open(skb, pod, sender, &segment),
@@ -36,10 +36,19 @@ pub fn egress(ctx: TcContext) -> i32 {
 
 /// The pod is out of the mesh, but what was said inside it must not go on in the open.
 #[inline(always)]
-fn after_release(pod: Pod, sender: Sender) -> i32 {
-    match sender {
-        Sender::Application(socket) if socket.is_captured() => pod.drop(Event::Released),
-        _ => NEXT,
+fn after_release(skb: Skb, pod: Pod, sender: Sender) -> i32 {
+    let Sender::Application(socket) = sender else { return NEXT };
+    if !socket.is_captured() {
+        return NEXT;
+    }
+    match read(skb) {
+        Frame::Tcp(segment) if segment.opens => {
+            socket.forget_captured();
+            NEXT
+        }
+        // The proxy may still be finishing.
+        Frame::Tcp(segment) if has_receiver(skb, &segment) => skb.deliver_inside(),
+        _ => pod.drop(Event::Released),
     }
 }
 

@@ -3,7 +3,7 @@
 //! from inside. Segments of open connections pass untouched.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use ebpf_abi::{Event, Listener, LOOP_MARK, PROXY_MARK};
+use ebpf_abi::{Event, LOOP_MARK, Listener, PROXY_MARK};
 
 use crate::{
     packet::{Frame, Segment, read},

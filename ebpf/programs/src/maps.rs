@@ -47,7 +47,8 @@ pub(crate) static QUESTIONS: LruHashMap<[u32; 6], Address> = LruHashMap::with_ma
 pub(crate) static HOOKS: ProgramArray = ProgramArray::with_max_entries(4, 0);
 
 #[btf_map]
-pub(crate) static CLAIMS: SocketStorage<{ (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize }> = SocketStorage::new();
+pub(crate) static CLAIMS: SocketStorage<{ (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize }> =
+    SocketStorage::new();
 
 #[btf_map]
 pub(crate) static CAPTURED: SocketStorage<{ BPF_F_NO_PREALLOC as usize }> = SocketStorage::new();

@@ -86,7 +86,11 @@ fn ipv4(skb: Skb) -> Frame {
     let fragment = u32::from_be(header[1]) & 0x3fff != 0;
     let protocol = (u32::from_be(header[2]) >> 16) as u8;
     let ends = (mapped(header[3]), mapped(header[4]));
-    transport(skb, Network { protocol, fragment, extended: false, ipv6: false, transport: ETHERNET + length }, ends)
+    transport(
+        skb,
+        Network { protocol, fragment, extended: false, ipv6: false, transport: ETHERNET + length },
+        ends,
+    )
 }
 
 #[inline(always)]
@@ -144,7 +148,8 @@ impl Network {
         const SHIM6: u8 = 140;
         let kind = self.protocol;
         match kind {
-            HOP_BY_HOP | ROUTING | AUTHENTICATION | DESTINATION | MOBILITY | HOST_IDENTITY | SHIM6 | FRAGMENT => {}
+            HOP_BY_HOP | ROUTING | AUTHENTICATION | DESTINATION | MOBILITY | HOST_IDENTITY | SHIM6
+            | FRAGMENT => {}
             _ => return Step::Transport,
         }
         if self.fragment {
@@ -182,7 +187,9 @@ fn transport(skb: Skb, network: Network, (source, destination): (Address, Addres
 
 #[inline(always)]
 fn tcp(skb: Skb, network: &Network, (source, destination): (Address, Address)) -> Frame {
-    let Some(header) = skb.load::<[u32; 4]>(network.transport) else { return Frame::Opaque(Event::Malformed) };
+    let Some(header) = skb.load::<[u32; 4]>(network.transport) else {
+        return Frame::Opaque(Event::Malformed);
+    };
     let ports = u32::from_be(header[0]);
     let fourth = u32::from_be(header[3]);
     let length = (fourth >> 28) * 4;

@@ -77,7 +77,8 @@ impl Pod {
 
     #[inline(always)]
     fn lists_network(self, way: Way, address: &Address) -> bool {
-        let key = aya_ebpf::maps::lpm_trie::Key::new(network_prefix(128), network_key(self.slot, way, *address));
+        let key =
+            aya_ebpf::maps::lpm_trie::Key::new(network_prefix(128), network_key(self.slot, way, *address));
         NETWORKS.get(key).is_some()
     }
 

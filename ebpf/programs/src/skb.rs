@@ -5,10 +5,12 @@ use core::{ffi::c_void, mem::MaybeUninit, ptr};
 
 use aya_ebpf::{
     bindings::{
-        __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_sock,
+        __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC,
+        bpf_sock,
     },
     helpers::generated::{
-        bpf_csum_diff, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_skb_load_bytes, bpf_skb_store_bytes,
+        bpf_csum_diff, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_skb_load_bytes,
+        bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
@@ -89,7 +91,8 @@ impl Skb {
         let mut value = MaybeUninit::<T>::uninit();
         // SAFETY: the helper writes all of `value` or fails; `T` is an integer or an array of them.
         unsafe {
-            match bpf_skb_load_bytes(self.0.cast(), offset, value.as_mut_ptr().cast(), size_of::<T>() as u32) {
+            match bpf_skb_load_bytes(self.0.cast(), offset, value.as_mut_ptr().cast(), size_of::<T>() as u32)
+            {
                 0 => Some(value.assume_init()),
                 _ => None,
             }
@@ -100,7 +103,9 @@ impl Skb {
     #[inline(always)]
     pub(crate) fn store<T: Copy>(self, offset: u32, value: &T) -> bool {
         // SAFETY: `value` is as long as said.
-        unsafe { bpf_skb_store_bytes(self.0, offset, ptr::from_ref(value).cast(), size_of::<T>() as u32, 0) == 0 }
+        unsafe {
+            bpf_skb_store_bytes(self.0, offset, ptr::from_ref(value).cast(), size_of::<T>() as u32, 0) == 0
+        }
     }
 
     /// Sends it into `lo` as if it had just arrived there, to be delivered inside the pod.
@@ -143,7 +148,8 @@ impl Skb {
     pub(crate) fn replace_port(self, offset: u32, sum: u32, from: u16, to: u16) -> bool {
         let flags = u64::from(BPF_F_MARK_MANGLED_0) | 2;
         // SAFETY: no memory but the packet's.
-        let corrected = unsafe { bpf_l4_csum_replace(self.0, sum, u64::from(from), u64::from(to), flags) == 0 };
+        let corrected =
+            unsafe { bpf_l4_csum_replace(self.0, sum, u64::from(from), u64::from(to), flags) == 0 };
         corrected && self.store(offset, &to)
     }
 }

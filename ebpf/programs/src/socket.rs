@@ -12,7 +12,7 @@ use aya_ebpf::{
     bindings::{BPF_F_CURRENT_NETNS, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_tuple},
     helpers::generated::{
         bpf_map_lookup_elem, bpf_map_update_elem, bpf_sk_fullsock, bpf_sk_lookup_tcp, bpf_sk_lookup_udp,
-        bpf_sk_release, bpf_sk_storage_get, bpf_skc_lookup_tcp,
+        bpf_sk_release, bpf_sk_storage_delete, bpf_sk_storage_get, bpf_skc_lookup_tcp,
     },
 };
 use ebpf_abi::{Event, Listener, MARK_MASK, PROXY_MARK, map::listener_index};
@@ -78,6 +78,13 @@ impl Socket {
         unsafe { storage(&raw const CAPTURED, self.0, u64::from(BPF_SK_STORAGE_GET_F_CREATE)) }
     }
 
+    /// A new connection of the same socket, which is not captured.
+    #[inline(always)]
+    pub(crate) fn forget_captured(self) {
+        // SAFETY: a full socket, by construction; nothing to remove is fine.
+        unsafe { bpf_sk_storage_delete((&raw const CAPTURED) as *mut c_void, self.0.cast()) };
+    }
+
     /// Whether that was noted.
     #[inline(always)]
     pub(crate) fn is_captured(self) -> bool {
@@ -88,7 +95,10 @@ impl Socket {
     #[inline(always)]
     fn is_proxys(self) -> bool {
         // SAFETY: a full socket, by construction.
-        unsafe { storage(&raw const CLAIMS, self.0, 0) || (TRUST_MARK.load() != 0 && (*self.0).mark & MARK_MASK == PROXY_MARK) }
+        unsafe {
+            storage(&raw const CLAIMS, self.0, 0)
+                || (TRUST_MARK.load() != 0 && (*self.0).mark & MARK_MASK == PROXY_MARK)
+        }
     }
 
     #[inline(always)]
@@ -108,8 +118,11 @@ unsafe fn storage<M>(map: *const M, socket: *mut bpf_sock, flags: u64) -> bool {
 /// Whether the pod itself holds the other end of a segment: then its connection was captured.
 #[inline(always)]
 pub(crate) fn has_receiver(skb: Skb, segment: &Segment) -> bool {
-    let (mut tuple, size) =
-        tuple(segment.ipv6, (&segment.source, segment.source_port), (&segment.destination, segment.destination_port));
+    let (mut tuple, size) = tuple(
+        segment.ipv6,
+        (&segment.source, segment.source_port),
+        (&segment.destination, segment.destination_port),
+    );
     // SAFETY: the tuple is as long as said; a socket that is found is released.
     unsafe {
         let socket = bpf_skc_lookup_tcp(skb.raw(), &mut tuple, size, CURRENT_NETNS, 0);

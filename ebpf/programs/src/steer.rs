@@ -18,7 +18,8 @@ use aya_ebpf::{
     programs::SkLookupContext,
 };
 use ebpf_abi::{
-    DOMAIN_PORT, Event, HBONE_PORT, INBOUND_PORT, LOOPBACK_INDEX, Listener, OUTBOUND_PORT, map::listener_index,
+    DOMAIN_PORT, Event, HBONE_PORT, INBOUND_PORT, LOOPBACK_INDEX, Listener, OUTBOUND_PORT,
+    map::listener_index,
 };
 
 use crate::{
@@ -130,8 +131,10 @@ impl Ends {
         unsafe {
             // Both families are read, the other one as zeros: merged reads would make the verifier refuse the program.
             let ipv6 = field(&raw const (*lookup).family) == AF_INET6;
-            let (local4, remote4) = (field(&raw const (*lookup).local_ip4), field(&raw const (*lookup).remote_ip4));
-            let (local6, remote6) = (words(&raw const (*lookup).local_ip6), words(&raw const (*lookup).remote_ip6));
+            let (local4, remote4) =
+                (field(&raw const (*lookup).local_ip4), field(&raw const (*lookup).remote_ip4));
+            let (local6, remote6) =
+                (words(&raw const (*lookup).local_ip6), words(&raw const (*lookup).remote_ip6));
             let (local, remote) = if ipv6 { (local6, remote6) } else { (mapped(local4), mapped(remote4)) };
             Self {
                 ipv6,
@@ -169,4 +172,3 @@ unsafe fn words(words: *const [u32; 4]) -> Address {
     // SAFETY: the caller's, for four words.
     unsafe { [field(first), field(first.add(1)), field(first.add(2)), field(first.add(3))] }
 }
-

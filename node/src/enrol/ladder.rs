@@ -4,9 +4,9 @@
 //!
 //! ```text
 //!  Announced   ztunnel knows the pod               ▲ announce │ withdraw
-//!  Attached    its packets are captured            │ attach   │ detach
+//!  Attached    its packets are captured            │ attach   │ release, or detach
 //!  Routed      captured packets find their way     │ route    │ unroute
-//!  Recorded    the next agent can undo all above   │ record   ▼ forget
+//!  Recorded    the next agent can undo all above   │ record   ▼ forget, but not a pod that lives on
 //! ```
 
 /// How far up a pod stands. Absent means: nothing of it is anywhere.
@@ -35,6 +35,8 @@ pub enum Action {
     Announce,
     /// Have every ztunnel let go.
     Withdraw,
+    /// Capture nothing new, and keep what was captured from going on in the open.
+    Release,
     /// Detach the programs and remove their pins.
     Detach,
     /// Take rules and routes away, put the kernel settings back.
@@ -43,13 +45,16 @@ pub enum Action {
     Forget,
 }
 
-/// Whether the pod's namespace is at hand.
+/// Why a pod goes down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
-    /// It is open.
-    Open,
-    /// It ended, and its rules with it; what the node keeps about it still has to go.
-    Gone,
+pub enum Departure {
+    /// It leaves the mesh and lives on: connections that were captured must not go on in the open, so the programs that
+    /// see to that, and the record of them, stay until it ends.
+    LivesOn,
+    /// Everything has to go, now.
+    Cleared,
+    /// Its namespace ended, and its rules with it; what the node keeps about it has to go.
+    Ended,
 }
 
 /// What to do, or how it ended.
@@ -61,9 +66,11 @@ pub enum Turn<E> {
     Enrolled,
     /// Captured, not served yet: it has no traffic until ztunnel takes it.
     Pending(E),
+    /// It is out of the mesh; see [`Departure::LivesOn`] for what is left.
+    Released,
     /// Nothing is left of it.
     Removed,
-    /// The way up failed; everything this climb had put up is down again.
+    /// The way up failed; everything this climb had put up is down again, as after a departure.
     Undone {
         /// Which step failed.
         failed: Action,
@@ -90,7 +97,7 @@ pub struct Ladder<E> {
     /// What stood before this climb. A pod that was captured is not taken down by a failure: it must not be let out
     /// because a repair failed.
     floor: Option<Rung>,
-    reach: Reach,
+    departure: Departure,
     course: Course<E>,
 }
 
@@ -107,12 +114,17 @@ impl<E: Clone> Ladder<E> {
     /// Up to the top. Every rung is made sure of again, also those that stood `before`, because each step is idempotent
     /// and any of them may have been damaged since.
     pub fn up(before: Option<Rung>) -> Self {
-        Self { standing: None, floor: before, reach: Reach::Open, course: Course::Up }
+        Self { standing: None, floor: before, departure: Departure::Cleared, course: Course::Up }
     }
 
-    /// Down to nothing, from where it stands.
-    pub fn down(standing: Option<Rung>, reach: Reach) -> Self {
-        Self { standing, floor: None, reach, course: Course::Down(None) }
+    /// Down, from where it stands.
+    pub fn down(standing: Option<Rung>, departure: Departure) -> Self {
+        let standing = match departure {
+            Departure::LivesOn => standing,
+            // What a release left attached has to go as well.
+            Departure::Cleared | Departure::Ended => standing.map(|rung| rung.max(Rung::Attached)),
+        };
+        Self { standing, floor: None, departure, course: Course::Down(None) }
     }
 
     /// How far up it stands now, counting what stood before.
@@ -133,6 +145,7 @@ impl<E: Clone> Ladder<E> {
             }
             Course::Down(cause) => match (self.descent(), cause) {
                 (Some(action), _) => Turn::Do(action),
+                (None, None) if self.standing.is_some() => Turn::Released,
                 (None, None) => Turn::Removed,
                 (None, Some((failed, error, undone))) => {
                     Turn::Undone { failed: *failed, error: error.clone(), undone: undone.clone() }
@@ -160,10 +173,12 @@ impl<E: Clone> Ladder<E> {
                 Course::Stuck(action, error, None)
             }
             Action::Record | Action::Route | Action::Attach => {
-                self.floor = None;
+                if self.floor.take().is_some() {
+                    self.departure = Departure::LivesOn;
+                }
                 Course::Down(Some((action, error, Vec::new())))
             }
-            Action::Withdraw | Action::Detach | Action::Unroute | Action::Forget => {
+            Action::Withdraw | Action::Release | Action::Detach | Action::Unroute | Action::Forget => {
                 let before = match &self.course {
                     Course::Down(Some((failed, cause, _))) => Some((*failed, cause.clone())),
                     Course::Down(None) | Course::Up | Course::Pending(_) | Course::Stuck(..) => None,
@@ -177,7 +192,9 @@ impl<E: Clone> Ladder<E> {
             Action::Route => Some(Rung::Routed),
             Action::Attach => Some(Rung::Attached),
             Action::Announce => Some(Rung::Announced),
-            Action::Withdraw | Action::Detach | Action::Unroute | Action::Forget => self.standing,
+            Action::Withdraw | Action::Release | Action::Detach | Action::Unroute | Action::Forget => {
+                self.standing
+            }
         };
     }
 
@@ -192,11 +209,14 @@ impl<E: Clone> Ladder<E> {
     }
 
     fn descent(&self) -> Option<Action> {
-        match (self.standing?, self.reach) {
+        match (self.standing?, self.departure) {
             (Rung::Announced, _) => Some(Action::Withdraw),
-            (Rung::Attached, _) => Some(Action::Detach),
-            (Rung::Routed, Reach::Open) => Some(Action::Unroute),
-            (Rung::Routed, Reach::Gone) | (Rung::Recorded, _) => Some(Action::Forget),
+            (Rung::Attached, Departure::LivesOn) => Some(Action::Release),
+            (Rung::Attached, Departure::Cleared | Departure::Ended) => Some(Action::Detach),
+            (Rung::Routed, Departure::LivesOn | Departure::Cleared) => Some(Action::Unroute),
+            (Rung::Routed, Departure::Ended) => Some(Action::Forget),
+            (Rung::Recorded, Departure::Cleared | Departure::Ended) => Some(Action::Forget),
+            (Rung::Recorded, Departure::LivesOn) => None,
         }
     }
 }
@@ -206,7 +226,7 @@ impl Action {
     fn leaves(self) -> Option<Rung> {
         match self {
             Self::Record | Self::Unroute => Some(Rung::Recorded),
-            Self::Route | Self::Detach => Some(Rung::Routed),
+            Self::Route | Self::Release | Self::Detach => Some(Rung::Routed),
             Self::Attach | Self::Withdraw => Some(Rung::Attached),
             Self::Announce => Some(Rung::Announced),
             Self::Forget => None,
@@ -221,6 +241,7 @@ impl Action {
             Self::Attach => "attach the capture programs",
             Self::Announce => "announce the pod to ztunnel",
             Self::Withdraw => "withdraw the pod from ztunnel",
+            Self::Release => "release the pod from the capture programs",
             Self::Detach => "detach the capture programs",
             Self::Unroute => "restore the pod's network namespace",
             Self::Forget => "remove the record",

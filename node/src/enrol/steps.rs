@@ -3,7 +3,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use super::ladder::{Action, Reach, Rung};
+use super::ladder::{Action, Rung};
 use crate::{
     capture::{Capture, CaptureError},
     netns::{EnterError, Netns, NetnsId, OpenError},
@@ -60,6 +60,8 @@ pub(super) struct Held {
     /// None before the first look.
     pub(super) survey: Option<Survey>,
     pub(super) standing: Option<Rung>,
+    /// It is out of the mesh and lives on; see [`Departure::LivesOn`](super::ladder::Departure::LivesOn).
+    pub(super) left: bool,
     /// Why it is not as it should be.
     pub(super) trouble: Option<String>,
 }
@@ -74,12 +76,28 @@ pub(super) struct Steps {
 
 impl Held {
     pub(super) fn new(pod: Pod, netns: Netns) -> Self {
-        Self { pod, id: netns.id(), netns: Some(netns), survey: None, standing: None, trouble: None }
+        Self {
+            pod,
+            id: netns.id(),
+            netns: Some(netns),
+            survey: None,
+            standing: None,
+            left: false,
+            trouble: None,
+        }
     }
 
     pub(super) fn recorded(record: Record, netns: Option<Netns>, standing: Rung) -> Self {
         let survey = Some(Survey { families: record.families, sysctls: record.sysctls });
-        Self { pod: record.pod, id: record.netns, netns, survey, standing: Some(standing), trouble: None }
+        Self {
+            pod: record.pod,
+            id: record.netns,
+            netns,
+            survey,
+            standing: Some(standing),
+            left: false,
+            trouble: None,
+        }
     }
 
     pub(super) fn workload(&self) -> Workload {
@@ -90,10 +108,6 @@ impl Held {
             service_account: self.pod.service_account.clone(),
             netns: self.netns.clone(),
         }
-    }
-
-    pub(super) fn reach(&self) -> Reach {
-        if self.netns.is_some() { Reach::Open } else { Reach::Gone }
     }
 
     fn opened(&self) -> Result<&Netns, OpenError> {
@@ -115,6 +129,7 @@ impl Steps {
             Action::Attach => self.capture.attach(&held.pod.uid, held.opened()?, &held.pod.ips).await?,
             Action::Announce => self.announcements.announce(held.workload(), patience).await?,
             Action::Withdraw => self.announcements.withdraw(&held.pod.uid, WITHDRAW_PATIENCE).await,
+            Action::Release => self.capture.release(&held.pod.uid).await?,
             Action::Detach => self.capture.detach(&held.pod.uid).await?,
             Action::Unroute => unroute(held).await?,
             Action::Forget => self.records.forget(&held.pod.uid)?,
@@ -165,7 +180,7 @@ async fn route(held: &Held) -> Result<(), StepError> {
         Ok((sysctl::apply(Path::new(sysctl::PROC_SYS))?, routes::ensure(families)?))
     };
     let (settings, lines) = held.opened()?.run(work).await??;
-    if held.standing.is_some() && settings + lines > 0 {
+    if held.standing >= Some(Rung::Attached) && settings + lines > 0 {
         tracing::warn!(uid = %held.pod.uid, settings, lines, "repaired the pod's network namespace");
     }
     Ok(())

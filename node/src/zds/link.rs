@@ -143,7 +143,9 @@ fn settle(
         Message::Keep(uid) | Message::Del(uid) if !error.is_empty() => {
             tracing::warn!(%uid, %error, "ztunnel does not know the pod");
         }
-        Message::Add(..) | Message::Keep(_) | Message::Del(_) | Message::SnapshotSent => {}
+        Message::Add(workload, _) => tracing::debug!(uid = %workload.uid, "ztunnel serves the pod"),
+        Message::Del(uid) => tracing::debug!(%uid, "ztunnel let go of the pod"),
+        Message::Keep(_) | Message::SnapshotSent => {}
     }
     announcements.change(|roster| roster.answered(link, message, &error, Instant::now()));
     Ok(())

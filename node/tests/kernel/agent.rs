@@ -3,7 +3,7 @@
 
 use std::{
     io::{Read, Write},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -92,17 +92,17 @@ impl Node {
     }
 
     fn try_ask(&self, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
-        let mut stream = UnixStream::connect(self.path("node.sock")).ok()?;
+        let stream = UnixStream::connect(self.path("node.sock")).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let length = body.len();
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\nContent-Length: {length}"
-        );
-        stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+        exchange(stream, method, path, body)
+    }
+
+    /// The line of one series.
+    fn metric(&self, series: &str) -> String {
+        let stream = TcpStream::connect(("127.0.0.1", self.metrics)).unwrap();
+        let (_, text) = exchange(stream, "GET", "/metrics", "").unwrap();
+        let line = text.lines().find(|line| line.starts_with(series));
+        line.unwrap_or_else(|| panic!("{series} is not in {text}")).to_owned()
     }
 
     /// State and reason of the only pod.
@@ -170,6 +170,18 @@ impl Drop for Ztunnel {
     }
 }
 
+/// One HTTP request and its whole answer.
+fn exchange(mut stream: impl Read + Write, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
+    let length = body.len();
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\nContent-Length: {length}");
+    stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+}
+
 async fn serve(path: &Path, asked: &SyncSender<String>, stopped: &Receiver<()>) {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
@@ -208,19 +220,37 @@ fn pod(uid: &str, namespace: &Namespace) -> Value {
            "netns": namespace.path(), "ips": ["10.97.0.2", "fd97::2"]})
 }
 
+/// A pod's namespace, and a neighbour's that it reaches.
 fn fresh(purpose: &str) -> (Namespace, Namespace) {
-    Namespace::with_eth0(purpose, &["10.97.0.2/24", "fd97::2/64"])
+    let (pod, peer) = Namespace::with_eth0(purpose, &["10.97.0.2/24", "fd97::2/64"]);
+    peer.ip(&["addr", "add", "10.97.0.1/24", "dev", "eth0"]);
+    (pod, peer)
+}
+
+fn inside<T: Send + 'static>(namespace: &Namespace, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(namespace.open().run(work)).unwrap()
 }
 
 fn settings(namespace: &Namespace) -> Previous {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(namespace.open().run(|| sysctl::survey(Path::new(PROC_SYS)))).unwrap().unwrap()
+    inside(namespace, || sysctl::survey(Path::new(PROC_SYS))).unwrap()
+}
+
+/// A neighbour's server; the kernel accepts for it.
+fn server(peer: &Namespace) -> TcpListener {
+    inside(peer, || TcpListener::bind("10.97.0.1:8080")).unwrap()
+}
+
+/// Whether the pod can connect to its neighbour.
+fn connects(pod: &Namespace) -> bool {
+    let neighbour = "10.97.0.1:8080".parse().unwrap();
+    inside(pod, move || TcpStream::connect_timeout(&neighbour, Duration::from_millis(800))).is_ok()
 }
 
 #[test]
 fn a_pod_outlives_the_agent_and_gets_back_what_it_had() {
-    let (node, (namespace, _peer)) = (Node::new("life"), fresh("life"));
-    let before = settings(&namespace);
+    let (node, (namespace, peer)) = (Node::new("life"), fresh("life"));
+    let (before, _server) = (settings(&namespace), server(&peer));
     let mut agent = node.start();
     let ztunnel = node.ztunnel();
     assert!(ztunnel.snapshot().is_empty());
@@ -233,12 +263,17 @@ fn a_pod_outlives_the_agent_and_gets_back_what_it_had() {
     assert_eq!((state.as_str(), status["counters"]["capturedOutbound"].as_u64()), ("enrolled", Some(0)));
     assert_eq!(namespace.captured_routing().len(), 4);
     assert_ne!(settings(&namespace), before);
+    assert_eq!(node.metric("ztunnel_connected"), "ztunnel_connected 1");
+    assert_eq!(node.metric("ambit_node_pods{state=\"enrolled\""), "ambit_node_pods{state=\"enrolled\"} 1");
+    let added = "ambit_node_enrol_duration_seconds_count{result=\"enrolled\"}";
+    assert_eq!(node.metric(added), format!("{added} 2"));
 
     agent.signal(Signal::SIGKILL);
     assert_eq!(namespace.captured_routing().len(), 4, "death changes nothing");
+    assert!(!connects(&namespace));
     namespace.ip(&["rule", "del", "pref", "60"]);
     drop(ztunnel);
-    let _second = node.start();
+    let second = node.start();
     assert_eq!(namespace.captured_routing().len(), 4, "what was damaged meanwhile is repaired");
     assert_eq!(node.state().0, "pending", "no ztunnel is there yet");
     let ztunnel = node.ztunnel();
@@ -250,8 +285,16 @@ fn a_pod_outlives_the_agent_and_gets_back_what_it_had() {
     assert_eq!(ztunnel.next(), "del a");
     assert!(namespace.captured_routing().is_empty());
     assert_eq!(settings(&namespace), before);
-    assert_eq!(node.records(), 0);
+    assert_eq!(node.ask("GET", "/pods", &Value::Null).1, json!({"pods": []}));
     assert_eq!(node.ask("DELETE", "/pods/a", &Value::Null).0, 404);
+    assert!(connects(&namespace), "a pod that left connects as before");
+
+    let _third = {
+        drop(second);
+        drop((namespace, peer));
+        node.start()
+    };
+    assert_eq!(node.records(), 0, "what a pod that lived on outside the mesh leaves ends with it");
 }
 
 #[test]
@@ -271,8 +314,9 @@ fn without_a_ztunnel_a_pod_is_captured_and_pending_until_one_comes() {
 
 #[test]
 fn a_signal_leaves_everything_and_detach_takes_everything_back() {
-    let (node, (namespace, _peer)) = (Node::new("detach"), fresh("detach"));
-    let before = settings(&namespace);
+    let (node, (namespace, peer)) = (Node::new("detach"), fresh("detach"));
+    let (before, _server) = (settings(&namespace), server(&peer));
+    assert!(connects(&namespace));
     let mut agent = node.start();
     let ztunnel = node.ztunnel();
     assert_eq!(node.ask("POST", "/pods", &pod("a", &namespace)).0, 200);
@@ -282,7 +326,9 @@ fn a_signal_leaves_everything_and_detach_takes_everything_back() {
     drop(ztunnel);
     assert_eq!((namespace.captured_routing().len(), node.records()), (4, 1));
     assert!(node.bpf_dir.exists());
+    assert!(!connects(&namespace), "nobody carries its connections, so there are none");
     assert!(node.command(&["detach", "--all"]).status().unwrap().success());
+    assert!(connects(&namespace));
     assert!(namespace.captured_routing().is_empty());
     assert_eq!(settings(&namespace), before);
     assert_eq!(node.records(), 0);

@@ -283,7 +283,7 @@ fn agent(parts: &Parts, place: &Place, host: &Host, trust_mark: bool) -> Result<
         ("INPOD_UDS", place.zds.display().to_string()),
         ("AMBIT_NODE_API", place.api.display().to_string()),
         ("AMBIT_BPF_DIR", place.bpf.display().to_string()),
-        ("AMBIT_STATE_DIR", place.pods.display().to_string()),
+        ("AMBIT_NODE_STATE", place.pods.display().to_string()),
         ("AMBIT_EXEMPT_PEERS", format!("{},{}", host.addresses.v4, host.addresses.v6)),
         ("RUST_LOG", parts.settings.log.clone()),
     ]);

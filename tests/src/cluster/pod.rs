@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::Output,
     sync::{
         Arc,
@@ -16,7 +16,10 @@ use anyhow::{Context as _, Result, ensure};
 use hickory_proto::rr::RecordType;
 use parking_lot::Mutex;
 use serde_json::json;
-use tokio::net::TcpStream;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
 
 use super::{Cluster, Node, manifests::PodObject, node::NodePart};
 use crate::{
@@ -236,6 +239,31 @@ impl Pod {
         Fut: Future<Output = Result<T>>,
     {
         self.part.namespace.run(make).await
+    }
+
+    /// A connection that the pod opens. It stays the pod's wherever the caller uses it.
+    ///
+    /// # Errors
+    /// When it is refused or not answered within 10 s.
+    pub async fn connect(&self, target: SocketAddr) -> Result<TcpStream> {
+        let stream = self.run(async move || {
+            let stream = timeout(START, TcpStream::connect(target)).await.context("no answer")?;
+            Ok(stream?.into_std()?)
+        });
+        let stream = stream.await.with_context(|| format!("{} connects to {target}", self.full_name()))?;
+        Ok(TcpStream::from_std(stream)?)
+    }
+
+    /// A listener of the pod on all its addresses. It stays the pod's wherever the caller uses it.
+    ///
+    /// # Errors
+    /// When the port is taken.
+    pub async fn listen(&self, port: u16) -> Result<TcpListener> {
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        let listener = self.run(async move || Ok(TcpListener::bind(any).await?.into_std()?)).await;
+        Ok(TcpListener::from_std(
+            listener.with_context(|| format!("{} listens on {port}", self.full_name()))?,
+        )?)
     }
 
     /// Runs a program in the pod to its end, at most a minute.

@@ -58,6 +58,23 @@ impl Frame {
     }
 }
 
+/// What a capture has found.
+#[derive(Clone, Debug)]
+pub struct Capture {
+    /// How many frames went by: a capture that saw none proves nothing.
+    pub seen: u64,
+    /// Those that were kept.
+    pub frames: Vec<Frame>,
+}
+
+impl Capture {
+    /// How many of the kept frames contain `marker`.
+    #[must_use]
+    pub fn with(&self, marker: &[u8]) -> usize {
+        self.frames.iter().filter(|frame| packet::contains(&frame.bytes, marker)).count()
+    }
+}
+
 /// A running capture.
 #[derive(Debug)]
 pub struct Sniffer {
@@ -95,12 +112,6 @@ impl Sniffer {
         Self::start(namespace, link, Keep::OnlyWith(markers.iter().map(|marker| marker.to_vec()).collect()))
     }
 
-    /// How many frames have gone by: a capture that saw none proves nothing.
-    #[must_use]
-    pub fn seen(&self) -> u64 {
-        self.shared.seen.load(Ordering::Relaxed)
-    }
-
     /// Whether any kept frame contains `marker`, so far.
     #[must_use]
     pub fn has(&self, marker: &[u8]) -> bool {
@@ -111,12 +122,13 @@ impl Sniffer {
     ///
     /// # Errors
     /// When the capture failed or overflowed on the way: then it proves nothing.
-    pub fn stop(mut self) -> Result<Vec<Frame>> {
+    pub fn stop(mut self) -> Result<Capture> {
         self.shared.stop.store(true, Ordering::Relaxed);
         if let Some(reader) = self.reader.take() {
             reader.join().map_err(|_panic| anyhow!("the sniffer panicked"))??;
         }
-        Ok(std::mem::take(&mut self.shared.kept.lock()))
+        let frames = std::mem::take(&mut *self.shared.kept.lock());
+        Ok(Capture { seen: self.shared.seen.load(Ordering::Relaxed), frames })
     }
 
     fn start(namespace: &Namespace, link: &str, keep: Keep) -> Result<Self> {

@@ -1,3 +1,57 @@
 // SPDX-License-Identifier: Apache-2.0
-//! .
-fn main() {}
+//! The scenarios: what the mesh does for real connections of real pods. They share one lab of two nodes, each has a
+//! Kubernetes namespace of its own in it, and they run one after the other unless `--test-threads` says otherwise.
+
+mod balance;
+mod capture;
+mod connection;
+mod ground;
+mod names;
+mod policy;
+mod scene;
+mod traffic;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+use scene::{Scenario, Stage};
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(1);
+    let stage = match Stage::new() {
+        Ok(stage) => stage,
+        Err(error) => {
+            scene::say(&format!("{error:#}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let all =
+        [traffic::all(), names::all(), policy::all(), connection::all(), capture::all(), balance::all()];
+    let ground = ground::all().into_iter().map(|check| {
+        let stage = stage.clone();
+        Trial::test(format!("ground::{}", check.name), move || {
+            stage.check(check.play).map_err(|error| format!("{error:#}").into())
+        })
+    });
+    let scenarios = all.into_iter().flatten().map(|scenario| trial(&stage, scenario));
+    let conclusion = libtest_mimic::run(&arguments, ground.chain(scenarios).collect());
+    match stage.end() {
+        Ok(()) => conclusion.exit_code(),
+        Err(error) => {
+            scene::say(&format!("removing the lab: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn trial(stage: &Stage, scenario: Scenario) -> Trial {
+    let stage = stage.clone();
+    let long = scenario.long;
+    let group = scenario.group.rsplit("::").next().unwrap_or_default();
+    Trial::test(format!("{group}::{}", scenario.name), move || {
+        stage.play(&scenario).map_err(|error| format!("{error:#}").into())
+    })
+    .with_ignored_flag(long)
+}

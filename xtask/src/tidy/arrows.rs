@@ -29,14 +29,38 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// What the scenarios may import besides: everything but the binaries, which they start by path.
-const SCENARIOS: &[&str] =
-    &["mesh", "plan", "proto", "xds", "identity", "hbone", "runtime", "ebpf-abi", "ebpf-loader", "ebpf-claim"];
+const SCENARIOS: &[&str] = &[
+    "mesh",
+    "plan",
+    "proto",
+    "xds",
+    "identity",
+    "hbone",
+    "runtime",
+    "ebpf-abi",
+    "ebpf-loader",
+    "ebpf-claim",
+];
 
 /// Packages that decide and never do: no runtime, network, clock, randomness or wire format.
 const PURE: &[&str] = &["mesh", "plan"];
 const IMPURE: &[&str] = &[
-    "futures-util", "h2", "hyper", "hyper-util", "kube", "metrics", "nix", "prost", "rand", "rustls", "socket2", "tokio",
-    "tokio-util", "tonic", "tower", "tracing",
+    "futures-util",
+    "h2",
+    "hyper",
+    "hyper-util",
+    "kube",
+    "metrics",
+    "nix",
+    "prost",
+    "rand",
+    "rustls",
+    "socket2",
+    "tokio",
+    "tokio-util",
+    "tonic",
+    "tower",
+    "tracing",
 ];
 
 #[derive(Deserialize)]

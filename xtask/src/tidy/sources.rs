@@ -21,9 +21,22 @@ const EMPTY_NAMES: &[&str] =
     &["Manager", "Handler", "Helper", "Wrapper", "Util", "Utils", "Info", "Data", "Impl", "Context"];
 /// What a decision must not touch.
 const IMPURE_PATHS: &[&str] = &[
-    "tokio::", "std::time::Instant", "std::time::SystemTime", "Instant::now", "SystemTime::now", "rand::",
-    "std::net::TcpStream", "std::net::TcpListener", "std::net::UdpSocket", "std::fs", "std::env", "std::thread",
-    "std::process", "std::sync::Mutex", "async fn", ".await",
+    "tokio::",
+    "std::time::Instant",
+    "std::time::SystemTime",
+    "Instant::now",
+    "SystemTime::now",
+    "rand::",
+    "std::net::TcpStream",
+    "std::net::TcpListener",
+    "std::net::UdpSocket",
+    "std::fs",
+    "std::env",
+    "std::thread",
+    "std::process",
+    "std::sync::Mutex",
+    "async fn",
+    ".await",
 ];
 const PURE_FOLDERS: &[&str] = &["crates/mesh/src", "crates/plan/src"];
 
@@ -104,11 +117,13 @@ fn lengths(name: &str, text: &str) -> Vec<Breach> {
         _ => LONGEST_FILE,
     };
     if product > limit {
-        breaches.push(Breach::new(name, format!("has {product} lines without its tests, {limit} are allowed")));
+        breaches
+            .push(Breach::new(name, format!("has {product} lines without its tests, {limit} are allowed")));
     }
     let tests = all.saturating_sub(product);
     if tests > LONGEST_TEST_MODULE {
-        let what = format!("has {tests} lines of tests: over {LONGEST_TEST_MODULE} they move to a file tests.rs");
+        let what =
+            format!("has {tests} lines of tests: over {LONGEST_TEST_MODULE} they move to a file tests.rs");
         breaches.push(Breach::new(name, what));
     }
     breaches

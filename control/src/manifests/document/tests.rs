@@ -43,8 +43,12 @@ kind: Service
 metadata: {name: cart, namespace: shop}
 ";
     assert_eq!(keys(text), ["2 Namespace shop", "10 ServiceAccount shop/cart", "13 Pod default/lonely"]);
-    let ignored: Vec<String> = read(text).ignored.iter().map(|one| format!("{} {}", one.line, one.message)).collect();
-    assert_eq!(ignored, ["18 apps/v1 Deployment is not read", "22 serving.knative.dev/v1 Service is not read"]);
+    let ignored: Vec<String> =
+        read(text).ignored.iter().map(|one| format!("{} {}", one.line, one.message)).collect();
+    assert_eq!(
+        ignored,
+        ["18 apps/v1 Deployment is not read", "22 serving.knative.dev/v1 Service is not read"]
+    );
 }
 
 #[test]
@@ -79,7 +83,9 @@ status:
 "#;
     let content = read(text);
     assert_eq!(content.problems, []);
-    let Some((Object::Pod(pod), 2)) = content.objects.first() else { panic!("one pod at line 2: {content:?}") };
+    let Some((Object::Pod(pod), 2)) = content.objects.first() else {
+        panic!("one pod at line 2: {content:?}")
+    };
     assert_eq!(pod.addresses().len(), 2);
     assert!(pod.is_ready());
     assert_eq!(pod.named_port("http"), Some(8080));
@@ -164,7 +170,10 @@ fn small_slips_are_explained() {
             "1 apiVersion [PeerAuthentication a] \"security.istio.io/v2\" is not known for PeerAuthentication: use \
              security.istio.io/v1 or security.istio.io/v1beta1",
         ),
-        ("apiVersion: v1\nkind: Pod\nmetadata:\n  namespace: a\n", "4 metadata [Pod] the field \"name\" is missing"),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  namespace: a\n",
+            "3 metadata [Pod] the field \"name\" is missing",
+        ),
         ("apiVersion: v1\nkind: Pod\n", "1  [Pod] the field \"metadata\" is missing"),
         ("- a\n- b\n", "1  [] is not an object: it must have apiVersion, kind and metadata"),
         (
@@ -225,7 +234,14 @@ fn text_that_is_not_yaml_is_told_with_its_line() {
 #[test]
 fn a_tab_a_bomb_and_deep_nesting_are_refused() {
     let bomb = "a: &a [x,x,x,x,x,x,x,x,x,x]\n".to_owned()
-        + &(0..9).map(|n| format!("b{n}: &b{n} [{0},{0},{0},{0},{0},{0},{0},{0},{0}]\n", if n == 0 { "*a".to_owned() } else { format!("*b{}", n - 1) })).collect::<String>();
+        + &(0..9)
+            .map(|n| {
+                format!(
+                    "b{n}: &b{n} [{0},{0},{0},{0},{0},{0},{0},{0},{0}]\n",
+                    if n == 0 { "*a".to_owned() } else { format!("*b{}", n - 1) }
+                )
+            })
+            .collect::<String>();
     for text in [bomb, "[".repeat(10_000), "kind:\n\t- a\n".to_owned()] {
         assert_eq!(read(&text).problems.len(), 1);
     }
@@ -242,5 +258,8 @@ apiVersion: v1
 kind: Namespace
 metadata: {name: shop}
 ";
-    assert_eq!(problems(text), ["5  [Namespace shop] is in this file already, at line 1: remove one of them"]);
+    assert_eq!(
+        problems(text),
+        ["5  [Namespace shop] is in this file already, at line 1: remove one of them"]
+    );
 }

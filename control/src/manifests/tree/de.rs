@@ -90,7 +90,11 @@ impl de::Error for Error {
             return Self { place: None, missing: None, message };
         }
         let fix = if scalar && wanted.contains("string") { ": put it in quotes" } else { "" };
-        Self { place: None, missing: None, message: format!("found {unexpected} where {wanted} is expected{fix}") }
+        Self {
+            place: None,
+            missing: None,
+            message: format!("found {unexpected} where {wanted} is expected{fix}"),
+        }
     }
 }
 
@@ -142,7 +146,11 @@ impl<'de> de::Deserializer<'de> for Cursor<'_> {
         visitor.visit_some(self)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Error> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -239,7 +247,9 @@ impl<'de> de::Deserializer<'de> for KeyCursor<'_> {
     fn deserialize_u16<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.0.parse::<u16>() {
             Ok(number) if number != 0 => visitor.visit_u16(number),
-            Ok(_) | Err(_) => Err(de::Error::custom(format_args!("{:?} is not a port from 1 to 65535", self.0))),
+            Ok(_) | Err(_) => {
+                Err(de::Error::custom(format_args!("{:?} is not a port from 1 to 65535", self.0)))
+            }
         }
     }
 

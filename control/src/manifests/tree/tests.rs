@@ -5,7 +5,9 @@ use super::*;
 
 #[test]
 fn a_path_reads_back_as_it_is_written() {
-    for text in ["spec.rules[0].from[12].source", "metadata.labels[\"app.kubernetes.io/name\"]", "spec", "", "[3].a"] {
+    for text in
+        ["spec.rules[0].from[12].source", "metadata.labels[\"app.kubernetes.io/name\"]", "spec", "", "[3].a"]
+    {
         assert_eq!(Path::parse(text).to_string(), text);
     }
 }

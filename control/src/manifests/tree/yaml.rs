@@ -104,7 +104,11 @@ impl<'de> de::Visitor<'de> for ValueVisitor {
     fn visit_map<A: de::MapAccess<'de>>(self, mut mapping: A) -> Result<Value, A::Error> {
         let mut entries = Vec::new();
         while let Some(key) = mapping.next_key::<Spanned<Key>>()? {
-            entries.push(Entry { line: key.referenced.line(), key: key.value.0, node: mapping.next_value()? });
+            entries.push(Entry {
+                line: key.referenced.line(),
+                key: key.value.0,
+                node: mapping.next_value()?,
+            });
         }
         Ok(Value::Mapping(entries))
     }

@@ -43,8 +43,14 @@ pub(super) fn service_account(text: &str, namespace: &ArcStr) -> Result<ServiceA
         Some((namespace, account)) => (ArcStr::from(namespace), account),
         None => (namespace.clone(), text),
     };
-    if namespace.is_empty() || service_account.is_empty() || service_account.contains('/') || text.contains('*') {
-        return Err(format!("{text:?} must be <service account> or <namespace>/<service account>, without *"));
+    if namespace.is_empty()
+        || service_account.is_empty()
+        || service_account.contains('/')
+        || text.contains('*')
+    {
+        return Err(format!(
+            "{text:?} must be <service account> or <namespace>/<service account>, without *"
+        ));
     }
     Ok(ServiceAccountMatch { namespace, service_account: service_account.into() })
 }

@@ -3,12 +3,16 @@
 
 use std::{fs, net::Ipv4Addr, sync::Arc};
 
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto::Builder,
+    service::TowerToHyperService,
+};
 use proto::ca::istio_certificate_service_server::{IstioCertificateService, IstioCertificateServiceServer};
 use rcgen::CertificateSigningRequestParams;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Response, transport::Server};
+use tonic::{Response, service::Routes};
 
 use super::*;
 use crate::{
@@ -39,9 +43,11 @@ impl IstioCertificateService for Service {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let header = |name| request.metadata().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let header =
+            |name| request.metadata().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let message = request.get_ref();
-        let field = message.metadata.as_ref().and_then(|metadata| metadata.fields.get("ImpersonatedIdentity"));
+        let field =
+            message.metadata.as_ref().and_then(|metadata| metadata.fields.get("ImpersonatedIdentity"));
         let impersonated = field.and_then(|value| match &value.kind {
             Some(Kind::StringValue(text)) => Some(text.clone()),
             _ => None,
@@ -57,7 +63,9 @@ impl IstioCertificateService for Service {
             return Err(Status::unauthenticated("request impersonation authentication failure"));
         };
         let csr = CertificateSigningRequestParams::from_pem(&message.csr).unwrap();
-        Ok(Response::new(IstioCertificateResponse { cert_chain: self.authority.chain(&[identity], &csr.public_key) }))
+        Ok(Response::new(IstioCertificateResponse {
+            cert_chain: self.authority.chain(&[identity], &csr.public_key),
+        }))
     }
 }
 
@@ -69,17 +77,17 @@ async fn serve(authority: &Arc<TestAuthority>, tasks: &mut JoinSet<()>) -> (Stri
     let address = format!("https://{}", listener.local_addr().unwrap());
     let calls = Arc::new(Mutex::new(Vec::new()));
     let service = Service { authority: Arc::clone(authority), calls: Arc::clone(&calls) };
-    let (streams, incoming) = tokio::sync::mpsc::channel(8);
+    let routes = Routes::new(IstioCertificateServiceServer::new(service));
     tasks.spawn(async move {
+        let mut connections = JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
-            if let Ok(stream) = acceptor.accept(stream).await {
-                streams.send(Ok::<_, std::io::Error>(stream)).await.unwrap();
-            }
+            let Ok(stream) = acceptor.accept(stream).await else { continue };
+            let service = TowerToHyperService::new(routes.clone());
+            connections.spawn(async move {
+                let server = Builder::new(TokioExecutor::new());
+                drop(server.serve_connection(TokioIo::new(stream), service).await);
+            });
         }
-    });
-    tasks.spawn(async move {
-        let server = Server::builder().add_service(IstioCertificateServiceServer::new(service));
-        server.serve_with_incoming(ReceiverStream::new(incoming)).await.unwrap();
     });
     (address, calls)
 }
@@ -154,7 +162,8 @@ async fn a_refusal_is_told_apart_from_silence() {
     assert_eq!(calls.lock()[0].impersonated, None);
 
     let gone = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap();
-    let away = client(&format!("https://{gone}"), RootSource::Pem(authority.root()), token(), Subject::Caller);
+    let away =
+        client(&format!("https://{gone}"), RootSource::Pem(authority.root()), token(), Subject::Caller);
     assert!(matches!(away.sign(request()).await, Err(AuthorityError::Unreachable { .. })));
 
     let stranger = RootSource::Pem(TestAuthority::today().root());

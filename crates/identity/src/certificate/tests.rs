@@ -3,6 +3,7 @@
 
 use proptest::prelude::*;
 use rcgen::CertificateSigningRequestParams;
+use rustls_pki_types::{CertificateSigningRequestDer, pem::PemObject};
 use x509_parser::{
     certification_request::X509CertificationRequest,
     extensions::{GeneralName, ParsedExtension},
@@ -30,13 +31,7 @@ fn a_request_has_an_empty_subject_and_one_critical_uri_name() {
     assert!(pem.starts_with("-----BEGIN CERTIFICATE REQUEST-----"), "{pem}");
     let params = CertificateSigningRequestParams::from_pem(&pem).unwrap();
     assert_eq!(params.public_key.algorithm(), &rcgen::PKCS_ECDSA_P256_SHA256);
-    let der = rustls_pki_types::CertificateSigningRequestDer::from(
-        <rustls_pki_types::CertificateSigningRequestDer<'_> as rustls_pki_types::pem::PemObject>::from_pem_slice(
-            pem.as_bytes(),
-        )
-        .unwrap()
-        .to_vec(),
-    );
+    let der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).unwrap();
     let (_, request) = X509CertificationRequest::from_der(&der).unwrap();
     assert_eq!(request.certification_request_info.subject.iter().count(), 0);
     assert_eq!(request.certification_request_info.subject_pki.raw, key.public_key());
@@ -44,7 +39,9 @@ fn a_request_has_an_empty_subject_and_one_critical_uri_name() {
     let extensions: Vec<_> = attributes
         .iter()
         .filter_map(|attribute| match attribute.parsed_attribute() {
-            x509_parser::cri_attributes::ParsedCriAttribute::ExtensionRequest(request) => Some(&request.extensions),
+            x509_parser::cri_attributes::ParsedCriAttribute::ExtensionRequest(request) => {
+                Some(&request.extensions)
+            }
             _ => None,
         })
         .flatten()
@@ -73,10 +70,17 @@ fn an_answer_is_a_leaf_then_intermediates_then_all_roots_in_one_text() {
     assert_eq!(certificate.not_after(), certificate.chain()[0].not_after);
     assert_eq!(certificate.serial().unwrap(), certificate.chain()[0].serial);
 
-    let parsed = rustls_pki_types::pem::PemObject::from_pem_slice(certificate.chain()[0].pem().as_bytes());
-    assert_eq!(parsed, Ok(certificate.chain()[0].der.clone()), "what we print can be read");
+    let printed = &certificate.chain()[0];
+    assert_eq!(
+        certificates(printed.pem().as_bytes()).unwrap(),
+        std::slice::from_ref(&printed.der),
+        "what we print can be read"
+    );
     chain.splice(0..2, [format!("{}{}", chain[0], chain[1])]);
-    assert!(Certificate::issued(&identity, &key, &chain, now).is_ok(), "a leaf and its intermediate in one text");
+    assert!(
+        Certificate::issued(&identity, &key, &chain, now).is_ok(),
+        "a leaf and its intermediate in one text"
+    );
 }
 
 #[test]
@@ -102,8 +106,18 @@ fn an_answer_that_was_not_asked_for_is_refused() {
     check(&key, &[garbage, root], now, "a certificate of the chain cannot be read");
     check(&key, &[leaf, intermediate, garbage], now, "no root can be used");
     let named = "asked for a certificate of spiffe://cluster.local/ns/a/sa/b, got one of ";
-    check(&their_key, &[&theirs[0], intermediate, root], now, &format!("{named}spiffe://cluster.local/ns/a/sa/c"));
-    check(&both_key, &[&both[0], intermediate, root], now, &format!("{named}spiffe://cluster.local/ns/a/sa/b, "));
+    check(
+        &their_key,
+        &[&theirs[0], intermediate, root],
+        now,
+        &format!("{named}spiffe://cluster.local/ns/a/sa/c"),
+    );
+    check(
+        &both_key,
+        &[&both[0], intermediate, root],
+        now,
+        &format!("{named}spiffe://cluster.local/ns/a/sa/b, "),
+    );
     check(&key, &[intermediate, root], now, &format!("{named}nobody"));
     check(&their_key, &[leaf, intermediate, root], now, "the certificate is not for the key that was sent");
     let untrusted = "the certificate is not valid under the roots that came with it";

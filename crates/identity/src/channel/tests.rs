@@ -57,8 +57,8 @@ async fn server(authority: &TestAuthority, names: &[&str], tasks: &mut JoinSet<(
     tasks.spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             if let Ok(mut stream) = acceptor.accept(stream).await {
-                stream.write_all(b"hello").await.unwrap();
-                stream.shutdown().await.unwrap();
+                // A client that does not believe us may be gone before it has listened.
+                drop(stream.write_all(b"hello").await);
             }
         }
     });

@@ -58,7 +58,8 @@ impl Renewal {
         let identity = &attempt.identity;
         let key = PrivateKey::generate().map_err(FetchError::Key)?;
         let csr = key.csr(identity).map_err(FetchError::Key)?;
-        let request = SigningRequest { csr, identity: identity.clone(), validity: self.shared.settings.validity };
+        let request =
+            SigningRequest { csr, identity: identity.clone(), validity: self.shared.settings.validity };
         let chain = self.shared.authority.sign(request).await.map_err(FetchError::Authority)?;
         Certificate::issued(identity, &key, &chain, self.shared.clock.now()).map_err(FetchError::Certificate)
     }

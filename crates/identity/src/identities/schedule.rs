@@ -80,8 +80,9 @@ impl Schedule {
     /// Starts the most urgent attempt of those that are due; among equals the one that was due first.
     pub(super) fn start(&mut self, now: SystemTime) -> Option<Attempt> {
         let due = self.entries.iter_mut().filter(|(_, entry)| !entry.running && entry.is_due(now));
-        let (identity, entry) =
-            due.min_by(|(_, left), (_, right)| right.priority.cmp(&left.priority).then(left.due.cmp(&right.due)))?;
+        let (identity, entry) = due.min_by(|(_, left), (_, right)| {
+            right.priority.cmp(&left.priority).then(left.due.cmp(&right.due))
+        })?;
         entry.running = true;
         Some(Attempt { identity: identity.clone(), generation: entry.generation })
     }
@@ -96,12 +97,17 @@ impl Schedule {
     }
 
     /// An attempt brought a certificate that is valid during `life`. False when nobody wants it any more.
-    pub(super) fn succeeded(&mut self, attempt: &Attempt, life: (SystemTime, SystemTime), now: SystemTime) -> bool {
+    pub(super) fn succeeded(
+        &mut self,
+        attempt: &Attempt,
+        life: (SystemTime, SystemTime),
+        now: SystemTime,
+    ) -> bool {
         let Some(entry) = self.ended(attempt) else { return false };
         let (not_before, not_after) = life;
         // Authorities date certificates back a little for the sake of slow clocks; of a short life that may be all.
         let start = if midpoint(not_before, not_after) > now { not_before } else { now };
-        entry.due = midpoint(start, not_after).max(now + SHORTEST_LIFE);
+        entry.due = midpoint(start, not_after).min(not_after).max(now + SHORTEST_LIFE);
         entry.decided = now;
         entry.failures = 0;
         entry.priority = Priority::Background;
@@ -119,7 +125,8 @@ impl Schedule {
     ) -> bool {
         let Some(entry) = self.ended(attempt) else { return false };
         let doubled = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(entry.failures));
-        let pause = doubled.min(LONGEST_PAUSE).mul_f64(1.0 + JITTER * chance.clamp(-1.0, 1.0)).min(LONGEST_PAUSE);
+        let pause =
+            doubled.min(LONGEST_PAUSE).mul_f64(1.0 + JITTER * chance.clamp(-1.0, 1.0)).min(LONGEST_PAUSE);
         let ahead = expiry.filter(|expiry| *expiry > now);
         entry.due = ahead.map_or(now + pause, |expiry| expiry.min(now + pause));
         entry.decided = now;
@@ -130,7 +137,8 @@ impl Schedule {
     }
 
     fn ended(&mut self, attempt: &Attempt) -> Option<&mut Entry> {
-        let entry = self.entries.get_mut(&attempt.identity).filter(|entry| entry.generation == attempt.generation)?;
+        let entry =
+            self.entries.get_mut(&attempt.identity).filter(|entry| entry.generation == attempt.generation)?;
         entry.running = false;
         Some(entry)
     }

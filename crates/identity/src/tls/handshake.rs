@@ -78,7 +78,9 @@ fn explain(error: io::Error) -> HandshakeError {
         Ok(Error::InvalidCertificate(CertificateError::Other(OtherError(reason)))) => {
             match reason.downcast_ref::<PeerRejected>() {
                 Some(rejected) => HandshakeError::Rejected(rejected.clone()),
-                None => HandshakeError::Tls(Error::InvalidCertificate(CertificateError::Other(OtherError(reason)))),
+                None => HandshakeError::Tls(Error::InvalidCertificate(CertificateError::Other(OtherError(
+                    reason,
+                )))),
             }
         }
         Ok(error) => HandshakeError::Tls(error),

@@ -42,8 +42,16 @@ impl ServerCertVerifier for AnyName {
     ) -> Result<ServerCertVerified, Error> {
         let algorithms = self.provider.signature_verification_algorithms.all;
         let parsed = ParsedCertificate::try_from(leaf)?;
-        verify_server_cert_signed_by_trust_anchor(&parsed, self.roots.store(), intermediates, now, algorithms)?;
-        let Err(error) = verify_server_name(&parsed, name) else { return Ok(ServerCertVerified::assertion()) };
+        verify_server_cert_signed_by_trust_anchor(
+            &parsed,
+            self.roots.store(),
+            intermediates,
+            now,
+            algorithms,
+        )?;
+        let Err(error) = verify_server_name(&parsed, name) else {
+            return Ok(ServerCertVerified::assertion());
+        };
         let wrong_name = matches!(
             error,
             Error::InvalidCertificate(

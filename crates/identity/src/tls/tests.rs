@@ -91,7 +91,10 @@ async fn two_workloads_know_each_other_after_a_post_quantum_handshake_without_a_
         let seen = client.get_ref().1;
         assert_eq!(seen.protocol_version(), Some(ProtocolVersion::TLSv1_3));
         assert_eq!(seen.negotiated_key_exchange_group().unwrap().name(), NamedGroup::X25519MLKEM768);
-        assert_eq!(seen.negotiated_cipher_suite().unwrap().suite(), rustls::CipherSuite::TLS13_AES_256_GCM_SHA384);
+        assert_eq!(
+            seen.negotiated_cipher_suite().unwrap().suite(),
+            rustls::CipherSuite::TLS13_AES_256_GCM_SHA384
+        );
         assert_eq!(seen.alpn_protocol(), Some(b"h2".as_slice()));
         assert_eq!(seen.handshake_kind(), Some(HandshakeKind::Full), "no session is resumed");
         assert_eq!(server.get_ref().1.server_name(), None);
@@ -100,7 +103,8 @@ async fn two_workloads_know_each_other_after_a_post_quantum_handshake_without_a_
 
 #[tokio::test]
 async fn a_server_with_another_identity_is_rejected_by_the_client() {
-    let (client, server) = between(&usual(), &usual(), &["cluster.local/ns/a/sa/x", "cluster.local/ns/b/sa/server"]).await;
+    let (client, server) =
+        between(&usual(), &usual(), &["cluster.local/ns/a/sa/x", "cluster.local/ns/b/sa/server"]).await;
     assert_eq!(
         client.unwrap(),
         "peer did not present the expected SAN (spiffe://cluster.local/ns/a/sa/x, \
@@ -108,11 +112,18 @@ async fn a_server_with_another_identity_is_rejected_by_the_client() {
     );
     assert!(server.unwrap().starts_with("TLS handshake failed: received fatal alert"));
     let (client, _) = between(&usual(), &usual(), &[]).await;
-    assert!(client.unwrap().starts_with("peer did not present the expected SAN (nobody), got"), "nobody expects nobody");
+    assert!(
+        client.unwrap().starts_with("peer did not present the expected SAN (nobody), got"),
+        "nobody expects nobody"
+    );
 }
 
 /// What the server says of a client of `peer` whose certificate comes from `authority` or another one.
-async fn admission(trust: impl Fn(&TestAuthority) -> Trust, peer: &str, own_authority: bool) -> Result<(), String> {
+async fn admission(
+    trust: impl Fn(&TestAuthority) -> Trust,
+    peer: &str,
+    own_authority: bool,
+) -> Result<(), String> {
     let (authority, foreign) = (TestAuthority::today(), TestAuthority::today());
     let profile = Profile::new(Compliance::Preferred, trust(&foreign));
     let (current, _identities, _tasks) = current(&authority, SERVER).await;
@@ -124,7 +135,8 @@ async fn admission(trust: impl Fn(&TestAuthority) -> Trust, peer: &str, own_auth
     if let Some(bundle) = chain_of_client.last_mut() {
         bundle.push_str(&authority.root());
     }
-    let certificate = Certificate::issued(&id(peer), &key, &chain_of_client, std::time::SystemTime::now()).unwrap();
+    let certificate =
+        Certificate::issued(&id(peer), &key, &chain_of_client, std::time::SystemTime::now()).unwrap();
     let config = usual().client_config(&certificate, vec![id(SERVER)]).unwrap();
     let (_, server) = handshake(config, profile.server_config(current).unwrap()).await;
     server.map(drop).map_err(|error| chain(&error))
@@ -135,8 +147,10 @@ async fn clients_are_let_in_by_trust_domain_and_by_its_own_roots() {
     let domain = |name: &str| TrustDomain::parse(name).unwrap();
     let nobody = |_: &TestAuthority| Trust::default();
     let alias = |_: &TestAuthority| Trust { aliases: vec![domain("old.local")], bundles: Vec::new() };
-    let bundle =
-        |foreign: &TestAuthority| Trust { aliases: Vec::new(), bundles: vec![(domain("td2"), foreign.roots())] };
+    let bundle = |foreign: &TestAuthority| Trust {
+        aliases: Vec::new(),
+        bundles: vec![(domain("td2"), foreign.roots())],
+    };
     let (own, old, td2) = (CLIENT, "old.local/ns/a/sa/client", "td2/ns/a/sa/client");
 
     assert_eq!(admission(nobody, own, true).await, Ok(()));
@@ -149,7 +163,10 @@ async fn clients_are_let_in_by_trust_domain_and_by_its_own_roots() {
     assert_eq!(admission(alias, old, true).await, Ok(()));
     assert_eq!(admission(alias, old, false).await.unwrap_err(), unknown);
     assert!(
-        admission(alias, td2, true).await.unwrap_err().contains("trust domain (cluster.local, old.local), got spiffe://td2/")
+        admission(alias, td2, true)
+            .await
+            .unwrap_err()
+            .contains("trust domain (cluster.local, old.local), got spiffe://td2/")
     );
     assert_eq!(admission(bundle, td2, false).await, Ok(()));
     assert_eq!(admission(bundle, td2, true).await.unwrap_err(), unknown, "our roots do not vouch for others");
@@ -168,7 +185,9 @@ async fn a_server_of_another_trust_domain_is_judged_by_the_roots_of_that_domain(
         )
     };
     let (current, _identities, _tasks) = current(&theirs, remote).await;
-    for (client, accepted) in [(bundles("td2", &theirs), true), (bundles("td2", &ours), false), (usual(), false)] {
+    for (client, accepted) in
+        [(bundles("td2", &theirs), true), (bundles("td2", &ours), false), (usual(), false)]
+    {
         let config = client.client_config(&ours.issue(&id(CLIENT)), vec![id(remote)]).unwrap();
         let server = bundles("cluster.local", &ours).server_config(current.clone()).unwrap();
         let (client, server) = handshake(config, server).await;
@@ -181,16 +200,19 @@ async fn a_client_without_a_certificate_or_without_h2_is_turned_away() {
     let authority = TestAuthority::today();
     let (current, _identities, _tasks) = current(&authority, SERVER).await;
     let server = usual().server_config(current).unwrap();
-    let anonymous = ClientConfig::builder_with_provider(mesh_provider()).with_protocol_versions(&[&TLS13]).unwrap();
-    let anonymous = anonymous.with_root_certificates(Arc::clone(authority.roots().store())).with_no_client_auth();
+    let anonymous =
+        ClientConfig::builder_with_provider(mesh_provider()).with_protocol_versions(&[&TLS13]).unwrap();
+    let anonymous =
+        anonymous.with_root_certificates(Arc::clone(authority.roots().store())).with_no_client_auth();
     let (_, outcome) = handshake(Arc::new(anonymous), Arc::clone(&server)).await;
     assert!(outcome.is_err());
 
     for (protocols, client_says, server_says) in [
         (vec![], "peer does not speak h2", "peer does not speak h2"),
-        (vec![b"http/1.1".to_vec()], "NoApplicationProtocol", "no known ALPN protocol"),
+        (vec![b"http/1.1".to_vec()], "NoApplicationProtocol", "peer doesn't support any known protocol"),
     ] {
-        let mut config = (*usual().client_config(&authority.issue(&id(CLIENT)), vec![id(SERVER)]).unwrap()).clone();
+        let mut config =
+            (*usual().client_config(&authority.issue(&id(CLIENT)), vec![id(SERVER)]).unwrap()).clone();
         config.alpn_protocols = protocols;
         let (client, outcome) = handshake(Arc::new(config), Arc::clone(&server)).await;
         let (client, outcome) = (chain(&client.unwrap_err()), chain(&outcome.unwrap_err()));
@@ -255,7 +277,8 @@ async fn without_a_certificate_of_its_own_a_server_serves_nobody() {
     let authority = TestAuthority::today();
     *authority.behaviour.lock() = crate::testing::Behaviour::Away;
     let signer = Arc::clone(&authority) as Arc<dyn Authority>;
-    let (identities, _renewal) = Identities::new(signer, IdentitiesSettings::default(), Arc::new(SystemClock));
+    let (identities, _renewal) =
+        Identities::new(signer, IdentitiesSettings::default(), Arc::new(SystemClock));
     identities.prefetch(&id(SERVER), Priority::Background);
     let server = usual().server_config(identities.follow(&id(SERVER))).unwrap();
     let config = usual().client_config(&authority.issue(&id(CLIENT)), vec![id(SERVER)]).unwrap();

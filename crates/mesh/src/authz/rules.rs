@@ -332,7 +332,7 @@ mod tests {
 
     #[test]
     fn a_removed_policy_leaves_nothing_behind() {
-        let matches = vec![
+        let matches = [
             Match { principals: exact(&["p", "q"]), ..Match::default() },
             Match { destination_ports: vec![80], ..Match::default() },
             Match {

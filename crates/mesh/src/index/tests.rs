@@ -450,11 +450,11 @@ proptest! {
     fn a_change_tells_exactly_what_it_touched(changes in vec(any_change(), 1..30)) {
         let mut index = Index::new();
         for change in changes {
-            let state = |index: &Index| -> (Vec<Option<SpiffeId>>, Vec<(&str, Vec<SpiffeId>)>) {
+            let state = |index: &Index| {
                 let addresses = all_addresses();
                 let holders =
                     addresses.iter().map(|address| index.workload_at(address).map(|known| known.identity()));
-                (holders.collect(), view(index).identities)
+                (holders.collect::<Vec<_>>(), view(index).identities)
             };
             let before = state(&index);
             let touched = index.apply(change.clone());

@@ -36,7 +36,8 @@ async fn after_a_request_to_finish_no_connection_is_accepted_and_open_ones_go_on
     let listener = loopback();
     let address = listener.local_addr().unwrap();
     let group = tasks.group("listener");
-    let serving = tasks.spawn("accept", async move { serve(listener, &group, LIMITS, |stream, _| echo(stream)).await });
+    let serving =
+        tasks.spawn("accept", async move { serve(listener, &group, LIMITS, |stream, _| echo(stream)).await });
     let mut open = TcpStream::connect(address).await.unwrap();
     answers(&mut open).await;
 
@@ -61,7 +62,9 @@ async fn at_the_limit_a_new_connection_waits_until_another_has_ended() {
     let address = listener.local_addr().unwrap();
     let group = tasks.clone();
     let limits = Limits { connections: 2, ..LIMITS };
-    drop(tasks.spawn("accept", async move { serve(listener, &group, limits, |stream, _| echo(stream)).await }));
+    drop(
+        tasks.spawn("accept", async move { serve(listener, &group, limits, |stream, _| echo(stream)).await }),
+    );
     let mut first = TcpStream::connect(address).await.unwrap();
     let mut second = TcpStream::connect(address).await.unwrap();
     answers(&mut first).await;

@@ -39,12 +39,22 @@ const STREAMS: u32 = 64;
 ///
 /// # Errors
 /// When the listener is broken.
-pub async fn serve(listener: impl Listener, tasks: &Tasks, limits: Limits, router: Router) -> Result<(), AcceptError> {
-    accept::serve(listener, tasks, limits, |stream, _peer| connection(stream, tasks.clone(), router.clone())).await
+pub async fn serve(
+    listener: impl Listener,
+    tasks: &Tasks,
+    limits: Limits,
+    router: Router,
+) -> Result<(), AcceptError> {
+    accept::serve(listener, tasks, limits, |stream, _peer| connection(stream, tasks.clone(), router.clone()))
+        .await
 }
 
 /// Serves a router on one connection, until it ends or the group is asked to finish.
-pub async fn connection(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, tasks: Tasks, router: Router) {
+pub async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    tasks: Tasks,
+    router: Router,
+) {
     let shutdown = tasks.shutdown();
     let spoken = Arc::new(AtomicBool::new(false));
     let first_request = Arc::clone(&spoken);
@@ -118,7 +128,9 @@ fn decode(text: &str) -> String {
     let mut rest = text.as_bytes();
     while let Some((&first, after)) = rest.split_first() {
         let escaped = match (first, after) {
-            (b'%', [high, low, tail @ ..]) => hex(*high).zip(hex(*low)).map(|(high, low)| (high << 4 | low, tail)),
+            (b'%', [high, low, tail @ ..]) => {
+                hex(*high).zip(hex(*low)).map(|(high, low)| (high << 4 | low, tail))
+            }
             _ => None,
         };
         let plain = if first == b'+' { b' ' } else { first };

@@ -21,8 +21,12 @@ fn router() -> Router {
         .route(Method::POST, "/logging", |request: Request| async move {
             respond::text(StatusCode::OK, format!("{:?}", request.query))
         })
-        .route(Method::POST, "/pods", |request: Request| async move { respond::json(StatusCode::OK, request.body) })
-        .route(Method::DELETE, "/pods/*", |request: Request| async move { respond::text(StatusCode::OK, request.rest) })
+        .route(Method::POST, "/pods", |request: Request| async move {
+            respond::json(StatusCode::OK, request.body)
+        })
+        .route(Method::DELETE, "/pods/*", |request: Request| async move {
+            respond::text(StatusCode::OK, request.rest)
+        })
 }
 
 #[tokio::test]
@@ -39,7 +43,11 @@ async fn a_request_is_answered_by_the_route_of_its_method_and_path() {
     ] {
         let request = Request { method: method.clone(), path: path.to_owned(), ..Request::default() };
         let response = router().answer(request).await;
-        assert_eq!((response.status().as_u16(), response.body().as_ref()), (status, body.as_bytes()), "{method} {path}");
+        assert_eq!(
+            (response.status().as_u16(), response.body().as_ref()),
+            (status, body.as_bytes()),
+            "{method} {path}"
+        );
     }
     let request = Request { method: Method::PUT, path: "/pods".to_owned(), ..Request::default() };
     assert_eq!(router().answer(request).await.headers()[header::ALLOW], "POST");
@@ -64,7 +72,8 @@ async fn exchange(request: &str) -> String {
 #[tokio::test(start_paused = true)]
 async fn http_1_requests_have_decoded_queries_and_whole_bodies() {
     let head = "Host: x\r\nConnection: close\r\n";
-    let answer = exchange(&format!("POST /logging?level=a%3Ddebug&reset&x=1%2&y=+ HTTP/1.1\r\n{head}\r\n")).await;
+    let answer =
+        exchange(&format!("POST /logging?level=a%3Ddebug&reset&x=1%2&y=+ HTTP/1.1\r\n{head}\r\n")).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(answer.ends_with(r#"{"level": "a=debug", "reset": "", "x": "1%2", "y": " "}"#), "{answer}");
     let answer = exchange(&format!("POST /pods HTTP/1.1\r\n{head}Content-Length: 2\r\n\r\n{{}}")).await;

@@ -35,7 +35,8 @@ impl Process {
             value.unwrap_or(default)
         };
         let booted = fs::read_to_string("/proc/stat").ok();
-        let booted = booted.as_deref().and_then(|text| text.lines().find_map(|line| line.strip_prefix("btime ")));
+        let booted =
+            booted.as_deref().and_then(|text| text.lines().find_map(|line| line.strip_prefix("btime ")));
         Self {
             ticks_per_second: f64::from(system(SysconfVar::CLK_TCK, 100)),
             page_bytes: u64::from(system(SysconfVar::PAGE_SIZE, 4096)),
@@ -92,8 +93,13 @@ mod tests {
     #[test]
     fn a_command_name_with_spaces_and_parentheses_does_not_shift_the_fields() {
         let line = "42 (a) (b c) S 1 42 42 0 -1 4194560 10 0 0 0 250 50 0 0 20 0 7 0 1234 4096000 300 18446744073709551615 1";
-        let expected =
-            Stat { cpu_ticks: 300, threads: 7, started_ticks: 1234, virtual_bytes: 4_096_000, resident_pages: 300 };
+        let expected = Stat {
+            cpu_ticks: 300,
+            threads: 7,
+            started_ticks: 1234,
+            virtual_bytes: 4_096_000,
+            resident_pages: 300,
+        };
         assert_eq!(parse_stat(line), Some(expected));
         assert_eq!(parse_stat("42 (a) S 1"), None);
     }

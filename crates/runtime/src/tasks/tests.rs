@@ -129,7 +129,8 @@ async fn a_vital_task_that_ends_when_asked_to_has_not_failed() {
 
 #[test]
 fn a_group_spawns_on_the_runtime_that_it_was_given() {
-    let other = tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("other").build().unwrap();
+    let other =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("other").build().unwrap();
     let tasks = Tasks::new().on(other.handle().clone()).group("pod");
     let name = tasks.spawn("where", async { std::thread::current().name().map(str::to_owned) });
     assert_eq!(other.block_on(name), Ok(Some("other".to_owned())));

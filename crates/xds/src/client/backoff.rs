@@ -31,3 +31,23 @@ impl Backoff {
         wait
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_until_a_stream_works() {
+        let failed = Ended { error: None, answers: 0 };
+        let worked = Ended { error: None, answers: 1 };
+        let mut backoff = Backoff::new();
+        let mut longest = SHORTEST;
+        for _ in 0..20 {
+            let wait = backoff.after(&failed);
+            assert!(longest / 2 <= wait && wait <= longest, "{wait:?} of {longest:?}");
+            longest = LONGEST.min(longest * 2);
+        }
+        assert_eq!(longest, LONGEST);
+        assert!(backoff.after(&worked) <= SHORTEST);
+    }
+}

@@ -50,7 +50,7 @@ impl Raw {
         raw
     }
 
-    fn message(self, field: u64, message: Raw) -> Self {
+    fn message(self, field: u64, message: Self) -> Self {
         self.bytes(field, message.0)
     }
 }

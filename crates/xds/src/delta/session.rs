@@ -239,7 +239,9 @@ impl Track {
             // A client that asks on demand names what it has only as a version.
             let names = subscribe.into_iter().chain(known.keys().cloned());
             let names = names.filter(|name| name != WILDCARD && !unsubscribe.contains(name)).collect();
-            let sent = known.into_iter().map(|(name, version)| (name.into(), version)).collect();
+            // Without a version it is a name that waits for its answer, or a resource that must be sent again.
+            let sent = known.into_iter().filter(|(_, version)| !version.is_empty());
+            let sent = sent.map(|(name, version)| (name.into(), version)).collect();
             Wanted::Named(Named { names, sent, ..Named::default() })
         };
         wanted.check()?;
@@ -362,20 +364,25 @@ impl Cursor {
 impl Named {
     fn change(&mut self, subscribe: Vec<String>, unsubscribe: &[String], shelf: &Shelf) {
         for name in subscribe.into_iter().filter(|name| name != WILDCARD) {
-            // Asking again is asking to be told again.
+            // Asking again is asking to be told again: the client still has it, in a version that does not count.
             self.absent.remove(&name);
             for found in shelf.lookup(&name) {
-                self.sent.remove(&found);
+                if let Some(version) = self.sent.get_mut(&found) {
+                    version.clear();
+                }
             }
             self.names.insert(name);
         }
-        for name in unsubscribe {
-            self.names.remove(name);
-            self.absent.remove(name);
+        if !unsubscribe.is_empty() {
+            // What these names meant and no other does, the client has dropped by itself.
+            let before = self.targets(shelf);
+            for name in unsubscribe {
+                self.names.remove(name);
+                self.absent.remove(name);
+            }
+            let after = self.targets(shelf);
+            self.sent.retain(|name, _| !before.contains_key(name) || after.contains_key(name));
         }
-        // What no name asks for any more, the client has dropped by itself.
-        let wanted = self.targets(shelf);
-        self.sent.retain(|name, _| wanted.contains_key(name) || shelf.entry(name).is_none());
         self.told = None;
     }
 

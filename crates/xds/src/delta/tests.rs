@@ -50,13 +50,13 @@ fn resource(number: u8, variant: u8) -> Resource {
         0..6 => workload(number, variant).into(),
         6..9 => {
             let mut service = plain_service(&format!("s{}", number - 6), &format!("10.1.0.{number}"));
-            service.canonical = variant % 2 == 0;
+            service.canonical = variant.is_multiple_of(2);
             service.name = format!("s-{variant}").into();
             service.into()
         }
         _ => {
             let mut policy = plain_policy(&format!("p{number}"));
-            policy.dry_run = variant % 2 == 0;
+            policy.dry_run = variant.is_multiple_of(2);
             policy.into()
         }
     }
@@ -118,6 +118,7 @@ struct World {
     requests: PerKind<VecDeque<DeltaDiscoveryRequest>>,
     responses: PerKind<VecDeque<DeltaDiscoveryResponse>>,
     answered: PerKind<bool>,
+    unanswered: PerKind<Option<String>>,
 }
 
 #[derive(Clone, Debug)]
@@ -171,6 +172,7 @@ impl World {
             requests: PerKind::default(),
             responses: PerKind::default(),
             answered: PerKind::default(),
+            unanswered: PerKind::default(),
         };
         world.connect();
         world
@@ -178,7 +180,8 @@ impl World {
 
     fn connect(&mut self) {
         self.session = Session::new(LIMITS);
-        (self.requests, self.responses, self.answered) = Default::default();
+        (self.requests, self.responses) = Default::default();
+        (self.answered, self.unanswered) = Default::default();
         for request in self.subscriber.connect() {
             self.send(request);
         }
@@ -211,7 +214,7 @@ impl World {
             Action::Push => self.push(),
             Action::ToServer(kind) => {
                 if let Some(request) = self.requests.of_mut(kind).pop_front() {
-                    self.session.receive(request, &self.publisher).unwrap();
+                    self.receive(request);
                 }
             }
             Action::ToClient(kind) => {
@@ -221,7 +224,7 @@ impl World {
             }
             Action::RepeatToServer(kind) => {
                 if let Some(request) = self.requests.of(kind).front().cloned() {
-                    self.session.receive(request, &self.publisher).unwrap();
+                    self.receive(request);
                 }
             }
             Action::RepeatToClient(kind) => {
@@ -267,9 +270,16 @@ impl World {
             let entries = response.resources.len() + response.removed_resources.len();
             let first = !std::mem::replace(self.answered.of_mut(kind), true);
             assert!(first || entries < 2 || response.encoded_len() <= LIMITS.piece);
+            let unanswered = self.unanswered.of_mut(kind).replace(response.nonce.clone());
+            assert_eq!(unanswered, None, "one unanswered response of a type");
             self.responses.of_mut(kind).push_back(response);
-            assert_eq!(self.responses.of(kind).len(), 1, "one unanswered response of a type");
         }
+    }
+
+    fn receive(&mut self, request: DeltaDiscoveryRequest) {
+        let kind = Kind::of_type_url(&request.type_url).unwrap();
+        self.unanswered.of_mut(kind).take_if(|nonce| *nonce == request.response_nonce);
+        self.session.receive(request, &self.publisher).unwrap();
     }
 
     fn deliver(&mut self, response: DeltaDiscoveryResponse) {
@@ -593,7 +603,7 @@ fn a_refused_resource_is_named_and_the_others_of_its_response_count() {
     let first = response(vec![(&bad.name(), "v1", bad.encode())], &[]);
     assert!(take(&mut subscriber, first, &mut view).synced);
 
-    let mixed = vec![
+    let mixed = [
         (good.name(), "v1", good.encode()),
         (bad.name(), "v2", b"\xff".to_vec()),
         ("shop/new".into(), "v1", resource(6, 0).encode()),
@@ -691,7 +701,7 @@ fn on_demand_asks_for_nothing_until_a_name_is_wanted() {
     for request in subscriber.connect() {
         session.receive(request, &publisher).unwrap();
     }
-    let mut exchange = |session: &mut Session, subscriber: &mut Subscriber, view: &mut View| {
+    let exchange = |session: &mut Session, subscriber: &mut Subscriber, view: &mut View| {
         let mut settled = Vec::new();
         while let Some(response) = session.poll(&publisher).unwrap() {
             let answer = take(subscriber, response, view);

@@ -198,3 +198,28 @@ async fn at(when: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_lone_change_goes_at_once_and_what_follows_waits_for_the_end_of_the_burst() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut pace = Pace { changed: true, ..Pace::default() };
+        assert!(pace.allows(at(0)));
+        assert_eq!(pace.wakes_at(at(0)), None);
+        pace = Pace { pushing: true, ..pace };
+        assert!(pace.allows(at(0)), "the second type of one change");
+        pace = Pace { changed: false, pushing: false, quiet_until: Some(at(100)) };
+        assert!(!pace.allows(at(1)));
+        assert_eq!(pace.wakes_at(at(1)), None, "nothing to wake for");
+        pace.changed = true;
+        assert!(!pace.allows(at(1)));
+        assert_eq!(pace.wakes_at(at(1)), Some(at(100)));
+        assert!(pace.allows(at(100)));
+    }
+}

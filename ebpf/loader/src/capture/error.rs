@@ -5,7 +5,10 @@ use std::{io, path::PathBuf};
 
 use aya::maps::MapError;
 
-use crate::{Refusal, hooks::HookError, netns::NetnsError, object::ObjectError, pins::PinError, programs::ProgramsError};
+use crate::{
+    Refusal, hooks::HookError, netns::NetnsError, object::ObjectError, pins::PinError,
+    programs::ProgramsError,
+};
 
 /// Why the programs could not be loaded.
 #[derive(Debug, thiserror::Error)]

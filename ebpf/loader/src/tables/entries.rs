@@ -34,7 +34,10 @@ impl Entries {
                 | set(flag::INBOUND_BYPASSED, excluded.inbound)
                 | set(flag::EXEMPT_PEERS, !rules.exempt_peers.is_empty())
                 | set(flag::EXCLUDED_DESTINATIONS, !excluded.outbound_networks.is_empty())
-                | set(flag::EXCLUDED_PORTS, !(excluded.inbound_ports.is_empty() && excluded.outbound_ports.is_empty())),
+                | set(
+                    flag::EXCLUDED_PORTS,
+                    !(excluded.inbound_ports.is_empty() && excluded.outbound_ports.is_empty()),
+                ),
         }
     }
 }

@@ -31,9 +31,21 @@ fn a_pod_goes_up_step_by_step_and_down_in_the_reverse_order() {
     let up = climb(Ladder::up(None), &[]);
     assert_eq!(up.actions, [Record, Route, Attach, Announce]);
     assert_eq!((up.end, up.standing), (Turn::Enrolled, Some(Rung::Announced)));
-    let down = climb(Ladder::down(up.standing, Reach::Open), &[]);
+    let down = climb(Ladder::down(up.standing, Departure::Cleared), &[]);
     assert_eq!(down.actions, [Withdraw, Detach, Unroute, Forget]);
     assert_eq!((down.end, down.standing), (Turn::Removed, None));
+}
+
+#[test]
+fn a_pod_that_leaves_and_lives_on_is_remembered_until_it_ends() {
+    let left = climb(Ladder::down(Some(Rung::Announced), Departure::LivesOn), &[]);
+    assert_eq!(left.actions, [Withdraw, Release, Unroute]);
+    assert_eq!((left.end, left.standing), (Turn::Released, Some(Rung::Recorded)));
+    let ended = climb(Ladder::down(left.standing, Departure::Ended), &[]);
+    assert_eq!(ended.actions, [Detach, Forget]);
+    assert_eq!((ended.end, ended.standing), (Turn::Removed, None));
+    let back = climb(Ladder::up(left.standing), &[]);
+    assert_eq!((back.end, back.standing), (Turn::Enrolled, Some(Rung::Announced)));
 }
 
 #[test]
@@ -66,11 +78,12 @@ fn a_captured_pod_is_never_let_out_by_a_failed_repair() {
 }
 
 #[test]
-fn a_pod_that_was_half_released_and_cannot_come_back_is_released_wholly() {
+fn a_pod_that_was_released_and_cannot_come_back_is_released_again() {
     for before in [Rung::Recorded, Rung::Routed] {
         let climb = climb(Ladder::up(Some(before)), &[(Attach, "no")]);
+        assert_eq!(climb.actions, [Record, Route, Attach, Release, Unroute]);
         assert!(matches!(climb.end, Turn::Undone { failed: Attach, .. }), "{:?}", climb.end);
-        assert_eq!(climb.standing, None);
+        assert_eq!(climb.standing, Some(Rung::Recorded));
     }
 }
 
@@ -86,11 +99,11 @@ fn what_cannot_be_undone_stays_recorded_where_it_stands() {
     let cases: [(Action, Option<Rung>); 3] =
         [(Detach, Some(Rung::Attached)), (Unroute, Some(Rung::Routed)), (Forget, Some(Rung::Recorded))];
     for (failed, standing) in cases {
-        let down = climb(Ladder::down(Some(Rung::Announced), Reach::Open), &[(failed, "no")]);
+        let down = climb(Ladder::down(Some(Rung::Announced), Departure::Cleared), &[(failed, "no")]);
         assert_eq!(down.end, Turn::Stuck { failed, error: "no", before: None });
         assert_eq!(down.standing, standing);
-        let again = climb(Ladder::down(standing, Reach::Open), &[]);
-        assert_eq!((again.actions.first(), again.end), (Some(&failed), Turn::Removed));
+        let again = climb(Ladder::down(standing, Departure::Cleared), &[]);
+        assert_eq!((again.actions, again.end), (vec![Detach, Unroute, Forget], Turn::Removed));
     }
     let both = climb(Ladder::up(None), &[(Attach, "no program"), (Detach, "no pin")]);
     let before = Some((Attach, "no program"));
@@ -100,34 +113,37 @@ fn what_cannot_be_undone_stays_recorded_where_it_stands() {
 
 #[test]
 fn a_pod_that_is_gone_is_cleaned_up_on_the_node_only() {
-    let climb = climb(Ladder::down(Some(Rung::Announced), Reach::Gone), &[]);
+    let climb = climb(Ladder::down(Some(Rung::Announced), Departure::Ended), &[]);
     assert_eq!(climb.actions, [Withdraw, Detach, Forget]);
     assert_eq!((climb.end, climb.standing), (Turn::Removed, None));
 }
 
-const ALL: [Action; 8] = [Record, Route, Attach, Announce, Withdraw, Detach, Unroute, Forget];
+const ALL: [Action; 9] = [Record, Route, Attach, Announce, Withdraw, Release, Detach, Unroute, Forget];
 const STANDINGS: [Option<Rung>; 5] =
     [None, Some(Rung::Recorded), Some(Rung::Routed), Some(Rung::Attached), Some(Rung::Announced)];
 
 #[test]
 fn whatever_fails_a_captured_pod_is_let_out_only_when_asked_and_nothing_is_forgotten_that_stands() {
-    for set in 0_u32..256 {
+    for set in 0_u32..512 {
         let failing: Vec<_> =
             ALL.into_iter().filter(|action| set & (1 << *action as u32) != 0).map(|a| (a, "no")).collect();
         for before in STANDINGS {
             let up = climb(Ladder::up(before), &failing);
-            let lets_out =
-                up.actions.iter().any(|action| matches!(action, Withdraw | Detach | Unroute | Forget));
+            let lets_out = up.actions.iter().any(|action| *action as u32 >= Withdraw as u32);
             assert!(!lets_out || before < Some(Rung::Attached), "{before:?} {failing:?}: {:?}", up.actions);
-            assert!(!matches!(up.end, Turn::Undone { .. } | Turn::Removed) || up.standing.is_none());
+            let remembered = before.map(|_| Rung::Recorded);
+            assert!(
+                !matches!(up.end, Turn::Undone { .. }) || up.standing == remembered,
+                "{before:?} {failing:?}"
+            );
             assert!(
                 !matches!(up.end, Turn::Enrolled | Turn::Pending(_)) || up.standing == Some(Rung::Announced)
             );
-            for reach in [Reach::Open, Reach::Gone] {
-                let down = climb(Ladder::down(before, reach), &failing);
+            for departure in [Departure::LivesOn, Departure::Cleared, Departure::Ended] {
+                let down = climb(Ladder::down(before, departure), &failing);
                 assert_eq!(down.end == Turn::Removed, down.standing.is_none(), "{before:?} {failing:?}");
                 assert!(
-                    down.standing <= before
+                    down.standing <= before.max(Some(Rung::Attached))
                         && down.actions.iter().all(|action| *action as u32 >= Withdraw as u32)
                 );
             }

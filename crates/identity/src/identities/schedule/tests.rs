@@ -7,7 +7,7 @@ use super::*;
 use crate::testing::id;
 
 fn at(seconds: f64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000) + Duration::from_secs_f64(seconds)
+    SystemTime::UNIX_EPOCH + Duration::from_secs_f64(1_000_000.0 + seconds)
 }
 
 fn account(name: &str) -> SpiffeId {
@@ -132,7 +132,10 @@ fn what_was_forgotten_in_the_meantime_changes_nothing() {
     assert!(!schedule.succeeded(&before, (at(0.0), at(10.0)), at(1.0)));
     schedule.want(&account("a"), Priority::Warmup, at(1.0));
     let after = schedule.start(at(1.0)).unwrap();
-    assert!(!schedule.failed(&before, None, 0.0, at(1.0)), "an answer to the first request is not one to the second");
+    assert!(
+        !schedule.failed(&before, None, 0.0, at(1.0)),
+        "an answer to the first request is not one to the second"
+    );
     assert!(schedule.succeeded(&after, (at(0.0), at(10.0)), at(1.0)));
 }
 

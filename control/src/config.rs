@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the environment says, read once, with every mistake at once. Names without the prefix `AMBIT_` are Istio's.
+
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use mesh::{Hostname, Network, TrustDomain};
+use runtime::{
+    env::{Env, InvalidEnvironment},
+    log::LogSettings,
+};
+
+use crate::{
+    ca::{NodeAccounts, ServiceAccountName, ServingName},
+    world::Settings,
+};
+
+/// Longest life of a certificate; what is older was forgotten, not wanted.
+const LONGEST_TTL: Duration = Duration::from_secs(90 * 24 * 3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const TLS_NAMES: &str = "istiod.istio-system.svc,control.ambit-system.svc,localhost";
+const NODE_ACCOUNTS: &str = "istio-system/ztunnel,ambit-system/ztunnel";
+
+/// The configuration of the process.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `AMBIT_MANIFESTS`: the folder of YAML.
+    pub manifests: PathBuf,
+    /// `AMBIT_STATE_DIR`: root key and certificate, and the last good content of each manifest.
+    pub state: PathBuf,
+    /// `AMBIT_XDS_ADDR`: where discovery and certificates are served.
+    pub discovery_address: SocketAddr,
+    /// `AMBIT_METRICS_ADDR`: where metrics, readiness and status are served.
+    pub metrics_address: SocketAddr,
+    /// `AMBIT_TOKENS`: the file of static tokens; without one nobody is let in.
+    pub tokens: Option<PathBuf>,
+    /// `TRUST_DOMAIN`, `CLUSTER_ID`, `CLUSTER_DOMAIN`, `NETWORK`, `AMBIT_ROOT_NAMESPACE`.
+    pub mesh: Settings,
+    /// `AMBIT_CERT_TTL`: longest validity of a workload's certificate.
+    pub certificate_ttl: Duration,
+    /// `AMBIT_TLS_NAMES`: names in the certificate of this server.
+    pub tls_names: Vec<ServingName>,
+    /// `CA_TRUSTED_NODE_ACCOUNTS`: service accounts of node proxies.
+    pub node_accounts: NodeAccounts,
+    /// `TERMINATION_GRACE_PERIOD_SECONDS`, less a second: how long a drain may take.
+    pub drain: Duration,
+    /// `RUST_LOG`, `LOG_FORMAT`.
+    pub log: LogSettings,
+}
+
+impl Config {
+    /// From the environment of this process.
+    ///
+    /// # Errors
+    /// When variables cannot be used: all of them.
+    pub fn from_process() -> Result<Self, InvalidEnvironment> {
+        Self::read(Env::new(std::env::vars()))
+    }
+
+    /// From variables.
+    ///
+    /// # Errors
+    /// When variables cannot be used: all of them.
+    pub fn read(mut env: Env) -> Result<Self, InvalidEnvironment> {
+        let wildcard = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        let drain = env.number("TERMINATION_GRACE_PERIOD_SECONDS", 6, 1..=3600u64);
+        let config = Self {
+            manifests: env.required("AMBIT_MANIFESTS", "the folder of manifests").into(),
+            state: env.required("AMBIT_STATE_DIR", "a folder for the root certificate and its key").into(),
+            discovery_address: env.address("AMBIT_XDS_ADDR", wildcard(15012)),
+            metrics_address: env.address("AMBIT_METRICS_ADDR", wildcard(15014)),
+            tokens: env.optional_path("AMBIT_TOKENS"),
+            mesh: mesh_settings(&mut env),
+            certificate_ttl: certificate_ttl(&mut env),
+            tls_names: list(&mut env, "AMBIT_TLS_NAMES", TLS_NAMES, "DNS names and addresses", |text| {
+                text.parse::<ServingName>().ok()
+            }),
+            node_accounts: list(
+                &mut env,
+                "CA_TRUSTED_NODE_ACCOUNTS",
+                NODE_ACCOUNTS,
+                "<namespace>/<service account>",
+                |text| text.parse::<ServiceAccountName>().ok(),
+            )
+            .into_iter()
+            .collect(),
+            drain: Duration::from_secs(drain.saturating_sub(1).max(1)),
+            log: LogSettings {
+                filter: env
+                    .optional("RUST_LOG", "levels such as info,control=debug", |text| text.parse().ok())
+                    .unwrap_or_default(),
+                format: env
+                    .optional("LOG_FORMAT", "plain or json", |text| text.parse().ok())
+                    .unwrap_or_default(),
+            },
+        };
+        env.finish()?;
+        Ok(config)
+    }
+}
+
+fn mesh_settings(env: &mut Env) -> Settings {
+    let trust_domain = env
+        .optional("TRUST_DOMAIN", "a trust domain", |text| TrustDomain::parse(text).ok())
+        .or_else(|| TrustDomain::parse("cluster.local").ok());
+    let cluster_domain = env
+        .optional("CLUSTER_DOMAIN", "a DNS name", |text| Hostname::parse(text).ok())
+        .map_or_else(|| arcstr::literal!("cluster.local"), |name| name.as_str().into());
+    let Some(trust_domain) = trust_domain else { unreachable!("the default is a trust domain") };
+    Settings {
+        trust_domain,
+        cluster: env.string("CLUSTER_ID", "Kubernetes").into(),
+        cluster_domain,
+        network: Network(env.string("NETWORK", "").into()),
+        root_namespace: env.string("AMBIT_ROOT_NAMESPACE", "istio-system").into(),
+    }
+}
+
+fn certificate_ttl(env: &mut Env) -> Duration {
+    let ttl = env.duration("AMBIT_CERT_TTL", DAY);
+    // X.509 counts in seconds.
+    if ttl < Duration::from_secs(2) || ttl > LONGEST_TTL {
+        env.reject("AMBIT_CERT_TTL", "a duration from 2s to 2160h");
+    }
+    ttl
+}
+
+/// A list between commas with a default in the same form.
+fn list<T>(
+    env: &mut Env,
+    name: &str,
+    default: &str,
+    accepted: &str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Vec<T> {
+    match env.optional_string(name) {
+        Some(_) => env.list(name, accepted, parse),
+        None => default.split(',').filter_map(parse).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<Config, InvalidEnvironment> {
+        let given = [("AMBIT_MANIFESTS", "/m"), ("AMBIT_STATE_DIR", "/s")];
+        let all =
+            given.iter().chain(variables).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::read(Env::new(all))
+    }
+
+    #[test]
+    fn defaults_are_those_of_istio() {
+        let config = read(&[]).unwrap();
+        assert_eq!(config.discovery_address.to_string(), "[::]:15012");
+        assert_eq!(config.metrics_address.to_string(), "[::]:15014");
+        assert_eq!(config.mesh.trust_domain.as_str(), "cluster.local");
+        assert_eq!(config.mesh.cluster, "Kubernetes");
+        assert_eq!(config.mesh.root_namespace, "istio-system");
+        assert_eq!(config.certificate_ttl, DAY);
+        assert_eq!(config.tls_names.len(), 3);
+        assert_eq!(config.node_accounts.len(), 2);
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        let error = read(&[
+            ("AMBIT_MANIFESTS", ""),
+            ("AMBIT_XDS_ADDR", "15012"),
+            ("TRUST_DOMAIN", "a/b"),
+            ("AMBIT_CERT_TTL", "1s"),
+            ("CA_TRUSTED_NODE_ACCOUNTS", "ztunnel"),
+            ("LOG_FORMAT", "xml"),
+        ])
+        .unwrap_err();
+        let names: Vec<&str> = error.0.iter().map(|invalid| invalid.name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "AMBIT_MANIFESTS",
+                "AMBIT_XDS_ADDR",
+                "TRUST_DOMAIN",
+                "AMBIT_CERT_TTL",
+                "CA_TRUSTED_NODE_ACCOUNTS",
+                "LOG_FORMAT"
+            ]
+        );
+    }
+}

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The two ports: discovery and certificates under TLS, and metrics, readiness and status for people and machines.
+
+mod grpc;
+mod renew;
+pub(crate) mod status;
+
+use http::{Method, StatusCode};
+use runtime::{
+    http::{Router, respond},
+    metrics::Metrics,
+    readiness::Readiness,
+};
+
+pub(crate) use self::{
+    grpc::serve,
+    renew::{Serving, renew},
+    status::Status,
+};
+use crate::{app::Render, authenticate::Authenticate};
+
+/// What is answered on the metrics port.
+pub(crate) fn router<A: Authenticate>(status: Status<A>, readiness: Readiness, render: Render) -> Router {
+    let metrics = {
+        let (status, render) = (status.clone(), render);
+        move |_| {
+            status.measure();
+            let body = render();
+            async move { respond::with_type(StatusCode::OK, Metrics::CONTENT_TYPE, body) }
+        }
+    };
+    let ready = move |_| {
+        let answer = readiness.respond();
+        async move { answer }
+    };
+    let shown = move |_| {
+        let body = status.json();
+        async move { respond::json(StatusCode::OK, body) }
+    };
+    Router::new()
+        .route(Method::GET, "/metrics", metrics)
+        .route(Method::GET, "/healthz/ready", ready.clone())
+        .route(Method::GET, "/ready", ready)
+        .route(Method::GET, "/status", shown)
+}

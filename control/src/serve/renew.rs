@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The certificate of this process's own server, renewed at half its life.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::Context;
+use identity::{Compliance, Profile, Trust};
+use parking_lot::RwLock;
+use runtime::Shutdown;
+use rustls::ServerConfig;
+
+use crate::ca::{Root, ServingName};
+
+/// After a failure; the old certificate has half its life left.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// The TLS configuration for the next handshake; cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Serving {
+    root: Arc<Root>,
+    names: Arc<[ServingName]>,
+    profile: Profile,
+    config: Arc<RwLock<Arc<ServerConfig>>>,
+    renew_in: Duration,
+}
+
+impl Serving {
+    /// With a first certificate.
+    ///
+    /// # Errors
+    /// When none can be made.
+    pub(crate) fn new(root: Arc<Root>, names: &[ServingName]) -> anyhow::Result<Self> {
+        let profile = Profile::new(Compliance::Preferred, Trust::default());
+        let (config, renew_in) = make(&root, names, &profile)?;
+        Ok(Self { root, names: names.into(), profile, config: Arc::new(RwLock::new(config)), renew_in })
+    }
+
+    pub(super) fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.config.read())
+    }
+}
+
+/// Renews until the process is asked to finish.
+pub(crate) async fn renew(serving: Serving, shutdown: Shutdown) {
+    let mut wait = serving.renew_in;
+    loop {
+        tokio::select! {
+            () = shutdown.requested() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+        wait = match make(&serving.root, &serving.names, &serving.profile) {
+            Ok((config, half_life)) => {
+                *serving.config.write() = config;
+                tracing::info!("serving certificate renewed");
+                half_life
+            }
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), retry = ?RETRY, "serving certificate not renewed");
+                RETRY
+            }
+        };
+    }
+}
+
+fn make(
+    root: &Root,
+    names: &[ServingName],
+    profile: &Profile,
+) -> anyhow::Result<(Arc<ServerConfig>, Duration)> {
+    let made = root.serving(names, SystemTime::now()).context("cannot issue the serving certificate")?;
+    let config =
+        profile.serving_config(made.chain, made.key).context("cannot use the serving certificate")?;
+    // Never at once again, or the end of the root's life would be a busy loop.
+    Ok((config, made.half_life.max(Duration::from_secs(1))))
+}

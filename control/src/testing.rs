@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What several tests of this crate need.
+
+use mesh::{Network, TrustDomain};
+
+use crate::{
+    manifests::{self, Content},
+    world::{Event, Settings},
+};
+
+/// A mesh with the defaults.
+pub(crate) fn settings() -> Settings {
+    Settings {
+        trust_domain: TrustDomain::parse("cluster.local").unwrap(),
+        cluster: "Kubernetes".into(),
+        cluster_domain: "cluster.local".into(),
+        network: Network::default(),
+        root_namespace: "istio-system".into(),
+    }
+}
+
+/// The objects of a good file as events.
+pub(crate) fn applied(content: &Content) -> Vec<Event> {
+    assert_eq!(content.problems, [], "the manifests of a test are good");
+    content.objects.iter().map(|(object, _)| Event::Applied(Box::new(object.clone()))).collect()
+}
+
+/// The same from text.
+pub(crate) fn events(text: &str) -> Vec<Event> {
+    applied(&manifests::read(text))
+}

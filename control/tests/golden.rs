@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What proxies are told because of some objects: `golden/<case>/in.yaml` gives `golden/<case>/out.yaml`.
+//!
+//! After a wanted change, `UPDATE_GOLDEN=1 cargo test -p control --test golden` writes the files anew; review them like
+//! code.
+
+#[path = "golden/view.rs"]
+mod view;
+
+use std::{fs, path::Path};
+
+use control::{
+    manifests,
+    world::{Event, Settings, World},
+};
+use mesh::{Network, TrustDomain};
+
+fn check(case: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case);
+    let input = fs::read_to_string(folder.join("in.yaml")).expect("every case has an input");
+    let content = manifests::read(&input);
+    assert_eq!(content.problems, [], "{case}: the input is good");
+    let mut world = World::new(Settings {
+        trust_domain: TrustDomain::parse("cluster.local").unwrap(),
+        cluster: "Kubernetes".into(),
+        cluster_domain: "cluster.local".into(),
+        network: Network::default(),
+        root_namespace: "istio-system".into(),
+    });
+    world.apply(content.objects.into_iter().map(|(object, _)| Event::Applied(Box::new(object))));
+    let output = view::yaml(&world);
+    let path = folder.join("out.yaml");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&path, &output).unwrap();
+    }
+    let expected = fs::read_to_string(&path).unwrap_or_default();
+    assert!(output == expected, "{case}: {} is not what came out:\n{output}", path.display());
+}
+
+#[test]
+fn pods_become_workloads() {
+    check("workloads");
+}
+
+#[test]
+fn services_keep_their_ports_addresses_and_preferences() {
+    check("services");
+}
+
+#[test]
+fn policies_become_what_a_node_proxy_can_enforce() {
+    check("policies");
+}
+
+#[test]
+fn http_attributes_are_dropped_on_the_side_of_caution() {
+    check("http-attributes");
+}
+
+#[test]
+fn the_effective_peer_authentication_becomes_a_policy() {
+    check("peer-authentication");
+}
+
+#[test]
+fn ports_with_another_mode_get_a_policy_of_their_own() {
+    check("peer-authentication-ports");
+}
+
+#[test]
+fn a_waypoint_that_is_asked_for_is_reported_as_missing() {
+    check("waypoints-not-served");
+}

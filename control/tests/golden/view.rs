@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Outputs as YAML for the eyes of a reviewer: what is empty or a default is left out.
+
+use std::fmt::Display;
+
+use control::world::World;
+use mesh::{
+    Change, Policy, Service, Workload,
+    policy::{Clause, Match, Rule, ServiceAccountMatch, StringMatch},
+    service::{LoadBalancing, PortMap},
+};
+use serde_json::{Map, Value, json};
+
+/// Everything that proxies are told, and what users are.
+pub fn yaml(world: &World) -> String {
+    let (mut workloads, mut services, mut policies) = (Vec::new(), Vec::new(), Vec::new());
+    for output in world.outputs() {
+        match output {
+            Change::Workload(output) => workloads.push(workload(&output)),
+            Change::Service(output) => services.push(service(&output)),
+            Change::Policy(output) => policies.push(policy(&output)),
+            Change::WorkloadGone(_) | Change::ServiceGone(_) | Change::PolicyGone(_) => {
+                panic!("nothing is gone")
+            }
+        }
+    }
+    let reports = world.reports().map(|report| {
+        json!({"object": report.object.to_string(), "field": report.field, "message": report.message})
+    });
+    let all = map([
+        ("policies", Value::Array(policies)),
+        ("services", Value::Array(services)),
+        ("workloads", Value::Array(workloads)),
+        ("reports", reports.collect()),
+    ]);
+    serde_saphyr::to_string(&all).unwrap()
+}
+
+fn workload(output: &Workload) -> Value {
+    let services = output.services.iter().map(|(name, ports)| (name.to_string(), port_map(ports)));
+    map([
+        ("uid", text(&output.uid)),
+        ("identity", text(output.identity())),
+        ("addresses", list(&output.addresses)),
+        ("networkMode", text(format!("{:?}", output.network_mode))),
+        ("tunnel", text(format!("{:?}", output.tunnel))),
+        ("nativeTunnel", if output.native_tunnel { json!(true) } else { Value::Null }),
+        ("node", text(&output.node)),
+        ("locality", list([&output.locality.region, &output.locality.zone, &output.locality.subzone])),
+        ("canonical", text(format!("{} {}", output.canonical_name, output.canonical_revision))),
+        ("owner", text(format!("{} {}", output.workload_type.as_str(), output.workload_name))),
+        ("policies", list(&output.policies)),
+        ("services", Value::Object(services.collect())),
+        ("health", text(format!("{:?}", output.health))),
+    ])
+}
+
+fn service(output: &Service) -> Value {
+    map([
+        ("name", text(output.key())),
+        ("vips", list(output.vips.iter().map(|vip| vip.net))),
+        ("ports", port_map(&output.ports)),
+        ("balance", balance(&output.load_balancing)),
+        ("ipFamilies", text(format!("{:?}", output.ip_families))),
+    ])
+}
+
+fn balance(balance: &LoadBalancing) -> Value {
+    if *balance == LoadBalancing::default() {
+        return Value::Null;
+    }
+    let scopes = balance.routing_preference.iter().map(|scope| format!("{scope:?}"));
+    text(format!("{:?} {:?} {:?}", balance.mode, scopes.collect::<Vec<_>>(), balance.health_policy))
+}
+
+fn port_map(ports: &PortMap) -> Value {
+    let ports = ports.iter().map(|(port, target)| {
+        let number = target.target.map_or_else(|| "by name".to_owned(), |number| number.to_string());
+        (port.to_string(), json!(format!("{number} {:?}", target.protocol)))
+    });
+    Value::Object(ports.collect())
+}
+
+fn policy(output: &Policy) -> Value {
+    map([
+        ("name", text(&output.name)),
+        ("scope", text(format!("{:?}", output.scope))),
+        ("action", text(format!("{:?}", output.action))),
+        ("dryRun", if output.dry_run { json!(true) } else { Value::Null }),
+        ("rules", output.rules.iter().map(rule).collect()),
+    ])
+}
+
+fn rule(rule: &Rule) -> Value {
+    let any = |clause: &Clause| json!({"any": clause.matches.iter().map(condition).collect::<Value>()});
+    json!({"all": rule.clauses.iter().map(any).collect::<Value>()})
+}
+
+fn condition(output: &Match) -> Value {
+    map([
+        ("principals", strings(&output.principals)),
+        ("notPrincipals", strings(&output.not_principals)),
+        ("namespaces", strings(&output.namespaces)),
+        ("notNamespaces", strings(&output.not_namespaces)),
+        ("serviceAccounts", accounts(&output.service_accounts)),
+        ("notServiceAccounts", accounts(&output.not_service_accounts)),
+        ("sourceIps", list(&output.source_ips)),
+        ("notSourceIps", list(&output.not_source_ips)),
+        ("destinationIps", list(&output.destination_ips)),
+        ("notDestinationIps", list(&output.not_destination_ips)),
+        ("destinationPorts", list(&output.destination_ports)),
+        ("notDestinationPorts", list(&output.not_destination_ports)),
+    ])
+}
+
+fn strings(matches: &[StringMatch]) -> Value {
+    list(matches.iter().map(|one| match one {
+        StringMatch::Exact(text) => format!("is {text}"),
+        StringMatch::Prefix(text) => format!("begins with {text}"),
+        StringMatch::Suffix(text) => format!("ends with {text}"),
+        StringMatch::Presence => "anything".to_owned(),
+    }))
+}
+
+fn accounts(accounts: &[ServiceAccountMatch]) -> Value {
+    list(accounts.iter().map(|account| format!("{}/{}", account.namespace, account.service_account)))
+}
+
+fn list(items: impl IntoIterator<Item = impl Display>) -> Value {
+    items.into_iter().map(text).collect()
+}
+
+fn text(value: impl Display) -> Value {
+    Value::String(value.to_string())
+}
+
+/// In the order of writing would be nicer; the order of the alphabet is stable.
+fn map<const N: usize>(entries: [(&str, Value); N]) -> Value {
+    let empty = |value: &Value| match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.iter().all(|item| item.as_str() == Some("")),
+        Value::Object(entries) => entries.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    };
+    let kept = entries.into_iter().filter(|(_, value)| !empty(value));
+    Value::Object(kept.map(|(key, value)| (key.to_owned(), value)).collect::<Map<_, _>>())
+}

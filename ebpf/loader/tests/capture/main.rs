@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Capture in real network namespaces, on this kernel: two pods and peers on a bridge, a stand-in for the proxy.
+//! Needs root; touches only namespaces and pins that it made, all named `ebpf-PID-*`.
+
+mod app;
+#[path = "../../../claim/src/lib.rs"]
+mod claim;
+mod hostile;
+mod life;
+mod proxy;
+mod traffic;
+mod wire;
+mod world;
+
+/// The proxy's process, started by the tests.
+#[test]
+#[ignore = "a process of the other tests"]
+fn proxy_process() {
+    proxy::process();
+}

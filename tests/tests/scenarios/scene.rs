@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What every scenario stands on: the shared lab, a namespace of its own, and the questions that many ask.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use futures_util::future::BoxFuture;
+use lab::{
+    Cluster, Node, Pod,
+    cluster::{PodBuilder, Service, ServiceBuilder},
+    config::require_root,
+    echo::Echo,
+    eventually,
+    observe::Access,
+};
+use parking_lot::Mutex;
+use tokio::{runtime::Runtime, sync::OnceCell, time::timeout};
+
+/// How long one scenario may take, unless it is a long one.
+const LIMIT: Duration = Duration::from_secs(120);
+const LONG_LIMIT: Duration = Duration::from_secs(900);
+/// How long ztunnel may take to write a connection down after its end.
+pub(crate) const SOON: Duration = Duration::from_secs(5);
+
+static RUNTIME: LazyLock<std::io::Result<Runtime>> =
+    LazyLock::new(|| tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build());
+
+/// One scenario.
+pub(crate) struct Scenario {
+    /// What it belongs to.
+    pub(crate) group: &'static str,
+    /// A sentence.
+    pub(crate) name: &'static str,
+    /// Whether it only runs with `--include-ignored`.
+    pub(crate) long: bool,
+    /// What happens.
+    pub(crate) play: fn(Scene) -> BoxFuture<'static, Result<()>>,
+}
+
+/// Lists functions as scenarios, each named as it is.
+macro_rules! scenarios {
+    ($($name:ident),* $(,)?) => {
+        vec![$($crate::scene::Scenario {
+            group: module_path!(),
+            name: stringify!($name),
+            long: false,
+            play: |scene| Box::pin($name(scene)),
+        }),*]
+    };
+}
+pub(crate) use scenarios;
+
+/// Where scenarios are played: the shared lab, started by the first one that needs it.
+#[derive(Clone)]
+pub(crate) struct Stage {
+    runtime: &'static Runtime,
+    cluster: Arc<OnceCell<Cluster>>,
+}
+
+/// A scenario's own corner of the lab.
+#[derive(Clone)]
+pub(crate) struct Scene {
+    pub(crate) cluster: Cluster,
+    namespace: String,
+    made: Arc<Mutex<Made>>,
+}
+
+/// What has to be removed after a scenario.
+#[derive(Default)]
+struct Made {
+    pods: Vec<Pod>,
+    services: Vec<Service>,
+    files: Vec<String>,
+}
+
+impl Stage {
+    pub(crate) fn new() -> Result<Self> {
+        let runtime = RUNTIME.as_ref().map_err(|error| anyhow!("starting a runtime: {error}"))?;
+        Ok(Self { runtime, cluster: Arc::new(OnceCell::new()) })
+    }
+
+    /// Plays a scenario and removes what it made.
+    pub(crate) fn play(&self, scenario: &Scenario) -> Result<()> {
+        require_root("test lab")?;
+        self.runtime.block_on(async {
+            let cluster = self.cluster.get_or_try_init(|| Cluster::start("test")).await?;
+            let name: String = scenario.name.replace('_', "-").chars().take(40).collect();
+            let scene = Scene {
+                cluster: cluster.clone(),
+                namespace: name.trim_end_matches('-').to_owned(),
+                made: Arc::default(),
+            };
+            let limit = if scenario.long { LONG_LIMIT } else { LIMIT };
+            let outcome = timeout(limit, (scenario.play)(scene.clone())).await;
+            let outcome = outcome.unwrap_or_else(|_elapsed| Err(anyhow!("not over within {limit:?}")));
+            let logs = cluster.state().join("logs");
+            let outcome = outcome.with_context(|| format!("logs are in {}", logs.display()));
+            let cleared = scene.clear().await;
+            outcome.and(cleared)
+        })
+    }
+
+    /// Plays a check of the lab itself.
+    pub(crate) fn check(&self, play: fn() -> BoxFuture<'static, Result<()>>) -> Result<()> {
+        require_root("test lab")?;
+        self.runtime.block_on(async {
+            timeout(LIMIT, play()).await.unwrap_or_else(|_elapsed| Err(anyhow!("not over within {LIMIT:?}")))
+        })
+    }
+
+    /// Ends the shared lab.
+    pub(crate) fn end(self) -> Result<()> {
+        self.cluster.get().map_or(Ok(()), |cluster| cluster.clone().stop())
+    }
+}
+
+impl Scene {
+    /// The scenario's Kubernetes namespace.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    pub(crate) fn node(&self, name: &str) -> Node {
+        self.cluster.node(name)
+    }
+
+    /// A pod of this scenario with a service account of its own name, ready to be refined.
+    pub(crate) fn pod(&self, node: &str, name: &str) -> PodBuilder {
+        self.node(node).pod(name).namespace(&self.namespace).service_account(name)
+    }
+
+    /// Starts a pod, to be removed at the end.
+    pub(crate) async fn start(&self, pod: PodBuilder) -> Result<Pod> {
+        let pod = pod.start().await?;
+        self.made.lock().pods.push(pod.clone());
+        Ok(pod)
+    }
+
+    /// Starts a captured pod.
+    pub(crate) async fn captured(&self, node: &str, name: &str) -> Result<Pod> {
+        self.start(self.pod(node, name).captured()).await
+    }
+
+    /// Starts a captured pod with the sample application in it.
+    pub(crate) async fn server(&self, node: &str, name: &str) -> Result<Pod> {
+        let pod = self.captured(node, name).await?;
+        pod.serve().await?;
+        Ok(pod)
+    }
+
+    /// Starts a pod that is not in the mesh.
+    pub(crate) async fn plain(&self, node: &str, name: &str) -> Result<Pod> {
+        self.start(self.pod(node, name)).await
+    }
+
+    /// A service of this scenario.
+    pub(crate) fn service(&self, name: &str) -> ServiceBuilder {
+        self.cluster.service(name).namespace(&self.namespace)
+    }
+
+    /// Creates a service, to be removed at the end.
+    pub(crate) async fn create(&self, service: ServiceBuilder) -> Result<Service> {
+        let service = service.create().await?;
+        self.made.lock().services.push(service.clone());
+        Ok(service)
+    }
+
+    /// Publishes YAML in which `NAMESPACE` stands for the scenario's; it is removed at the end.
+    pub(crate) async fn apply(&self, name: &str, yaml: &str) -> Result<()> {
+        let file = format!("{}.{name}", self.namespace);
+        self.made.lock().files.push(file.clone());
+        self.cluster.apply(&file, &yaml.replace("NAMESPACE", &self.namespace)).await
+    }
+
+    /// Removes what `apply` published.
+    pub(crate) async fn withdraw(&self, name: &str) -> Result<()> {
+        self.cluster.withdraw(&format!("{}.{name}", self.namespace)).await
+    }
+
+    async fn clear(&self) -> Result<()> {
+        let made = std::mem::take(&mut *self.made.lock());
+        for file in made.files {
+            self.cluster.withdraw(&file).await?;
+        }
+        for service in made.services {
+            service.delete().await?;
+        }
+        for pod in made.pods.iter().filter(|pod| pod.namespace().exists()) {
+            pod.delete().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Calls `server` from `client` over both families; each time the right application answers and sees the client.
+pub(crate) async fn reaches(client: &Pod, server: &Pod) -> Result<()> {
+    for (from, to) in [(client.v4(), server.v4()), (client.v6(), server.v6())] {
+        let echo = client.get(to, "/").await.with_context(|| format!("{} calls {to}", client.full_name()))?;
+        ensure!(echo.name == server.name(), "{} answered in place of {}", echo.name, server.name());
+        sees(&echo, from)?;
+    }
+    Ok(())
+}
+
+/// The application saw a connection from `client`.
+pub(crate) fn sees(echo: &Echo, client: IpAddr) -> Result<()> {
+    ensure!(echo.peer.ip() == client, "{} saw {} instead of {client}", echo.name, echo.peer.ip());
+    Ok(())
+}
+
+/// The client's ztunnel and the server's have both written down a connection of these two, with both identities.
+pub(crate) async fn went_through_the_mesh(scene: &Scene, client: &Pod, server: &Pod) -> Result<()> {
+    for (pod, direction) in [(client, "outbound"), (server, "inbound")] {
+        let node = scene.node(&pod.object().node);
+        let access = written(&node, direction, client, server).await?;
+        ensure!(access.field("error").is_empty(), "{}", access.line);
+        ensure!(access.field("src.identity") == client.identity(), "{}", access.line);
+        ensure!(access.field("dst.identity") == server.identity(), "{}", access.line);
+        ensure!(!access.field("dst.hbone_addr").is_empty(), "no tunnel: {}", access.line);
+    }
+    Ok(())
+}
+
+/// The newest line about a connection from one pod to the other, once it is there.
+pub(crate) async fn written(node: &Node, direction: &str, client: &Pod, server: &Pod) -> Result<Access> {
+    let what =
+        format!("an {direction} line on node {} for {} → {}", node.name(), client.name(), server.name());
+    eventually(SOON, &what, async || {
+        let (from, to) = (client.object(), server.object());
+        let fits = |access: &&Access| {
+            access.field("direction") == direction
+                && access.message != "connection opened"
+                && access.field("src.workload") == from.name
+                && access.field("src.namespace") == from.namespace
+                && access.field("dst.workload") == to.name
+                && access.field("dst.namespace") == to.namespace
+        };
+        node.access_log().iter().rfind(fits).cloned().context("not written yet")
+    })
+    .await
+}
+
+/// A call that must fail; what the client was told.
+pub(crate) async fn refused(client: &Pod, ip: IpAddr) -> Result<String> {
+    match timeout(Duration::from_secs(10), client.get(ip, "/")).await {
+        Ok(Ok(echo)) => Err(anyhow!("{} answered {} at {ip}", echo.name, client.name())),
+        Ok(Err(error)) => Ok(format!("{error:#}")),
+        Err(_elapsed) => Ok("no answer".to_owned()),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "there is no test that could fail with it")]
+pub(crate) fn say(line: &str) {
+    eprintln!("{line}");
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask test`: what CI runs. Suites one after the other, each with a time budget that it must keep.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+
+use crate::{
+    check, ebpf, lab, packages,
+    step::{output, run, say, seconds, step},
+};
+
+/// Every test there is, or some suites.
+#[derive(Args)]
+pub(crate) struct Test {
+    /// Only these suites.
+    #[arg(value_enum)]
+    suites: Vec<Suite>,
+    /// Also what takes long: soak, the full kill matrix.
+    #[arg(long)]
+    long: bool,
+    /// Only scenarios whose name contains this.
+    #[arg(long)]
+    scenario: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Suite {
+    /// What needs no root: format, tidy, lints, unit tests.
+    Check,
+    /// The committed eBPF object against its sources.
+    Object,
+    /// Tests of single packages that need root and a real kernel.
+    Root,
+    /// The scenarios in the lab.
+    Lab,
+}
+
+impl Suite {
+    const ALL: [Self; 4] = [Self::Check, Self::Object, Self::Root, Self::Lab];
+
+    /// The name, and what the suite may take on a small machine that has built nothing yet.
+    fn budget(self) -> (&'static str, Duration) {
+        let (name, minutes) = match self {
+            Self::Check => ("check", 20),
+            Self::Object => ("object", 10),
+            Self::Root => ("root", 10),
+            Self::Lab => ("lab", 15),
+        };
+        (name, Duration::from_secs(minutes * 60))
+    }
+}
+
+impl Test {
+    pub(crate) fn run(&self) -> Result<()> {
+        let suites = if self.suites.is_empty() { Suite::ALL.as_slice() } else { self.suites.as_slice() };
+        let mut report = Vec::new();
+        for suite in suites {
+            let (name, budget) = suite.budget();
+            say(format!("\n══ {name}: at most {}", seconds(budget)));
+            let started = Instant::now();
+            let outcome = self.run_suite(*suite);
+            report.push((name, budget, started.elapsed(), outcome));
+        }
+        say("\nsuite     budget         taken");
+        let mut bad = Vec::new();
+        for (name, budget, taken, outcome) in report {
+            let verdict = match outcome {
+                // Long tests have no budget.
+                Ok(()) if taken <= budget || self.long => "passed".to_owned(),
+                Ok(()) => "passed, but over its budget".to_owned(),
+                Err(error) => format!("FAILED: {error:#}"),
+            };
+            say(format!("{name:<9} {:<14} {:<14} {verdict}", seconds(budget), seconds(taken)));
+            if verdict != "passed" {
+                bad.push(name);
+            }
+        }
+        if !bad.is_empty() {
+            bail!("not all is well: {}", bad.join(", "));
+        }
+        Ok(())
+    }
+
+    fn run_suite(&self, suite: Suite) -> Result<()> {
+        match suite {
+            Suite::Check => check::check(),
+            Suite::Object => step("eBPF object", || ebpf::run(true)),
+            Suite::Root => root_tests(),
+            Suite::Lab => self.scenarios(),
+        }
+    }
+
+    fn scenarios(&self) -> Result<()> {
+        ::lab::config::require_root("test lab")?;
+        packages::ensure_installed(&[packages::IPROUTE])?;
+        step("binaries", lab::build)?;
+        let mut arguments =
+            vec!["test", "-p", "lab", "--features", "root-tests", "--test", "scenarios", "--locked", "--"];
+        if self.long {
+            arguments.push("--include-ignored");
+        }
+        arguments.extend(self.scenario.as_deref());
+        step("scenarios", || run("cargo", &arguments))
+    }
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    name: String,
+    features: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Packages say by the feature `root-tests` that they have such tests; the lab's are a suite of their own.
+fn root_tests() -> Result<()> {
+    ::lab::config::require_root("test root")?;
+    let text = output("cargo", &["metadata", "--format-version", "1", "--no-deps", "--offline"])?;
+    let metadata: Metadata = serde_json::from_str(&text).context("reading cargo's metadata")?;
+    let has_tests = |package: &&Package| package.features.contains_key("root-tests") && package.name != "lab";
+    for package in metadata.packages.iter().filter(has_tests) {
+        let arguments = ["test", "-p", &package.name, "--features", "root-tests", "--locked"];
+        step(&package.name, || run("cargo", &arguments))?;
+    }
+    Ok(())
+}
