@@ -120,7 +120,7 @@ fn prepare(
     let capture =
         Capture::load(settings, config.exempt_peers.clone()).context("cannot load the capture programs")?;
     for uid in capture.attached()?.iter().filter(|uid| good.iter().all(|record| record.pod.uid != **uid)) {
-        tracing::warn!(%uid, "a captured pod has no record, it has no traffic until it is added again or released");
+        tracing::warn!(%uid, "captured without a record: no traffic until it is added again");
     }
     Ok((Enrolment::new(records, capture, announcements.clone(), tasks.clone()), good))
 }

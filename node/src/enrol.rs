@@ -183,7 +183,7 @@ impl Enrolment {
                 Held { survey, standing, ..Held::new(pod, netns) }
             }
             Decision::Replace => {
-                tracing::info!(uid = %pod.uid, "the pod has a new network namespace");
+                tracing::info!(%pod, "the pod has a new network namespace");
                 if let Some(before) = before {
                     let departure = departure(&before, Departure::Cleared);
                     self.descend(&place, before, departure)
@@ -262,13 +262,13 @@ impl Enrolment {
         };
         match &result {
             Ok(()) => {
-                tracing::info!(pod = %held.pod.name, namespace = %held.pod.namespace, uid = %held.pod.uid, "enrolled")
+                tracing::info!(pod = %held.pod, "enrolled")
             }
             Err(AddError::Pending(error)) => {
-                tracing::info!(pod = %held.pod.name, namespace = %held.pod.namespace, uid = %held.pod.uid, error = %Chain(error), "captured, not served yet");
+                tracing::info!(pod = %held.pod, error = %Chain(error), "captured, not served yet");
             }
             Err(error) => {
-                tracing::error!(pod = %held.pod.name, namespace = %held.pod.namespace, uid = %held.pod.uid, error = %Chain(error), "not enrolled");
+                tracing::error!(pod = %held.pod, error = %Chain(error), "not enrolled");
                 held.trouble = Some(Chain(error).to_string());
             }
         }
@@ -283,7 +283,7 @@ impl Enrolment {
         departure: Departure,
     ) -> Result<(), (Action, Shared)> {
         if let Err(error) = self.steps.mark_leaving(&held) {
-            tracing::warn!(uid = %held.pod.uid, error = %Chain(&error), "an agent that starts before this is done would capture the pod again");
+            tracing::warn!(pod = %held.pod, error = %Chain(&error), "a restart now would capture the pod again");
         }
         (held.trouble, held.left) = (None, false);
         let ladder = Ladder::down(held.standing, departure);
@@ -291,7 +291,7 @@ impl Enrolment {
         let result = match end {
             Turn::Stuck { failed, error, .. } => {
                 let trouble = format!("cannot {}: {}", failed.words(), Chain(&error));
-                tracing::error!(pod = %held.pod.name, namespace = %held.pod.namespace, uid = %held.pod.uid, error = %trouble, "not released");
+                tracing::error!(pod = %held.pod, error = %trouble, "not released");
                 held.trouble = Some(trouble);
                 Err((failed, error))
             }
@@ -301,7 +301,7 @@ impl Enrolment {
             | Turn::Undone { .. }
             | Turn::Released
             | Turn::Removed => {
-                tracing::info!(pod = %held.pod.name, namespace = %held.pod.namespace, uid = %held.pod.uid, ?departure, "released");
+                tracing::info!(pod = %held.pod, ?departure, "released");
                 Ok(())
             }
         };
@@ -319,7 +319,7 @@ impl Enrolment {
         loop {
             match ladder.turn() {
                 Turn::Do(action) => {
-                    tracing::debug!(uid = %held.pod.uid, ?action, "enrolment step");
+                    tracing::debug!(pod = %held.pod, ?action, "enrolment step");
                     match self.steps.perform(&mut held, action, patience).await {
                         Ok(()) => ladder.done(),
                         Err(error) => ladder.failed(Arc::new(error)),
@@ -367,7 +367,7 @@ fn settle(place: &Occupied, held: Held) {
 }
 
 fn keep(place: &Occupied, mut held: Held, error: &OpenError) {
-    tracing::warn!(uid = %held.pod.uid, error = %Chain(error), "the pod is kept as it is");
+    tracing::warn!(pod = %held.pod, error = %Chain(error), "the pod is kept as it is");
     held.trouble = Some(Chain(error).to_string());
     place.set(held);
 }

@@ -67,6 +67,13 @@ pub struct Pod {
     pub ips: Vec<IpAddr>,
 }
 
+impl fmt::Display for Pod {
+    /// As in a log: `namespace/name (uid)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{} ({})", self.namespace, self.name, self.uid)
+    }
+}
+
 /// A pod as JSON: the body of `POST /pods` and the heart of a record.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

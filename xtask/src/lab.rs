@@ -98,12 +98,14 @@ fn up(name: &str) -> Result<()> {
         let cluster = Cluster::start(name).await?;
         let (a, b) = (cluster.node("a"), cluster.node("b"));
         a.pod("client").captured().service_account("client").start().await?;
+        // Programs end with their handles until the lab is kept.
+        let mut programs = Vec::new();
         for pod in [
             a.pod("echo-a").captured().service_account("echo").labels(&[("app", "echo")]),
             b.pod("echo-b").captured().service_account("echo").labels(&[("app", "echo")]),
             b.pod("plain"),
         ] {
-            pod.start().await?.serve().await?;
+            programs.push(pod.start().await?.serve().await?);
         }
         cluster.service("echo").create().await?;
         cluster

@@ -12,7 +12,7 @@ use mesh::{
 use serde_json::{Map, Value, json};
 
 /// Everything that proxies are told, and what users are.
-pub fn yaml(world: &World) -> String {
+pub(crate) fn yaml(world: &World) -> String {
     let (mut workloads, mut services, mut policies) = (Vec::new(), Vec::new(), Vec::new());
     for output in world.outputs() {
         match output {

@@ -49,7 +49,7 @@ impl Client {
         config.check()?;
         let node =
             Node { id: config.node_id.clone(), cluster: String::new(), metadata: Some(config.metadata()) };
-        let (demand, requests) = demand::channel();
+        let (demand, requests) = demand::channel(config.on_demand);
         let mut client = Self {
             subscriber: if config.on_demand { Subscriber::on_demand(node) } else { Subscriber::new(node) },
             config,

@@ -10,10 +10,12 @@ mod places;
 pub mod publisher;
 pub mod session;
 pub mod subscriber;
+mod wanted;
 
 pub use publisher::{Publisher, Update};
 pub use session::{Event, Session};
 pub use subscriber::{Delivery, Subscriber};
+pub use wanted::Behind;
 
 /// A wildcard among resource names: everything of a type.
 pub(crate) const WILDCARD: &str = "*";

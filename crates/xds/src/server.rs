@@ -4,6 +4,7 @@
 //! A stream needs no task of its own: it is the response stream, driven by its connection. It decides neither what is in
 //! the catalogue nor who may read it: `control` fills the one, an [`Authenticator`] says the other.
 
+mod admission;
 mod catalogue;
 mod proxies;
 mod stream;
@@ -19,11 +20,11 @@ use proto::discovery::{
 use tokio::sync::{broadcast, watch};
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
+use self::{admission::Gate, proxies::Proxies, stream::StreamState};
 pub use self::{
     catalogue::Catalogue,
     proxies::{Proxy, Rejection},
 };
-use self::{proxies::Proxies, stream::StreamState};
 pub use crate::delta::publisher::{Published, Update};
 
 /// Largest request taken: the names and versions that a proxy of a large mesh has when it comes back.
@@ -52,6 +53,8 @@ pub struct ServerSettings {
     pub longest_stream: Option<Duration>,
     /// How long a proxy may leave a response unanswered.
     pub answer_deadline: Duration,
+    /// Memory for first answers that are under way, in bytes. When all proxies come at once, the others wait.
+    pub first_answers: usize,
 }
 
 impl Default for ServerSettings {
@@ -60,6 +63,7 @@ impl Default for ServerSettings {
             burst: Duration::from_millis(100),
             longest_stream: None,
             answer_deadline: Duration::from_secs(120),
+            first_answers: 512 << 20,
         }
     }
 }
@@ -75,6 +79,7 @@ struct Shared<A> {
     catalogue: Catalogue,
     authenticator: A,
     settings: ServerSettings,
+    gate: Gate,
     proxies: Proxies,
     rejections: broadcast::Sender<Rejection>,
     closing: watch::Sender<bool>,
@@ -88,6 +93,7 @@ impl<A: Authenticator> Server<A> {
                 catalogue,
                 authenticator,
                 settings,
+                gate: Gate::new(settings.first_answers),
                 proxies: Proxies::default(),
                 rejections: broadcast::Sender::new(REJECTIONS),
                 closing: watch::Sender::new(false),

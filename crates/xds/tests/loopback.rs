@@ -490,13 +490,15 @@ async fn a_burst_of_changes_is_gathered() {
     let proxy = running.client(plain(address));
     proxy.synced().await;
     let before = proxy.stats.messages(Kind::Address);
+    let start = std::time::Instant::now();
     for number in 0..200 {
         catalogue.update([Update::Put(workload(&format!("x{number}"), "node-1"))]);
         tokio::task::yield_now().await;
     }
     proxy.until("all of them", |index| index.workloads().count() == 220).await;
     let messages = proxy.stats.messages(Kind::Address) - before;
-    assert!(messages <= 20, "{messages} messages");
+    let bursts = start.elapsed().as_millis() / 100;
+    assert!(u128::from(messages) <= bursts + 3, "{messages} messages in {bursts} bursts");
 }
 
 #[tokio::test]

@@ -11,8 +11,8 @@ use core::{ffi::c_void, mem::zeroed, ptr};
 use aya_ebpf::{
     bindings::{BPF_F_CURRENT_NETNS, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_tuple},
     helpers::generated::{
-        bpf_map_lookup_elem, bpf_map_update_elem, bpf_sk_fullsock, bpf_sk_lookup_tcp, bpf_sk_lookup_udp,
-        bpf_sk_release, bpf_sk_storage_delete, bpf_sk_storage_get, bpf_skc_lookup_tcp,
+        bpf_get_prandom_u32, bpf_map_lookup_elem, bpf_map_update_elem, bpf_sk_fullsock, bpf_sk_lookup_tcp,
+        bpf_sk_lookup_udp, bpf_sk_release, bpf_sk_storage_delete, bpf_sk_storage_get, bpf_skc_lookup_tcp,
     },
 };
 use ebpf_abi::{Event, Listener, MARK_MASK, PROXY_MARK, map::listener_index};
@@ -29,8 +29,9 @@ use crate::{
 const LISTEN: u32 = 10;
 const IPPROTO_TCP: u32 = 6;
 const SOCK_STREAM: u32 = 1;
-/// How many sockets that share a port are looked at: more than old proxy, new proxy and one that does not belong there.
-const ATTEMPTS: u32 = 4;
+/// How often a socket is looked for among those that share a port: the first time is enough unless an application has
+/// bound sockets to a port of the proxy, which then costs it, not others, a SYN that is dropped and sent again.
+const ATTEMPTS: u32 = 8;
 
 /// The socket that sent a packet.
 #[derive(Clone, Copy)]
@@ -184,10 +185,12 @@ fn look(skb: Skb, slot: u32, listener: Listener, ipv6: bool, local: &Address) ->
     let index = listener_index(slot, listener, ipv6);
     let datagrams = matches!(listener, Listener::DnsUdp);
     let mut outcome = NOTHING;
-    for attempt in 0..ATTEMPTS {
-        // Another source chooses another of the sockets that share the port. Port 0 tells `steer` that this is no packet.
+    for _ in 0..ATTEMPTS {
+        // Another source chooses another of the sockets that share the port; at random, so that the next SYN tries
+        // others. Port 0 tells `steer` that this is no packet.
         let mut source = *local;
-        source[3] ^= attempt << 24;
+        // SAFETY: no memory is involved.
+        source[3] = unsafe { bpf_get_prandom_u32() };
         let (mut tuple, size) = tuple(ipv6, (&source, 0), (local, listener.port()));
         // SAFETY: the tuple is as long as said; a socket that is found is released.
         unsafe {

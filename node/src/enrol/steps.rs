@@ -181,7 +181,7 @@ async fn route(held: &Held) -> Result<(), StepError> {
     };
     let (settings, lines) = held.opened()?.run(work).await??;
     if held.standing >= Some(Rung::Attached) && settings + lines > 0 {
-        tracing::warn!(uid = %held.pod.uid, settings, lines, "repaired the pod's network namespace");
+        tracing::warn!(pod = %held.pod, settings, lines, "repaired the pod's network namespace");
     }
     Ok(())
 }

@@ -149,7 +149,7 @@ async fn a_crowd_larger_than_a_connection_dials_as_many_as_it_needs() {
     assert_eq!(echoes.count(), 5);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_busy_connection_is_left_to_its_bulk() {
     // Anything that moves at all is busy.
     let (pool, echoes) =

@@ -17,7 +17,8 @@ pub struct Unanswered;
 /// A handle to ask; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Demand {
-    questions: mpsc::Sender<Question>,
+    // `None`: everything is subscribed, so there is nothing to ask.
+    questions: Option<mpsc::Sender<Question>>,
 }
 
 #[derive(Debug)]
@@ -28,13 +29,15 @@ struct Question {
 
 impl Demand {
     /// Asks for a workload or service by its name or by `<network>/<ip>`, and waits until the server has said what it is
-    /// or that there is none; the Index has it by then. The caller sets the deadline; dropping this is safe.
+    /// or that there is none; the Index has it by then. The caller sets the deadline; dropping this is safe. A client
+    /// that has subscribed to everything answers at once.
     ///
     /// # Errors
     /// When the client has ended.
     pub async fn fetch(&self, name: ArcStr) -> Result<(), Unanswered> {
+        let Some(questions) = &self.questions else { return Ok(()) };
         let (answered, answer) = oneshot::channel();
-        self.questions.send(Question { name, answered }).await.map_err(|_ended| Unanswered)?;
+        questions.send(Question { name, answered }).await.map_err(|_ended| Unanswered)?;
         answer.await.map_err(|_ended| Unanswered)
     }
 }
@@ -46,9 +49,10 @@ pub(super) struct Requests {
     waiting: HashMap<ArcStr, Vec<oneshot::Sender<()>>>,
 }
 
-pub(super) fn channel() -> (Demand, Requests) {
+/// Both ends. Where everything is subscribed, the handle asks nothing.
+pub(super) fn channel(on_demand: bool) -> (Demand, Requests) {
     let (sender, questions) = mpsc::channel(QUEUE);
-    (Demand { questions: sender }, Requests { questions, waiting: HashMap::new() })
+    (Demand { questions: on_demand.then_some(sender) }, Requests { questions, waiting: HashMap::new() })
 }
 
 impl Requests {

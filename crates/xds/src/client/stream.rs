@@ -162,9 +162,6 @@ impl Stream<'_> {
     async fn ask(&mut self, name: &ArcStr, outgoing: &mpsc::Sender<DeltaDiscoveryRequest>) {
         if let Some(request) = self.subscriber.want(name) {
             send(request, outgoing).await;
-        } else if !self.config.on_demand {
-            // Everything is subscribed: what is not there does not exist.
-            self.requests.settle(name);
         }
     }
 }

@@ -55,6 +55,7 @@ pub(super) struct Shelf {
     changes: BTreeMap<u64, ArcStr>,
     removals: BTreeMap<u64, ArcStr>,
     removed_at: HashMap<ArcStr, u64>,
+    bytes: usize,
     head: u64,
     horizon: u64,
     complete: bool,
@@ -67,7 +68,7 @@ pub(super) struct Shelf {
 pub(super) struct Entry {
     pub(super) version: ArcStr,
     pub(super) body: Bytes,
-    position: u64,
+    pub(super) position: u64,
 }
 
 impl Publisher {
@@ -124,6 +125,16 @@ impl Publisher {
         self.len(kind) == 0
     }
 
+    /// Whether every kind has been filled: before that there is nothing to say.
+    pub fn is_complete(&self) -> bool {
+        Kind::ALL.into_iter().all(|kind| self.shelf(kind).complete)
+    }
+
+    /// Bytes of all resources, about what a newcomer is sent.
+    pub fn bytes(&self) -> usize {
+        Kind::ALL.into_iter().map(|kind| self.shelf(kind).bytes).sum()
+    }
+
     /// Position of the last change of a kind.
     pub fn position(&self, kind: Kind) -> u64 {
         self.shelves.of(kind).head
@@ -149,6 +160,7 @@ impl Shelf {
                 return false;
             }
             self.changes.remove(&entry.position);
+            self.bytes -= entry.body.len();
             if let Some(places) = self.places.get_mut() {
                 places.forget(&name, &entry.body);
             }
@@ -159,6 +171,7 @@ impl Shelf {
         if let Some(places) = self.places.get_mut() {
             places.learn(&name, &body);
         }
+        self.bytes += body.len();
         let position = self.advance();
         self.changes.insert(position, name.clone());
         self.entries.insert(name, Entry { version, body: body.into(), position });
@@ -169,6 +182,7 @@ impl Shelf {
     fn remove(&mut self, name: &ArcStr) -> bool {
         let Some(entry) = self.entries.remove(name) else { return false };
         self.changes.remove(&entry.position);
+        self.bytes -= entry.body.len();
         if let Some(places) = self.places.get_mut() {
             places.forget(name, &entry.body);
         }

@@ -14,11 +14,9 @@ use super::{
     ProtocolError, WILDCARD,
     draft::Draft,
     publisher::{Publisher, Shelf},
+    wanted::{Behind, Cursor, Named, Wanted},
 };
 use crate::kind::{Kind, PerKind};
-
-/// Most names that one stream may subscribe to for a type.
-const NAMES: usize = 262_144;
 
 /// How much of a client's complaint is kept.
 const COMPLAINT: usize = 4096;
@@ -69,12 +67,6 @@ pub enum Event {
     Nothing,
 }
 
-/// The client is so far behind that what was removed meanwhile is not known any more. The stream must end; the client
-/// comes back with what it has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("too far behind")]
-pub struct Behind;
-
 /// How far a client is with one type.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -117,31 +109,6 @@ struct InFlight {
 struct Refusal {
     version: Option<ArcStr>,
     message: String,
-}
-
-#[derive(Debug)]
-enum Wanted {
-    Everything(Cursor),
-    Named(Named),
-}
-
-/// Everything up to here was told.
-#[derive(Debug)]
-struct Cursor {
-    changes: u64,
-    removals: u64,
-    // What the client had when it came, until it has been looked at: what is left at the end does not exist.
-    known: BTreeMap<String, String>,
-}
-
-/// Names asked for, and what was told of them.
-#[derive(Debug, Default)]
-struct Named {
-    names: BTreeSet<String>,
-    sent: BTreeMap<ArcStr, String>,
-    absent: BTreeSet<String>,
-    // Position at which all of it was told.
-    told: Option<u64>,
 }
 
 impl Session {
@@ -202,6 +169,12 @@ impl Session {
         self.tracks().any(urgent)
     }
 
+    /// Whether the first answer of every type has been given and acknowledged.
+    pub fn is_settled(&self) -> bool {
+        let settled = |track: &Track| track.answered && !track.cut && track.in_flight.is_none();
+        Kind::ALL.into_iter().all(|kind| self.tracks.of(kind).as_ref().is_some_and(settled))
+    }
+
     /// Whether a response is unanswered.
     pub fn in_flight(&self) -> bool {
         self.tracks().any(|track| track.in_flight.is_some())
@@ -229,20 +202,17 @@ impl Session {
 impl Track {
     /// The first request of a type. Without names it asks for everything, as old clients do.
     fn open(request: DeltaDiscoveryRequest, shelf: &Shelf) -> Result<Self, ProtocolError> {
-        let known: BTreeMap<String, String> = request.initial_resource_versions.into_iter().collect();
+        let known = request.initial_resource_versions;
         let subscribe = request.resource_names_subscribe;
         let unsubscribe: BTreeSet<String> = request.resource_names_unsubscribe.into_iter().collect();
         let wildcard = subscribe.is_empty() || subscribe.iter().any(|name| name == WILDCARD);
         let wanted = if wildcard && !unsubscribe.contains(WILDCARD) {
-            Wanted::Everything(Cursor { changes: 0, removals: shelf.head(), known })
+            Wanted::Everything(Cursor::new(known, shelf))
         } else {
             // A client that asks on demand names what it has only as a version.
             let names = subscribe.into_iter().chain(known.keys().cloned());
             let names = names.filter(|name| name != WILDCARD && !unsubscribe.contains(name)).collect();
-            // Without a version it is a name that waits for its answer, or a resource that must be sent again.
-            let sent = known.into_iter().filter(|(_, version)| !version.is_empty());
-            let sent = sent.map(|(name, version)| (name.into(), version)).collect();
-            Wanted::Named(Named { names, sent, ..Named::default() })
+            Wanted::Named(Named::new(names, known))
         };
         wanted.check()?;
         Ok(Self { wanted, in_flight: None, answered: false, cut: false, acked: 0, refused: BTreeMap::new() })
@@ -279,9 +249,7 @@ impl Track {
         let nothing = unsubscribe.iter().any(|name| name == WILDCARD);
         match &mut self.wanted {
             Wanted::Named(named) if everything && !nothing => {
-                let sent = std::mem::take(&mut named.sent);
-                let known = sent.into_iter().map(|(name, version)| (name.to_string(), version)).collect();
-                self.wanted = Wanted::Everything(Cursor { changes: 0, removals: shelf.head(), known });
+                self.wanted = Wanted::Everything(Cursor::new(named.take_sent(), shelf));
                 self.answered = false;
             }
             Wanted::Everything(_) if nothing => {
@@ -315,126 +283,6 @@ impl Track {
         }
         self.answered = true;
         Ok(Some(draft))
-    }
-}
-
-impl Wanted {
-    fn check(&self) -> Result<(), ProtocolError> {
-        match self {
-            Self::Named(named) if named.names.len() > NAMES => {
-                Err(ProtocolError::TooManyNames { limit: NAMES })
-            }
-            Self::Named(_) | Self::Everything(_) => Ok(()),
-        }
-    }
-}
-
-impl Cursor {
-    fn fill(&mut self, shelf: &Shelf, draft: &mut Draft) -> Result<(), Behind> {
-        if !shelf.remembers(self.removals) {
-            return Err(Behind);
-        }
-        for (position, name, entry) in shelf.changes_after(self.changes) {
-            // Looked at once: a later change is news, whatever the client had when it came.
-            let has = self.known.get(name.as_str()).is_some_and(|known| *known == entry.version);
-            if !has && !draft.put(name, entry, Vec::new()) {
-                return Ok(());
-            }
-            self.known.remove(name.as_str());
-            self.changes = position;
-        }
-        self.changes = shelf.head();
-        while let Some((name, _)) = self.known.first_key_value() {
-            if !draft.remove(name) {
-                return Ok(());
-            }
-            self.known.pop_first();
-        }
-        for (position, name) in shelf.removals_after(self.removals) {
-            if !draft.remove(name) {
-                return Ok(());
-            }
-            self.removals = position;
-        }
-        self.removals = shelf.head();
-        Ok(())
-    }
-}
-
-impl Named {
-    fn change(&mut self, subscribe: Vec<String>, unsubscribe: &[String], shelf: &Shelf) {
-        for name in subscribe.into_iter().filter(|name| name != WILDCARD) {
-            // Asking again is asking to be told again: the client still has it, in a version that does not count.
-            self.absent.remove(&name);
-            for found in shelf.lookup(&name) {
-                if let Some(version) = self.sent.get_mut(&found) {
-                    version.clear();
-                }
-            }
-            self.names.insert(name);
-        }
-        if !unsubscribe.is_empty() {
-            // What these names meant and no other does, the client has dropped by itself.
-            let before = self.targets(shelf);
-            for name in unsubscribe {
-                self.names.remove(name);
-                self.absent.remove(name);
-            }
-            let after = self.targets(shelf);
-            self.sent.retain(|name, _| !before.contains_key(name) || after.contains_key(name));
-        }
-        self.told = None;
-    }
-
-    /// What the names mean now, each with the names that mean it besides its own.
-    fn targets(&self, shelf: &Shelf) -> BTreeMap<ArcStr, Vec<String>> {
-        let mut targets: BTreeMap<ArcStr, Vec<String>> = BTreeMap::new();
-        for name in &self.names {
-            for found in shelf.lookup(name) {
-                let own = found == *name;
-                let aliases = targets.entry(found).or_default();
-                if !own {
-                    aliases.push(name.clone());
-                }
-            }
-        }
-        targets
-    }
-
-    fn fill(&mut self, shelf: &Shelf, draft: &mut Draft) {
-        if self.told == Some(shelf.head()) {
-            return;
-        }
-        let targets = self.targets(shelf);
-        for (name, aliases) in &targets {
-            let Some(entry) = shelf.entry(name) else { continue };
-            if self.sent.get(name).is_some_and(|sent| *sent == entry.version) {
-                continue;
-            }
-            if !draft.put(name, entry, aliases.clone()) {
-                return;
-            }
-            self.sent.insert(name.clone(), entry.version.to_string());
-        }
-        for name in self.sent.keys().filter(|name| !targets.contains_key(*name)).cloned().collect::<Vec<_>>()
-        {
-            if !draft.remove(&name) {
-                return;
-            }
-            self.sent.remove(&name);
-        }
-        for name in &self.names {
-            let found = !shelf.lookup(name).is_empty();
-            if found {
-                self.absent.remove(name);
-            } else if !self.absent.contains(name) {
-                if !draft.remove(name) {
-                    return;
-                }
-                self.absent.insert(name.clone());
-            }
-        }
-        self.told = Some(shelf.head());
     }
 }
 

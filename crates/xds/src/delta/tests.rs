@@ -14,8 +14,9 @@ use proto::{
 };
 
 use super::{
+    Behind,
     publisher::{Published, Publisher, Update},
-    session::{Behind, Event, Limits, Session},
+    session::{Event, Limits, Session},
     subscriber::{Answer, Step, Subscriber},
 };
 use crate::{

@@ -88,6 +88,15 @@ impl Catalogue {
         self.shared.changed.subscribe()
     }
 
+    /// Waits until there is something to say about every kind; cancel safe.
+    pub(super) async fn complete(&self) {
+        let mut changed = self.changed();
+        while !self.read(Publisher::is_complete) {
+            // The sender lives in `shared`.
+            changed.changed().await.ok();
+        }
+    }
+
     fn tell(&self) {
         self.shared.changed.send_modify(|changes| *changes += 1);
     }

@@ -14,6 +14,7 @@ use tonic::{Status, Streaming};
 
 use super::{
     Shared,
+    admission::Admission,
     proxies::{Listed, Rejection},
 };
 use crate::{
@@ -30,6 +31,8 @@ pub(super) struct StreamState<A> {
     changed: watch::Receiver<u64>,
     closing: watch::Receiver<bool>,
     listed: Listed,
+    admitted: bool,
+    admission: Option<Admission>,
     node: ArcStr,
     pace: Pace,
     ends_at: Option<Instant>,
@@ -52,6 +55,7 @@ struct Pace {
 enum News {
     Request(Box<DeltaDiscoveryRequest>),
     Changed,
+    TurnOver,
     Due,
     Unanswered,
     Over,
@@ -70,6 +74,8 @@ impl<A> StreamState<A> {
             changed: shared.catalogue.changed(),
             closing: shared.closing.subscribe(),
             listed: shared.proxies.list(caller, peer),
+            admitted: false,
+            admission: None,
             node: ArcStr::new(),
             pace: Pace::default(),
             ends_at: shared.settings.longest_stream.map(|longest| Instant::now() + jitter::at_most(longest)),
@@ -81,6 +87,10 @@ impl<A> StreamState<A> {
 
     /// The next response, when it is due; `None` ends the stream.
     pub(super) async fn next(&mut self) -> Option<Result<DeltaDiscoveryResponse, Status>> {
+        if !self.admitted {
+            self.admitted = true;
+            self.admit().await;
+        }
         while !self.over {
             if let Some(response) = self.due() {
                 self.over = response.is_err();
@@ -98,11 +108,21 @@ impl<A> StreamState<A> {
                     return Some(Err(Status::deadline_exceeded("a response was not answered in time")));
                 }
                 News::Changed => self.pace.changed = true,
+                News::TurnOver => self.admission = None,
                 News::Due => {}
                 News::Over => self.over = true,
             }
         }
         None
+    }
+
+    /// Waits for its turn. Until then, what the proxy sends waits in the connection.
+    async fn admit(&mut self) {
+        tokio::select! {
+            admission = self.shared.gate.admit(&self.shared.catalogue) => self.admission = Some(admission),
+            _ = self.closing.wait_for(|closing| *closing) => self.over = true,
+            () = at(self.ends_at) => self.over = true,
+        }
     }
 
     /// What the session has to say now, if it may.
@@ -132,7 +152,8 @@ impl<A> StreamState<A> {
 
     /// Waits. Every arm is cancel safe.
     async fn news(&mut self) -> News {
-        let sleeps_until = self.pace.wakes_at(Instant::now());
+        let wakes_at = self.pace.wakes_at(Instant::now());
+        let turn_ends_at = self.admission.as_ref().map(|admission| admission.until);
         tokio::select! {
             request = self.requests.message() => match request {
                 Ok(Some(request)) => News::Request(Box::new(request)),
@@ -142,7 +163,8 @@ impl<A> StreamState<A> {
             // The catalogue outlives its streams: `shared` holds it.
             _ = self.changed.changed() => News::Changed,
             _ = self.closing.wait_for(|closing| *closing) => News::Over,
-            () = at(sleeps_until) => News::Due,
+            () = at(wakes_at) => News::Due,
+            () = at(turn_ends_at) => News::TurnOver,
             () = at(self.answer_by) => News::Unanswered,
             () = at(self.ends_at) => News::Over,
         }
@@ -158,6 +180,9 @@ impl<A> StreamState<A> {
         let event = event.map_err(|error| Status::invalid_argument(error.to_string()))?;
         if !self.session.in_flight() {
             self.answer_by = None;
+        }
+        if self.session.is_settled() {
+            self.admission = None;
         }
         let node = &self.node;
         match event {

@@ -14,8 +14,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::world::Space;
 
-/// Long enough for a loaded machine, short enough for what is to fail.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+/// Long enough for a loaded machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+/// Long enough for what would succeed, had it not been stopped: one SYN more than the first.
+const IMPATIENCE: Duration = Duration::from_millis(1200);
 
 /// A server that answers each line with `PEER|LINE`; `bye` ends the connection, after `raw` every byte comes back.
 pub(crate) struct Server {
@@ -112,6 +114,11 @@ impl Client {
         self
     }
 
+    /// Whether nobody answers, or somebody says no.
+    pub(crate) fn is_refused(self) -> bool {
+        Self { patience: IMPATIENCE, ..self }.ask("hello").is_err()
+    }
+
     pub(crate) fn connect(self) -> io::Result<Talk> {
         self.socket.connect_timeout(&self.destination.into(), self.patience)?;
         let stream = TcpStream::from(self.socket);
@@ -166,6 +173,18 @@ impl Talk {
 /// One question, one answer, over TCP.
 pub(crate) fn ask(space: &Space, destination: SocketAddr) -> io::Result<String> {
     Client::new(space, destination).ask("hello")
+}
+
+/// Whether nobody answers there over TCP, or somebody says no.
+pub(crate) fn refused(space: &Space, destination: SocketAddr) -> bool {
+    Client::new(space, destination).is_refused()
+}
+
+/// A connection on which the first answer was as expected.
+pub(crate) fn talk(space: &Space, destination: SocketAddr, first: &str) -> Talk {
+    let mut talk = Client::new(space, destination).connect().unwrap();
+    assert_eq!(talk.ask("first").unwrap(), first);
+    talk
 }
 
 /// One datagram there and one back, from whom the question went to.

@@ -5,8 +5,10 @@
 mod app;
 #[path = "../../../claim/src/lib.rs"]
 mod claim;
+mod cost;
 mod hostile;
 mod life;
+mod older;
 mod proxy;
 mod traffic;
 mod wire;

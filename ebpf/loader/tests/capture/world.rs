@@ -68,6 +68,17 @@ impl World {
         Space { name, v4, v6 }
     }
 
+    /// Many namespaces, each with an interface and nobody on its other end, prepared as pods.
+    pub(crate) fn crowd(&mut self, count: u32) -> Vec<Space> {
+        let none = |number: u32| IpAddr::from([10, 79, (number / 256) as u8, (number % 256) as u8]);
+        let each = |number: u32| {
+            let name = self.make(&format!("c{number}"));
+            ip(&format!("-n {name} link add eth0 type veth peer name other"));
+            Space { name, v4: none(number), v6: "fd79::1".parse().unwrap() }
+        };
+        (0..count).map(each).collect()
+    }
+
     /// The namespace of the bridge: everything that is on the wire passes here.
     pub(crate) fn fabric(&self) -> Space {
         let none = IpAddr::from([0, 0, 0, 0]);
