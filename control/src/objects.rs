@@ -202,7 +202,6 @@ impl Object {
 
     /// Which object it is.
     pub fn key(&self) -> ObjectKey {
-        let metadata = self.metadata();
-        ObjectKey { kind: self.kind(), namespace: metadata.namespace.clone(), name: metadata.name.clone() }
+        self.metadata().key(self.kind())
     }
 }

@@ -15,7 +15,10 @@ pub(crate) mod policy;
 pub(crate) mod service;
 pub(crate) mod workload;
 
-use crate::report::Report;
+use crate::{
+    objects::{Kind, Metadata, Namespace},
+    report::{Report, Reports},
+};
 
 /// What became of an object.
 #[derive(Clone, Debug)]
@@ -26,11 +29,18 @@ pub(crate) struct Translation<T> {
     pub(crate) reports: Vec<Report>,
 }
 
+/// What there is to say about a namespace; proxies are not told of it.
+pub(crate) fn namespace(object: &Namespace) -> Translation<()> {
+    let mut reports = Reports::of(object.metadata.key(Kind::Namespace));
+    waypoint_warning(&object.metadata, &mut reports);
+    Translation { output: None, reports: reports.done() }
+}
+
 /// The label that binds traffic to a waypoint.
 const USE_WAYPOINT: &str = "istio.io/use-waypoint";
 
 /// Says that a waypoint is asked for but not served.
-fn waypoint_warning(metadata: &crate::objects::Metadata, reports: &mut crate::report::Reports) {
+fn waypoint_warning(metadata: &Metadata, reports: &mut Reports) {
     if metadata.label(USE_WAYPOINT).is_some_and(|value| value != "none") {
         reports.warning(
             format!("metadata.labels[{USE_WAYPOINT:?}]"),

@@ -18,7 +18,7 @@ pub use self::{objects::Objects, settings::Settings};
 use crate::{
     objects::{Kind, Object, ObjectKey},
     report::Report,
-    translate::{Translation, peer, policy, service, workload},
+    translate::{self, Translation, peer, policy, service, workload},
 };
 
 /// Something happened to an object.
@@ -110,6 +110,10 @@ impl World {
 
     fn translate(&mut self, affected: &Affected) -> Vec<Change> {
         let mut changes = Changes::default();
+        for name in &affected.namespaces {
+            let found = self.objects.namespace(&name.1).map(translate::namespace);
+            self.told(Kind::Namespace, name, found);
+        }
         for name in &affected.authorizations {
             let found =
                 self.objects.authorization(name).map(|object| policy::translate(&self.settings, object));

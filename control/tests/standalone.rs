@@ -177,7 +177,8 @@ async fn until(replica: &Replica, wanted: impl Fn(&mesh::Index) -> bool) -> Dura
     let started = Instant::now();
     let mut changed = replica.changed();
     let waiting = async {
-        while !replica.synced() || !replica.read(&wanted) {
+        replica.wait_synced().await;
+        while !replica.read(&wanted) {
             changed.changed().await.expect("the client runs");
         }
     };
@@ -205,7 +206,7 @@ async fn an_edited_file_takes_effect_within_a_second_and_a_broken_one_changes_no
     let took = until(&replica, |index| guard_allows(index, "mill")).await;
     assert!(took < Duration::from_secs(1), "{took:?}");
 
-    plane.replace("guard.yaml", &POLICY.replace("source:", "sourc:"));
+    plane.replace("guard.yaml", &POLICY.replace("- from:", "- selektor: x\n    from:"));
     let started = Instant::now();
     let problem = loop {
         let status = plane.status().await;
@@ -218,7 +219,7 @@ async fn an_edited_file_takes_effect_within_a_second_and_a_broken_one_changes_no
         tokio::task::yield_now().await;
     };
     assert_eq!(problem["line"], 7);
-    assert_eq!(problem["field"], "spec.rules[0].from[0].sourc");
+    assert_eq!(problem["field"], "spec.rules[0].selektor");
     assert_eq!(problem["object"], "AuthorizationPolicy shop/guard");
     assert!(replica.read(|index| guard_allows(index, "mill")), "the last good state stays");
 

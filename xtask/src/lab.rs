@@ -69,10 +69,8 @@ impl Lab {
 /// # Errors
 /// When something does not compile.
 pub(crate) fn build() -> Result<()> {
-    run(
-        "cargo",
-        &["build", "--locked", "-p", "ztunnel", "-p", "control", "-p", "node", "-p", "lab", "--bins"],
-    )
+    // The whole workspace, so that every command resolves the same features and builds each dependency once.
+    run("cargo", &["build", "--workspace", "--bins", "--locked"])
 }
 
 /// A runtime for the lab's own work.

@@ -97,8 +97,16 @@ impl Test {
         ::lab::config::require_root("test lab")?;
         packages::ensure_installed(&[packages::IPROUTE])?;
         step("binaries", lab::build)?;
-        let mut arguments =
-            vec!["test", "-p", "lab", "--features", "root-tests", "--test", "scenarios", "--locked", "--"];
+        let mut arguments = vec![
+            "test",
+            "--workspace",
+            "--features",
+            "lab/root-tests",
+            "--test",
+            "scenarios",
+            "--locked",
+            "--",
+        ];
         if self.long {
             arguments.push("--include-ignored");
         }
@@ -115,18 +123,31 @@ struct Metadata {
 #[derive(Deserialize)]
 struct Package {
     name: String,
-    features: serde_json::Map<String, serde_json::Value>,
+    targets: Vec<Target>,
 }
 
-/// Packages say by the feature `root-tests` that they have such tests; the lab's are a suite of their own.
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    #[serde(default, rename = "required-features")]
+    required_features: Vec<String>,
+}
+
+/// Tests that need root require the feature `root-tests`; the lab's are a suite of their own. The whole workspace is
+/// named, so that dependencies are built with the features that every other command uses.
 fn root_tests() -> Result<()> {
     ::lab::config::require_root("test root")?;
     let text = output("cargo", &["metadata", "--format-version", "1", "--no-deps", "--offline"])?;
     let metadata: Metadata = serde_json::from_str(&text).context("reading cargo's metadata")?;
-    let has_tests = |package: &&Package| package.features.contains_key("root-tests") && package.name != "lab";
-    for package in metadata.packages.iter().filter(has_tests) {
-        let arguments = ["test", "-p", &package.name, "--features", "root-tests", "--locked"];
-        step(&package.name, || run("cargo", &arguments))?;
+    for package in metadata.packages.iter().filter(|package| package.name != "lab") {
+        let needs_root =
+            |target: &&Target| target.required_features.iter().any(|feature| feature == "root-tests");
+        for target in package.targets.iter().filter(needs_root) {
+            let features = format!("{}/root-tests", package.name);
+            let arguments =
+                ["test", "--workspace", "--features", &features, "--test", &target.name, "--locked"];
+            step(&format!("{} {}", package.name, target.name), || run("cargo", &arguments))?;
+        }
     }
     Ok(())
 }

@@ -9,12 +9,12 @@ use std::{
 };
 
 use hbone::{Cause, Connect, HeaderMap, HeaderValue, Server, Socket, StatusCode, Stop};
-use identity::Current;
 use mesh::SpiffeId;
 use plan::{
     Answer, Failure, Missing, Protocol, What, baggage,
     inbound::{self, Upstream},
 };
+use rustls::ServerConfig;
 use tokio::net::TcpStream;
 
 use crate::{
@@ -59,29 +59,42 @@ async fn greet(
     shard: &Shard,
     stream: TcpStream,
 ) -> Result<(tokio_rustls::server::TlsStream<TcpStream>, SpiffeId), Failure> {
-    let current = certificate(shard).await?;
-    let config = shard.pod.node.profile.server_config(current);
-    let config = config.map_err(|error| What::Tls(chain(&error).to_string()))?;
+    let identity = own_identity(shard).await?;
+    let node = &shard.pod.node;
+    if node.identities.cached(&identity).is_none() {
+        node.identities.certificate(&identity).await.map_err(|error| identity_failure(&error))?;
+    }
+    let config = server_config(shard, identity)?;
     let _room = shard.pod.handshakes.acquire().await.map_err(|_closed| What::Exhausted("TLS handshakes"))?;
     identity::tls::accept(config, stream).await.map_err(|error| What::Tls(chain(&error).to_string()).into())
 }
 
-/// The pod's certificate, followed through its renewals.
-async fn certificate(shard: &Shard) -> Result<Current, Failure> {
-    let node = &shard.pod.node;
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+/// Who the pod is: what discovery says of the workload that the node agent named.
+async fn own_identity(shard: &Shard) -> Result<SpiffeId, Failure> {
     let local = shard.pod.local();
-    let identity =
-        ask_plain(&node.replica, deadline, |index| match index.workloads_named(&local.workload).next() {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    ask_plain(&shard.pod.node.replica, deadline, |index| {
+        match index.workloads_named(&local.workload).next() {
             Some(workload) => Answer::Ready(workload.identity()),
             None => Answer::Needs(Missing::Workload(local.workload.clone())),
-        })
-        .await?;
-    let current = node.identities.follow(&identity);
-    if current.certificate().is_none() {
-        node.identities.certificate(&identity).await.map_err(|error| identity_failure(&error))?;
+        }
+    })
+    .await
+}
+
+/// Made once per identity: a handshake only reads it.
+fn server_config(shard: &Shard, identity: SpiffeId) -> Result<Arc<ServerConfig>, Failure> {
+    let mut kept = shard.pod.tls.lock();
+    if let Some((known, config)) = kept.as_ref()
+        && *known == identity
+    {
+        return Ok(Arc::clone(config));
     }
-    Ok(current)
+    let node = &shard.pod.node;
+    let config = node.profile.server_config(node.identities.follow(&identity));
+    let config = config.map_err(|error| What::Tls(chain(&error).to_string()))?;
+    *kept = Some((identity, Arc::clone(&config)));
+    Ok(config)
 }
 
 async fn serve(shard: &Arc<Shard>, stream: tokio_rustls::server::TlsStream<TcpStream>, peer: Arc<Peer>) {

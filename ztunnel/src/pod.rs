@@ -9,8 +9,10 @@ use std::{io, net::SocketAddr, os::fd::AsFd, sync::Arc};
 
 use hbone::{Pool, Spawner};
 use mesh::{SpiffeId, WorkloadKey};
+use parking_lot::Mutex;
 use plan::Local;
 use runtime::{Tasks, accept};
+use rustls::ServerConfig;
 use tokio::{net::TcpListener, runtime::Handle, sync::Semaphore};
 
 use crate::{
@@ -53,6 +55,8 @@ pub struct Pod {
     pub sockets: Sockets,
     /// Room for TLS handshakes.
     pub handshakes: Semaphore,
+    /// Of the server's side of handshakes, under the identity that the pod has; it follows the certificate's renewals.
+    pub tls: Mutex<Option<(SpiffeId, Arc<ServerConfig>)>>,
     /// Before and after the first sync.
     locals: [Local; 2],
 }
@@ -105,6 +109,7 @@ impl Pod {
             node: Arc::clone(node),
             sockets: Sockets::new(netns, node.home.clone(), Arc::clone(&node.options)),
             handshakes: Semaphore::new(HANDSHAKES),
+            tls: Mutex::new(None),
             locals: [false, true].map(|synced| node.local(key.clone(), synced)),
         });
         let workers = if node.options.port_reuse {

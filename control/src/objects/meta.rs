@@ -7,6 +7,8 @@ use arcstr::ArcStr;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, de};
 
+use super::{Kind, ObjectKey};
+
 /// Labels or annotations.
 pub type Labels = BTreeMap<ArcStr, ArcStr>;
 
@@ -37,6 +39,11 @@ pub struct Metadata {
 }
 
 impl Metadata {
+    /// Which object of a kind this describes.
+    pub fn key(&self, kind: Kind) -> ObjectKey {
+        ObjectKey { kind, namespace: self.namespace.clone(), name: self.name.clone() }
+    }
+
     /// The value of a label.
     pub fn label(&self, key: &str) -> Option<&ArcStr> {
         self.labels.get(key)

@@ -10,7 +10,7 @@ use mesh::{
 
 use super::Translation;
 use crate::{
-    objects::{MtlsMode, Object, PeerAuthentication, Pod},
+    objects::{Kind, MtlsMode, PeerAuthentication, Pod},
     report::Reports,
     world::{Objects, Settings},
 };
@@ -43,7 +43,7 @@ pub(crate) fn translate(
     settings: &Settings,
     object: &PeerAuthentication,
 ) -> Translation<Policy> {
-    let mut reports = Reports::of(Object::PeerAuthentication(object.clone()).key());
+    let mut reports = Reports::of(object.metadata.key(Kind::PeerAuthentication));
     notes(object, &mut reports);
     let base = Mode::of_namespace(objects, settings, &object.metadata.namespace);
     let ports = exceptions(object, base);

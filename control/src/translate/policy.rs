@@ -17,7 +17,7 @@ use self::attribute::Attribute;
 use super::Translation;
 use crate::{
     objects::{
-        AuthorizationAction, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, Object,
+        AuthorizationAction, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, Kind,
         Operation, Pod, Source, When,
     },
     report::Reports,
@@ -28,7 +28,7 @@ const DRY_RUN: &str = "istio.io/dry-run";
 
 /// The policy that node proxies get; none when only a waypoint could enforce the object.
 pub(crate) fn translate(settings: &Settings, object: &AuthorizationPolicy) -> Translation<Policy> {
-    let mut reports = Reports::of(Object::AuthorizationPolicy(object.clone()).key());
+    let mut reports = Reports::of(object.metadata.key(Kind::AuthorizationPolicy));
     let output = convert(object, &mut reports).map(|converted| Policy {
         name: name(object),
         scope: scope(settings, object),
@@ -142,10 +142,12 @@ fn warn_of_http(field: &str, http: &[String], action: Action, kept: bool, report
     let found = http.join(", ");
     let effect = match (action, kept) {
         (Action::Allow, _) => "the rule is dropped, so less is allowed than asked for",
-        (Action::Deny, true) => "the rule is enforced without them, so more is denied than asked for",
+        (Action::Deny, true) => {
+            "the rule is enforced without them, so more is denied than asked for; what has nothing else denies nothing"
+        }
         (Action::Deny, false) => "nothing of the rule is left, so it denies nothing",
     };
-    reports.warning(field, format!("node proxies cannot judge HTTP attributes ({found}): {effect}"));
+    reports.warning(field, format!("only a waypoint could judge {found}: {effect}"));
 }
 
 /// Reads one rule.

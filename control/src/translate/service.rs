@@ -12,7 +12,7 @@ use mesh::{
 
 use super::{Translation, waypoint_warning};
 use crate::{
-    objects::{self, IpFamily, Labels, Namespace, Object, Port, Protocol, TargetPort, TrafficPolicy},
+    objects::{self, IpFamily, Kind, Labels, Namespace, Port, Protocol, TargetPort, TrafficPolicy},
     report::Reports,
     world::{Objects, Settings},
 };
@@ -25,7 +25,7 @@ pub(crate) fn translate(
     settings: &Settings,
     service: &objects::Service,
 ) -> Translation<Service> {
-    let mut reports = Reports::of(Object::Service(service.clone()).key());
+    let mut reports = Reports::of(service.metadata.key(Kind::Service));
     let namespace = objects.namespace(&service.metadata.namespace);
     if is_external_name(service) {
         reports.warning("spec.type", "an ExternalName service is not part of the mesh: its DNS answer is");

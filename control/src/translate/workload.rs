@@ -12,7 +12,7 @@ use mesh::{
 
 use super::{Translation, peer, policy, service, waypoint_warning};
 use crate::{
-    objects::{Metadata, Node, Object, OwnerReference, Phase, Pod, Protocol, Service, TargetPort},
+    objects::{Kind, Metadata, Node, OwnerReference, Phase, Pod, Protocol, Service, TargetPort},
     report::Reports,
     world::{Objects, Settings},
 };
@@ -22,7 +22,7 @@ const TUNNEL: &str = "networking.istio.io/tunnel";
 
 /// The workload of a pod; none once it has ended, or before it has an address.
 pub(crate) fn translate(objects: &Objects, settings: &Settings, pod: &Pod) -> Translation<Workload> {
-    let mut reports = Reports::of(Object::Pod(pod.clone()).key());
+    let mut reports = Reports::of(pod.metadata.key(Kind::Pod));
     waypoint_warning(&pod.metadata, &mut reports);
     if pod.spec.host_network && pod.metadata.annotation(REDIRECTION).is_some_and(|value| value == "enabled") {
         reports.warning(

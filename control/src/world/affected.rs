@@ -20,6 +20,7 @@ pub(super) struct Affected {
     pub(super) services: BTreeSet<Name>,
     pub(super) authorizations: BTreeSet<Name>,
     pub(super) peers: BTreeSet<Name>,
+    pub(super) namespaces: BTreeSet<Name>,
 }
 
 impl Affected {
@@ -41,6 +42,7 @@ impl Affected {
                 Object::Service(object) => self.service(objects, name, object),
                 Object::Namespace(_) => {
                     self.services.extend(objects.services_of(&name.1).map(|(name, _)| name.clone()));
+                    self.namespaces.insert(name);
                 }
                 Object::Node(_) => {
                     if place(old) != place(new) {

@@ -8,6 +8,7 @@ use crate::keepalive::{Heartbeat, Silent};
 use crate::link::{Fate, Link, Permit};
 use crate::settings::Settings;
 use crate::tunnel::Tunnel;
+use crate::window::Window;
 use crate::wire::{Flusher, Wire, wire};
 use bytes::Bytes;
 use futures_util::task::noop_waker_ref;
@@ -137,6 +138,7 @@ pub struct Driver<S> {
     connection: Option<h2::client::Connection<Wire<S>, Bytes>>,
     flusher: Flusher<S>,
     heartbeat: Heartbeat,
+    window: Window,
     link: Arc<Link>,
 }
 
@@ -159,7 +161,8 @@ where
         max_streams: settings.max_streams as usize,
         answer_timeout: settings.answer_timeout,
     };
-    Ok((handle, Driver { connection: Some(connection), flusher, heartbeat, link }))
+    let window = Window::new(settings.connection_window, settings.connection_window_limit);
+    Ok((handle, Driver { connection: Some(connection), flusher, heartbeat, window, link }))
 }
 
 impl Connection {
@@ -241,6 +244,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             return Poll::Ready(Ended::Silent);
         }
         let Some(connection) = &mut self.connection else { return Poll::Ready(Ended::Finished) };
+        if let Some(target) = self.window.follow(self.link.held()) {
+            connection.set_target_window_size(target);
+        }
         match Pin::new(connection).poll(cx) {
             Poll::Ready(Ok(())) => Poll::Ready(Ended::Finished),
             Poll::Ready(Err(source)) => Poll::Ready(Ended::Failed(source)),

@@ -27,6 +27,7 @@ mod settings;
 mod socket;
 mod spawn;
 mod tunnel;
+mod window;
 mod wire;
 
 pub use bytes::Bytes;

@@ -2,6 +2,7 @@
 //! What a connection's driver and its tunnels share: why it ended, how many streams it carries, how much it moves.
 
 use crate::end::Cause;
+use crate::window::STEP;
 use futures_util::task::AtomicWaker;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -21,6 +22,7 @@ pub(crate) struct Link {
     driver: AtomicWaker,
     streams: AtomicUsize,
     moved: AtomicU64,
+    held: AtomicU64,
 }
 
 impl Link {
@@ -56,6 +58,23 @@ impl Link {
     /// Bytes that went over the wire in both directions, without what TLS adds.
     pub(crate) fn moved(&self) -> u64 {
         self.moved.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that tunnels have received and not yet credited.
+    pub(crate) fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn hold(&self, count: usize) {
+        let before = self.held.fetch_add(count as u64, Ordering::Relaxed);
+        if before / STEP != (before + count as u64) / STEP {
+            // The driver is to widen the connection's window.
+            self.driver.wake();
+        }
+    }
+
+    pub(crate) fn let_go(&self, count: u64) {
+        self.held.fetch_sub(count, Ordering::Relaxed);
     }
 
     pub(crate) fn add_moved(&self, bytes: usize) {

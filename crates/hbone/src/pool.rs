@@ -5,7 +5,7 @@
 mod dial;
 mod entry;
 
-use crate::client::{self, ConnectError, Connection, Driver, Ended, HandshakeError, Retry};
+use crate::client::{self, ConnectError, Connection, Driver, Ended, HandshakeError};
 use crate::end::Cause;
 use crate::head::Head;
 use crate::link::Link;
@@ -166,14 +166,16 @@ where
         F: Future<Output = Result<S, E>> + Send + 'static,
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let mut dialed = false;
+        let (mut dialed, mut declined) = (false, false);
         for _ in 0..ROUNDS {
             let waiting = match self.pick(key) {
                 Pick::Found(connection, permit) => {
                     let link = Arc::clone(connection.link());
                     match connection.connect_as(permit, head).await {
-                        Err(error) if error.retry() == Retry::Again && link.fate().is_none() => {
+                        // Once: a peer that declines on a fresh connection too is for the caller to leave.
+                        Err(error @ ConnectError::Unprocessed { .. }) if !declined => {
                             tracing::debug!(%error, "trying another connection");
+                            declined = true;
                         }
                         Err(ConnectError::Lost { source }) if !dialed && link.is_ended() => {
                             tracing::debug!(error = %source, "pooled connection had died");

@@ -8,6 +8,7 @@ use crate::link::{Fate, Link, Permit};
 use crate::settings::Settings;
 use crate::spawn::Spawner;
 use crate::tunnel::Tunnel;
+use crate::window::Window;
 use crate::wire::{Flusher, Wire, wire};
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -114,7 +115,9 @@ impl Server {
             Err(_elapsed) => return Err(ServeError::HandshakeTimedOut { after }),
         };
         let heartbeat = Heartbeat::new(connection.ping_pong(), self.settings.keepalive);
-        let mut serving = Serving { connection, flusher, heartbeat, link, spawner: &self.spawner, handle };
+        let window = Window::new(self.settings.connection_window, self.settings.connection_window_limit);
+        let spawner = &self.spawner;
+        let mut serving = Serving { connection, flusher, heartbeat, window, link, spawner, handle };
         let mut drain = pin!(stop.drain);
         let mut force = pin!(stop.force);
         let mut draining = false;
@@ -139,6 +142,7 @@ struct Serving<'a, S, H> {
     connection: h2::server::Connection<Wire<S>, Bytes>,
     flusher: Flusher<S>,
     heartbeat: Heartbeat,
+    window: Window,
     link: Arc<Link>,
     spawner: &'a Spawner,
     handle: H,
@@ -154,6 +158,12 @@ where
         if let Poll::Ready(Silent) = self.heartbeat.poll(cx) {
             self.link.end(Fate::Silent);
             return Poll::Ready(Err(ServeError::Silent));
+        }
+        // Registers for the link's wake-ups; the fate itself is only ever set here.
+        if self.link.poll_fate(cx).is_none()
+            && let Some(target) = self.window.follow(self.link.held())
+        {
+            self.connection.set_target_window_size(target);
         }
         loop {
             match self.connection.poll_accept(cx) {

@@ -11,6 +11,9 @@ pub struct Settings {
     pub stream_window: u32,
     /// Window of the connection, bytes. At least four times the stream window, or a few stalled streams stall all.
     pub connection_window: u32,
+    /// How far the connection's window may grow by what streams hold whose readers stand still, so that they do not stall
+    /// the others. It is also the most memory that a connection's peer can take.
+    pub connection_window_limit: u32,
     /// Largest frame we accept, bytes.
     pub max_frame: u32,
     /// Largest header list we accept, bytes.
@@ -52,6 +55,7 @@ impl Settings {
         Self {
             stream_window: 4 * MIB,
             connection_window: 16 * MIB,
+            connection_window_limit: 128 * MIB,
             max_frame: MIB,
             max_header_list: 16 * 1024,
             // Not visible to the peer. More than this per stream only leaves the CPU cache before it is encrypted.

@@ -135,6 +135,7 @@ impl Tunnel {
                 Some(Ok(bytes)) if bytes.is_empty() => {}
                 Some(Ok(bytes)) => {
                     self.ledger.received += bytes.len() as u64;
+                    self.permit.link().hold(bytes.len());
                     return Poll::Ready(Ok(bytes));
                 }
                 Some(Err(error)) if is_orderly(&error) => self.ledger.peer_finished = true,
@@ -147,6 +148,7 @@ impl Tunnel {
 
     fn give_credit(&mut self, count: usize) {
         self.ledger.credited += count as u64;
+        self.permit.link().let_go(count as u64);
         // Fails only when more is given back than was received, or the stream is gone; neither matters then.
         if let Err(error) = self.receive.flow_control().release_capacity(count) {
             tracing::debug!(%error, "could not give credit");
@@ -196,6 +198,12 @@ impl Tunnel {
             Poll::Ready(Err(error)) => self.error(&error),
             Poll::Pending => TunnelError::Lost { text: "stream closed".to_owned() }.into(),
         }
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        self.permit.link().let_go(self.ledger.received - self.ledger.credited);
     }
 }
 

@@ -7,9 +7,6 @@
 mod matching;
 pub(crate) mod rules;
 
-#[cfg(test)]
-mod tests;
-
 use std::{net::SocketAddr, sync::Arc};
 
 use self::{matching::Facts, rules::Rulebook};
@@ -130,3 +127,6 @@ impl<'a, B: Iterator<Item = &'a Rulebook> + Clone> Applicable<'a, B> {
         self.named.iter().copied().filter(fits)
     }
 }
+
+#[cfg(test)]
+mod tests;

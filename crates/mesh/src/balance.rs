@@ -3,9 +3,6 @@
 //!
 //! The choice is a function of the seed: asking again picks the same. It knows no connection and no waypoint.
 
-#[cfg(test)]
-mod tests;
-
 use std::{
     collections::HashSet,
     net::{IpAddr, SocketAddr},
@@ -254,3 +251,6 @@ pub fn choose(addresses: &[IpAddr], original: SocketAddr, seed: u64) -> Option<I
     }
     addresses.get(chance.below(addresses.len() as u64) as usize).copied()
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,9 +13,6 @@ mod nodes;
 mod policies;
 mod vips;
 
-#[cfg(test)]
-mod tests;
-
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
@@ -277,3 +274,6 @@ fn addresses(workload: &Arc<Workload>) -> BTreeSet<NetworkAddress> {
         NetworkMode::HostNetwork => BTreeSet::new(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,9 +3,6 @@
 
 mod search;
 
-#[cfg(test)]
-mod tests;
-
 use std::{net::IpAddr, sync::Arc};
 
 use arcstr::ArcStr;
@@ -157,3 +154,6 @@ impl<'a> Zone<'a> {
         addresses
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whether an inbound connection is let in, and how it is delivered to the application.
 
-#[cfg(test)]
-mod tests;
-
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
@@ -338,3 +335,6 @@ fn loopback(ip: IpAddr) -> IpAddr {
         IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,9 +8,6 @@ mod gateway;
 
 pub(crate) use self::gateway::belongs;
 
-#[cfg(test)]
-mod tests;
-
 use std::{collections::HashSet, net::IpAddr, net::SocketAddr, sync::Arc};
 
 use mesh::{
@@ -284,3 +281,6 @@ impl<'a> Search<'a> {
         belongs(self.index, self.source, waypoint)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use aya::{
     Ebpf,
     pin::PinError as AyaPinError,
     programs::{
-        Link as _, LinkOrder, ProgramError, SchedClassifier, SkLookup, TcAttachType,
+        Link as _, LinkOrder, ProgramError, SkLookup, TcAttachType,
         links::{FdLink, LinkError},
         tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact},
     },
@@ -31,8 +31,12 @@ const HANDLE: TcHandle = TcHandle::new(0, 0x539);
 /// How programs get onto an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Method {
-    Tcx,
-    Clsact,
+    /// By tcx links.
+    Links,
+    /// By filters of a clsact qdisc.
+    Filters,
+    /// By filters at first, which is quick, and by links soon after, which nothing in the pod can take off.
+    FiltersThenLinks,
 }
 
 /// One program on one interface.
@@ -114,46 +118,22 @@ pub(crate) fn attach_steer(ebpf: &mut Ebpf, netns: BorrowedFd<'_>, pins: &PodPin
     pin(FdLink::from(link), STEER, &pins.link(STEER))
 }
 
-/// Attaches a program to an interface; with tcx it is pinned.
-pub(crate) fn attach(
-    ebpf: &mut Ebpf,
-    point: &Point,
-    method: Method,
-    pins: &PodPins,
-) -> Result<(), HookError> {
+/// Attaches a program by a tcx link and pins it. The kernel waits for a grace period of RCU, with its lock for all
+/// interfaces held: milliseconds, more when the machine is busy.
+pub(crate) fn link(ebpf: &mut Ebpf, point: &Point, pins: &PodPins) -> Result<(), HookError> {
     let program = load(ebpf, point.program)?;
-    match method {
-        Method::Tcx => attach_tcx(program, point, &pins.link(&point.link)),
-        Method::Clsact => attach_clsact(program, point),
-    }
-}
-
-/// Takes our filters off a clsact qdisc. The qdisc stays: somebody else may use it.
-pub(crate) fn detach_clsact(points: &[Point]) -> Result<(), HookError> {
-    for point in points {
-        let Ok(link) = attached(point) else { continue };
-        match link.detach() {
-            Ok(()) => {}
-            // No such filter, or no qdisc that could have one.
-            Err(ProgramError::NetlinkError(error))
-                if matches!(error.raw_os_error(), Some(ENOENT | EINVAL)) => {}
-            Err(source) => return Err(attach_error(point.program, &point.interface, source)),
-        }
-    }
-    Ok(())
-}
-
-fn attach_tcx(program: &mut SchedClassifier, point: &Point, path: &Path) -> Result<(), HookError> {
     let failed = |source| attach_error(point.program, &point.interface, source);
     // First, so that no other program can take a packet away before.
     let order = TcAttachOptions::TcxOrder(LinkOrder::first());
     let id = program.attach_with_options(&point.interface, point.way, order).map_err(failed)?;
     let link = program.take_link(id).map_err(failed)?;
     let link = FdLink::try_from(link).map_err(|source| HookError::Link { program: point.program, source })?;
-    pin(link, point.program, path)
+    pin(link, point.program, &pins.link(&point.link))
 }
 
-fn attach_clsact(program: &mut SchedClassifier, point: &Point) -> Result<(), HookError> {
+/// Attaches a program as a filter of a clsact qdisc, or exchanges the one that is there.
+pub(crate) fn filter(ebpf: &mut Ebpf, point: &Point) -> Result<(), HookError> {
+    let program = load(ebpf, point.program)?;
     let failed = |source| attach_error(point.program, &point.interface, source);
     match qdisc_add_clsact(&point.interface) {
         Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(EEXIST) => {}
@@ -172,6 +152,21 @@ fn attach_clsact(program: &mut SchedClassifier, point: &Point) -> Result<(), Hoo
     let link = id.and_then(|id| program.take_link(id)).map_err(failed)?;
     // The filter is to outlive this process; dropping the link would remove it.
     std::mem::forget(link);
+    Ok(())
+}
+
+/// Takes our filters off a clsact qdisc. The qdisc stays: somebody else may use it.
+pub(crate) fn unfilter(points: &[Point]) -> Result<(), HookError> {
+    for point in points {
+        let Ok(link) = attached(point) else { continue };
+        match link.detach() {
+            Ok(()) => {}
+            // No such filter, or no qdisc that could have one.
+            Err(ProgramError::NetlinkError(error))
+                if matches!(error.raw_os_error(), Some(ENOENT | EINVAL)) => {}
+            Err(source) => return Err(attach_error(point.program, &point.interface, source)),
+        }
+    }
     Ok(())
 }
 

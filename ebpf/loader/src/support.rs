@@ -90,7 +90,7 @@ pub fn supported(mode: Mode) -> Result<(), Vec<Refusal>> {
             Err(_denied) => refusals.push(Refusal::Permission { what: "make maps" }),
         }
     }
-    if refusals.is_empty() && method(mode) == Method::Clsact && !has_clsact() {
+    if refusals.is_empty() && method(mode) == Method::Filters && !has_clsact() {
         let option = "CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF";
         refusals.push(Refusal::Missing { feature: "clsact", option });
     }
@@ -100,10 +100,11 @@ pub fn supported(mode: Mode) -> Result<(), Vec<Refusal>> {
 /// What a mode means on this kernel.
 pub(crate) fn method(mode: Mode) -> Method {
     match mode {
-        Mode::Tcx => Method::Tcx,
-        Mode::Clsact => Method::Clsact,
-        Mode::Auto if !older(TCX.0) => Method::Tcx,
-        Mode::Auto => Method::Clsact,
+        Mode::Tcx => Method::Links,
+        Mode::Clsact => Method::Filters,
+        Mode::Auto if older(TCX.0) => Method::Filters,
+        Mode::Auto if has_clsact() => Method::FiltersThenLinks,
+        Mode::Auto => Method::Links,
     }
 }
 

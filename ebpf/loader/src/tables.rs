@@ -3,23 +3,16 @@
 
 mod entries;
 
-use std::{collections::BTreeSet, fmt, net::IpAddr};
+use std::{collections::HashMap as StdHashMap, fmt, net::IpAddr};
 
-use aya::{
-    Pod,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, SockMap, lpm_trie::Key},
-};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, SockMap, lpm_trie::Key};
 use ebpf_abi::{
-    EVENTS,
-    map::{COUNTS, LISTENERS, LISTENERS_PER_POD, NETWORKS, OWN, PODS, PORTS, Record, flag, own_key},
+    EVENTS, Listener,
+    map::{COUNTS, LISTENERS, NETWORKS, OWN, PODS, PORTS, Record, flag, listener_index},
 };
 
-use self::entries::{Entries, words};
+use self::entries::Entries;
 use crate::{Counters, Rules, pins::Pins};
-
-/// Who said that an address is the pod's.
-const GIVEN: u32 = 1;
-const FOUND: u32 = 2;
 
 /// The maps that the loader writes and reads.
 pub(crate) struct Tables {
@@ -29,6 +22,8 @@ pub(crate) struct Tables {
     ports: HashMap<MapData, [u32; 2], u32>,
     listeners: SockMap<MapData>,
     counts: Array<MapData, u64>,
+    /// What `own`, `networks` and `ports` hold: to read a map is a system call a key.
+    present: StdHashMap<u32, Entries>,
 }
 
 impl fmt::Debug for Tables {
@@ -41,14 +36,34 @@ impl fmt::Debug for Tables {
 impl Tables {
     pub(crate) fn open(pins: &Pins) -> Result<Self, MapError> {
         let map = |name: &str| MapData::from_pin(pins.map(name)).and_then(Map::from_map_data);
-        Ok(Self {
+        let mut tables = Self {
             pods: map(PODS)?.try_into()?,
             own: map(OWN)?.try_into()?,
             networks: map(NETWORKS)?.try_into()?,
             ports: map(PORTS)?.try_into()?,
             listeners: map(LISTENERS)?.try_into()?,
             counts: map(COUNTS)?.try_into()?,
-        })
+            present: StdHashMap::new(),
+        };
+        tables.read()?;
+        Ok(tables)
+    }
+
+    /// Reads what an earlier agent entered.
+    fn read(&mut self) -> Result<(), MapError> {
+        for entry in self.own.iter() {
+            let (key, origin) = entry?;
+            self.present.entry(key[0]).or_default().own.insert(key, origin);
+        }
+        for key in self.networks.keys() {
+            let key = key?;
+            self.present.entry(key.data()[0]).or_default().networks.insert((key.prefix_len(), key.data()));
+        }
+        for key in self.ports.keys() {
+            let key = key?;
+            self.present.entry(key[0]).or_default().ports.insert(key);
+        }
+        Ok(())
     }
 
     /// Cookie and flags of a slot, all zero when it is empty.
@@ -57,7 +72,7 @@ impl Tables {
         Ok((u64::from(high) << 32 | u64::from(low), flags))
     }
 
-    /// Puts a pod into an empty slot. From then on its programs act.
+    /// Enters a pod. From then on its programs act.
     pub(crate) fn fill(
         &mut self,
         slot: u32,
@@ -65,15 +80,21 @@ impl Tables {
         rules: &Rules,
         found: &[IpAddr],
     ) -> Result<(), MapError> {
-        self.refind(slot, found)?;
-        let flags = self.apply(slot, rules)?;
+        let wanted = Entries::of(slot, rules, found);
+        let flags = wanted.flags;
+        self.replace(slot, wanted)?;
         self.set_record(slot, cookie, flags)
     }
 
-    /// Replaces a pod's rules.
+    /// Replaces a pod's rules. Addresses that were found on its interfaces stay.
     pub(crate) fn change(&mut self, slot: u32, rules: &Rules) -> Result<(), MapError> {
         let (cookie, before) = self.record(slot)?;
-        let flags = self.apply(slot, rules)?;
+        let mut wanted = Entries::of(slot, rules, &[]);
+        if let Some(present) = self.present.get(&slot) {
+            wanted.keep_found(present);
+        }
+        let flags = wanted.flags;
+        self.replace(slot, wanted)?;
         self.set_record(slot, cookie, flags | before & flag::RELEASED)
     }
 
@@ -86,10 +107,11 @@ impl Tables {
     /// Empties a slot.
     pub(crate) fn clear(&mut self, slot: u32) -> Result<(), MapError> {
         self.set_record(slot, 0, 0)?;
-        self.refind(slot, &[])?;
-        self.apply(slot, &Rules::default())?;
-        for index in slot * LISTENERS_PER_POD..(slot + 1) * LISTENERS_PER_POD {
-            absent_is_fine(self.listeners.clear_index(&index))?;
+        self.replace(slot, Entries::default())?;
+        for listener in Listener::ALL {
+            for ipv6 in [false, true] {
+                absent_is_fine(self.listeners.clear_index(&listener_index(slot, listener, ipv6)))?;
+            }
         }
         for index in slot * EVENTS..(slot + 1) * EVENTS {
             self.counts.set(index, 0, 0)?;
@@ -111,59 +133,31 @@ impl Tables {
         self.pods.set(slot, [low, high, flags, 0], 0)
     }
 
-    /// Replaces the addresses that were found on interfaces.
-    fn refind(&mut self, slot: u32, found: &[IpAddr]) -> Result<(), MapError> {
-        let wanted = found.iter().map(|&ip| own_key(slot, words(ip))).collect();
-        self.replace_own(slot, &wanted, FOUND)
-    }
-
-    /// Replaces everything that rules say; answers the flags that go with it.
-    fn apply(&mut self, slot: u32, rules: &Rules) -> Result<u32, MapError> {
-        let wanted = Entries::of(slot, rules);
-        self.replace_own(slot, &wanted.own, GIVEN)?;
-        for &(prefix, key) in &wanted.networks {
+    /// Makes a slot's entries be `wanted`: what is new comes before what is old goes, so that nothing that stays is ever
+    /// missing.
+    fn replace(&mut self, slot: u32, wanted: Entries) -> Result<(), MapError> {
+        let present = self.present.remove(&slot).unwrap_or_default();
+        for (key, origin) in &wanted.own {
+            self.own.insert(key, origin, 0)?;
+        }
+        for &(prefix, key) in wanted.networks.difference(&present.networks) {
             self.networks.insert(&Key::new(prefix, key), 1, 0)?;
         }
-        for key in present(self.networks.keys())? {
-            let entry = (key.prefix_len(), key.data());
-            if entry.1[0] == slot && !wanted.networks.contains(&entry) {
-                absent_is_fine(self.networks.remove(&key))?;
-            }
-        }
-        for key in &wanted.ports {
+        for key in wanted.ports.difference(&present.ports) {
             self.ports.insert(key, 1, 0)?;
         }
-        for key in present(self.ports.keys())? {
-            if key[0] == slot && !wanted.ports.contains(&key) {
-                absent_is_fine(self.ports.remove(&key))?;
-            }
+        for key in present.own.keys().filter(|key| !wanted.own.contains_key(*key)) {
+            absent_is_fine(self.own.remove(key))?;
         }
-        Ok(wanted.flags)
-    }
-
-    /// Makes the addresses of one origin be `wanted`. New ones come before old ones go, so that an address that both
-    /// origins know never disappears in between.
-    fn replace_own(&mut self, slot: u32, wanted: &BTreeSet<[u32; 5]>, origin: u32) -> Result<(), MapError> {
-        for key in wanted {
-            let known = self.own.get(key, 0).unwrap_or_default();
-            self.own.insert(key, known | origin, 0)?;
+        for &(prefix, key) in present.networks.difference(&wanted.networks) {
+            absent_is_fine(self.networks.remove(&Key::new(prefix, key)))?;
         }
-        for key in present(self.own.keys())? {
-            if key[0] != slot || wanted.contains(&key) {
-                continue;
-            }
-            match self.own.get(&key, 0)? & !origin {
-                0 => absent_is_fine(self.own.remove(&key))?,
-                rest => self.own.insert(key, rest, 0)?,
-            }
+        for key in present.ports.difference(&wanted.ports) {
+            absent_is_fine(self.ports.remove(key))?;
         }
+        self.present.insert(slot, wanted);
         Ok(())
     }
-}
-
-/// All keys, read before anything is removed: a removal would move the reading back to the start.
-fn present<K: Pod>(keys: impl Iterator<Item = Result<K, MapError>>) -> Result<Vec<K>, MapError> {
-    keys.collect()
 }
 
 fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {

@@ -76,8 +76,8 @@ impl Control {
 
     /// The running program.
     #[must_use]
-    pub fn process(&self) -> &Process {
-        &self.process
+    pub fn process(&self) -> Arc<Process> {
+        Arc::clone(&self.process)
     }
 
     /// Waits until it serves.

@@ -85,14 +85,14 @@ impl Node {
 
     /// Its agent.
     #[must_use]
-    pub fn agent(&self) -> &Process {
-        &self.part.agent
+    pub fn agent(&self) -> Arc<Process> {
+        Arc::clone(&self.part.agent)
     }
 
     /// Its ztunnel.
     #[must_use]
-    pub fn ztunnel(&self) -> &Process {
-        &self.part.ztunnel
+    pub fn ztunnel(&self) -> Arc<Process> {
+        Arc::clone(&self.part.ztunnel)
     }
 
     /// Waits until the agent serves its API.

@@ -5,7 +5,10 @@
 mod balance;
 mod capture;
 mod connection;
+mod failure;
 mod ground;
+mod hostile;
+mod identity;
 mod names;
 mod policy;
 mod scene;
@@ -28,7 +31,7 @@ fn main() -> ExitCode {
         }
     };
     let all =
-        [traffic::all(), names::all(), policy::all(), connection::all(), capture::all(), balance::all()];
+        [traffic::all(), names::all(), policy::all(), connection::all(), capture::all(), balance::all(), hostile::all()];
     let ground = ground::all().into_iter().map(|check| {
         let stage = stage.clone();
         Trial::test(format!("ground::{}", check.name), move || {

@@ -222,6 +222,21 @@ fn small_slips_are_explained() {
 }
 
 #[test]
+fn a_norwegian_label_is_text() {
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: {country: no, answer: y, old: on}}\n";
+    assert_eq!(keys(text), ["1 Pod default/a"]);
+    let wrong =
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: {sure: true}}\nspec: {hostNetwork: yes}\n";
+    assert_eq!(
+        problems(wrong),
+        [
+            "3 metadata.labels.sure [Pod a] found boolean `true` where a string is expected: put it in quotes",
+            "4 spec.hostNetwork [Pod a] found string \"yes\" where a boolean is expected",
+        ]
+    );
+}
+
+#[test]
 fn text_that_is_not_yaml_is_told_with_its_line() {
     let found = problems("apiVersion: v1\nkind: Pod\nmetadata: {name: a\nspec: x\n");
     let [only] = found.as_slice() else { panic!("{found:?}") };

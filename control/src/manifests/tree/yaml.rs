@@ -23,6 +23,8 @@ pub(crate) fn documents(text: &str) -> Result<Vec<Node>, SyntaxError> {
     let options = serde_saphyr::options! {
         // A cluster's worth of objects in one file is fine; a bomb of aliases is not.
         budget: serde_saphyr::budget! { max_documents: 200_000, max_nodes: 5_000_000, max_events: 20_000_000 },
+        // YAML 1.2: a label `no` or `y` is text.
+        strict_booleans: true,
         with_snippet: false,
         emit_comments: false,
     };

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Values that cannot be read never widen what is allowed. (What can be read is in the golden files.)
 
+use mesh::policy::StringMatch;
+
 use super::*;
 use crate::{report::Severity, testing::settings};
 

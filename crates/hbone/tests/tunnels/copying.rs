@@ -2,7 +2,7 @@
 //! One flow: its ends, its counts, its failures.
 
 use crate::support::{
-    captured, head, never, read_all, serve_pipe, soon, spawn, spawner, tcp_pair, tunnel_pair, until,
+    captured, head, never, read_all, serve_pipe, settled, soon, spawn, spawner, tcp_pair, tunnel_pair,
     write_pattern,
 };
 use hbone::{
@@ -171,14 +171,7 @@ async fn credit_is_given_only_for_what_the_application_took() {
         while server.write_all(&piece).await.is_ok() {}
     });
     // The application does not read: its socket buffers fill, then the window, then the server must stop.
-    let mut last = u64::MAX;
-    until("the flow to stop", || {
-        let now = counters.received();
-        let stopped = now == last && now > 0;
-        last = now;
-        stopped
-    })
-    .await;
+    settled("the flow to stop", || counters.received()).await;
     assert!(!writer.is_finished());
     let mut buffer = vec![0; 1024 * 1024];
     let mut total = 0;

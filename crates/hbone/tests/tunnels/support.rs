@@ -40,6 +40,18 @@ pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     .await;
 }
 
+/// Waits until a number above zero has not changed for a while.
+pub(crate) async fn settled(what: &str, mut number: impl FnMut() -> u64) {
+    let (mut last, mut same) = (0, 0);
+    until(what, || {
+        let now = number();
+        same = if now == last && now > 0 { same + 1 } else { 0 };
+        last = now;
+        same >= 100
+    })
+    .await;
+}
+
 pub(crate) fn head() -> Head {
     Head::new("10.0.0.1:80", HeaderMap::new()).unwrap()
 }

@@ -2,8 +2,8 @@
 //! Many flows at once over shared connections: nobody's bytes are lost, mixed up, or held up by someone else's.
 
 use crate::support::{
-    EMPTY_CHECKSUM, Pattern, application, captured, checksum, gateway, head, never, read_all, soon, spawn,
-    spawner, tunnel_pair, until,
+    EMPTY_CHECKSUM, Pattern, application, captured, checksum, gateway, head, never, read_all, settled, soon,
+    spawn, spawner, tunnel_pair, until,
 };
 use hbone::{
     Connect, Counters, End, HeaderMap, Pool, PoolSettings, Server, Settings, Socket, copy, handshake,
@@ -87,21 +87,15 @@ async fn a_slow_reader_holds_up_nobody_on_its_connection() {
         handshake(dial_tcp(gateway).await.unwrap(), &Settings::client()).await.unwrap();
     spawn(driver);
     let mut stalled = Vec::new();
-    // Three stalled streams take at most three quarters of the connection's window.
-    for _ in 0..3 {
+    // Ten stalled streams hold 40 MiB, more than the connection's window to begin with.
+    for _ in 0..10 {
         let (tunnel, _) = soon("tunnel", connection.connect(&head())).await.unwrap();
         let (mut client, counters, task) = captured(tunnel, never()).await;
         client.write_all(b"s").await.unwrap();
         stalled.push((client, counters, task));
     }
-    let mut last = 0;
-    until("all three to stall", || {
-        let now: u64 = stalled.iter().map(|(_, counters, _)| counters.received()).sum();
-        let still = now == last && stalled.iter().all(|(_, counters, _)| counters.received() > 0);
-        last = now;
-        still
-    })
-    .await;
+    let received = || stalled.iter().map(|(_, counters, _)| counters.received()).sum();
+    settled("all to stall", received).await;
     for seed in 0..20 {
         let (tunnel, _) = soon("tunnel", connection.connect(&head())).await.unwrap();
         let (mut client, ..) = captured(tunnel, never()).await;

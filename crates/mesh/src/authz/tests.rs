@@ -213,6 +213,10 @@ fn addresses_match_by_range_and_family() {
     for (candidate, expected) in cases {
         assert_eq!(holds(candidate.clone(), &client()), expected, "{candidate:?}");
     }
+    let six = Subject { source: "[fd00::1]:4000".parse().unwrap(), ..client() };
+    assert!(holds(source(&["fd00::/64"]), &six));
+    assert!(!holds(source(&["fd01::/64"]), &six));
+    assert!(!holds(source(&["0.0.0.0/0"]), &six));
 }
 
 #[test]
@@ -361,6 +365,12 @@ fn any_text() -> impl Strategy<Value = StringMatch> {
     })
 }
 
+/// As [`any_text`], more often a whole identity of those that subjects have.
+fn any_principal() -> impl Strategy<Value = StringMatch> {
+    let whole = ["cluster.local/ns/shop/sa/a", "cluster.local/ns/bank/sa/b", "cluster.local/ns/bank/sa/a"];
+    prop_oneof![any_text(), select(whole.to_vec()).prop_map(|text| StringMatch::Exact(text.into()))]
+}
+
 fn any_account() -> impl Strategy<Value = ServiceAccountMatch> {
     (select(&["shop", "bank"]), select(&["a", "b"])).prop_map(|(namespace, account)| ServiceAccountMatch {
         namespace: namespace.into(),
@@ -369,18 +379,28 @@ fn any_account() -> impl Strategy<Value = ServiceAccountMatch> {
 }
 
 fn any_net() -> impl Strategy<Value = ipnet::IpNet> {
-    select(&["10.0.0.1/32", "10.0.0.9/24", "10.0.0.0/8", "0.0.0.0/0", "fd00::/64", "::/0"])
-        .prop_map(|text| text.parse().unwrap())
+    select(&[
+        "10.0.0.1/32",
+        "10.0.0.9/24",
+        "10.0.0.0/8",
+        "0.0.0.0/0",
+        "fd00::1/128",
+        "fd00::/64",
+        "fd00::/8",
+        "::/0",
+    ])
+    .prop_map(|text| text.parse().unwrap())
 }
 
+/// Mostly none, so that a match has one or two of its twelve fields and has a chance to hold.
 fn few<T: std::fmt::Debug>(values: impl Strategy<Value = T> + 'static) -> impl Strategy<Value = Vec<T>> {
     let values = values.boxed();
-    prop_oneof![4 => Just(0_usize), 2 => Just(1), 1 => Just(2)]
+    prop_oneof![20 => Just(0_usize), 2 => Just(1), 1 => Just(2)]
         .prop_flat_map(move |count| vec(values.clone(), count))
 }
 
 fn any_match() -> impl Strategy<Value = Match> {
-    let texts = (few(any_text()), few(any_text()), few(any_text()), few(any_text()));
+    let texts = (few(any_text()), few(any_text()), few(any_principal()), few(any_principal()));
     let accounts = (few(any_account()), few(any_account()));
     let nets = (few(any_net()), few(any_net()), few(any_net()), few(any_net()));
     let ports = (few(select(vec![80_u16, 81])), few(select(vec![80_u16, 81])));
@@ -417,7 +437,7 @@ fn any_policy(actions: Vec<Action>) -> impl Strategy<Value = Policy> {
 fn any_subject() -> impl Strategy<Value = Subject> {
     let identities =
         vec![None, Some(identity("shop", "a")), Some(identity("bank", "b")), Some(identity("bank", "a"))];
-    (select(identities), select(&["10.0.0.1", "10.9.9.9", "fd00::1"]), 80..82_u16).prop_map(
+    (select(identities), select(&["10.0.0.1", "10.9.9.9", "fd00::1", "fd00::1:0:1"]), 80..82_u16).prop_map(
         |(identity, source, port)| Subject {
             source: format!("{source}:1")
                 .parse()
@@ -444,7 +464,7 @@ fn applied(policies: &[Policy]) -> (Index, Vec<Policy>, Workload) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(2048))]
 
     #[test]
     fn the_indexed_evaluation_equals_the_naive_one(

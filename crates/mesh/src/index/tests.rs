@@ -329,6 +329,19 @@ impl Model {
         workloads.chain(services).chain(self.policies.values().cloned().map(Change::Policy)).collect()
     }
 
+    fn service_at(&self, ip: std::net::IpAddr, namespace: &str) -> Option<ServiceName> {
+        let offers = self.services.values().flat_map(|service| {
+            let covering = service.vips.iter().filter(move |vip| vip.net.contains(&ip));
+            covering.map(move |vip| (service.namespace == namespace, vip.net.prefix_len(), service))
+        });
+        offers
+            .filter(|(own, _, service)| *own || service.visibility == Visibility::Public)
+            .max_by_key(|(own, length, service)| {
+                (*own, *length, service.canonical, std::cmp::Reverse(service.key()))
+            })
+            .map(|(_, _, service)| service.key())
+    }
+
     fn holder(&self, address: &NetworkAddress) -> Option<&Workload> {
         self.claims.get(address)?.last().and_then(|uid| self.workloads.get(uid))
     }
@@ -436,6 +449,9 @@ proptest! {
         crate::chance::Chance::new(shuffled, 0).shuffle(&mut resources);
         let rebuilt = applied(resources);
         prop_assert_eq!(view(&index), view(&rebuilt));
+        for (text, namespace, found) in view(&index).vips {
+            prop_assert_eq!(found, model.service_at(ip(&text), namespace), "{} from {}", text, namespace);
+        }
         for address in all_addresses() {
             let found = index.workload_at(&address).map(|workload| Workload::clone(workload));
             prop_assert_eq!(found.as_ref(), model.holder(&address), "{}", address);

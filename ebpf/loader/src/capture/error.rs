@@ -34,6 +34,9 @@ pub enum LoadError {
         #[source]
         source: io::Error,
     },
+    /// A thread could not be started.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
     /// The kernel refused the programs.
     #[error(transparent)]
     Programs(#[from] ProgramsError),

@@ -1,24 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A pod's rules as keys of the maps. Pure.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ebpf_abi::map::{Address, Way, flag, network_key, network_prefix, own_key, port_key};
 use ipnet::IpNet;
 
 use crate::Rules;
 
+/// The agent said that an address is the pod's.
+const GIVEN: u32 = 1;
+/// An interface of the pod has it.
+const FOUND: u32 = 2;
+
 /// What the maps must hold for a pod.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Entries {
-    pub(super) own: BTreeSet<[u32; 5]>,
+    /// With who said so: [`GIVEN`], [`FOUND`] or both.
+    pub(super) own: BTreeMap<[u32; 5], u32>,
     pub(super) networks: BTreeSet<(u32, [u32; 6])>,
     pub(super) ports: BTreeSet<[u32; 2]>,
     pub(super) flags: u32,
 }
 
 impl Entries {
-    pub(super) fn of(slot: u32, rules: &Rules) -> Self {
+    /// What follows from the rules and from the addresses that were found on interfaces.
+    pub(super) fn of(slot: u32, rules: &Rules, found: &[IpAddr]) -> Self {
+        let mut own: BTreeMap<[u32; 5], u32> = BTreeMap::new();
+        let said = rules.ips.iter().map(|ip| (ip, GIVEN)).chain(found.iter().map(|ip| (ip, FOUND)));
+        for (&ip, origin) in said {
+            *own.entry(own_key(slot, words(ip))).or_default() |= origin;
+        }
         let excluded = &rules.exclusions;
         let network = |way| move |network: &IpNet| network_entry(slot, way, *network);
         let exempt = rules.exempt_peers.iter().map(network(Way::In));
@@ -27,7 +42,7 @@ impl Entries {
         let outbound = excluded.outbound_ports.iter().map(|&port| port_key(slot, Way::Out, port));
         let set = |flag, condition: bool| if condition { flag } else { 0 };
         Self {
-            own: rules.ips.iter().map(|&ip| own_key(slot, words(ip))).collect(),
+            own,
             networks: exempt.chain(destinations).collect(),
             ports: inbound.chain(outbound).collect(),
             flags: set(flag::DNS, rules.dns)
@@ -40,10 +55,19 @@ impl Entries {
                 ),
         }
     }
+
+    /// Adds the addresses that were found before.
+    pub(super) fn keep_found(&mut self, before: &Self) {
+        for (&key, origin) in &before.own {
+            if origin & FOUND != 0 {
+                *self.own.entry(key).or_default() |= FOUND;
+            }
+        }
+    }
 }
 
 /// An address as the maps hold it.
-pub(super) fn words(ip: IpAddr) -> Address {
+fn words(ip: IpAddr) -> Address {
     let octets = match ip {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),
@@ -78,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_rule_without_entries_sets_no_flag() {
-        assert_eq!(Entries::of(3, &Rules::default()), Entries::default());
+        assert_eq!(Entries::of(3, &Rules::default(), &[]), Entries::default());
     }
 
     #[test]
@@ -95,7 +119,7 @@ mod tests {
             },
             exempt_peers: vec!["fd00::/64".parse().unwrap()],
         };
-        let entries = Entries::of(5, &rules);
+        let entries = Entries::of(5, &rules, &[]);
         assert_eq!(entries.own.len(), 2);
         let out = network_key(5, Way::Out, words("10.9.0.0".parse().unwrap()));
         let inward = network_key(5, Way::In, words("fd00::".parse().unwrap()));
@@ -109,5 +133,16 @@ mod tests {
                 | flag::EXCLUDED_DESTINATIONS
                 | flag::EXCLUDED_PORTS
         );
+    }
+
+    #[test]
+    fn an_address_that_was_found_survives_a_change_of_rules() {
+        let [given, both, found] =
+            ["10.0.0.1", "10.0.0.2", "fe80::1"].map(|ip| ip.parse::<IpAddr>().unwrap());
+        let rules = |ips: &[IpAddr]| Rules { ips: ips.to_vec(), ..Rules::default() };
+        let before = Entries::of(1, &rules(&[given, both]), &[both, found]);
+        let mut after = Entries::of(1, &rules(&[]), &[]);
+        after.keep_found(&before);
+        assert_eq!(after.own, BTreeMap::from([both, found].map(|ip| (own_key(1, words(ip)), FOUND))));
     }
 }

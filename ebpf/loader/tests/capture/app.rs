@@ -99,7 +99,8 @@ impl Client {
     }
 
     fn of(space: &Space, destination: SocketAddr, protocol: Protocol) -> Self {
-        let socket = space.run(|| Socket::new(Domain::for_address(destination), Type::STREAM, Some(protocol)).unwrap());
+        let socket = space
+            .run(|| Socket::new(Domain::for_address(destination), Type::STREAM, Some(protocol)).unwrap());
         Self { socket, destination, patience: PATIENCE }
     }
 

@@ -7,7 +7,7 @@ use aya::programs::loaded_programs;
 
 use crate::world::World;
 
-const PODS: u32 = 250;
+const PODS: u32 = 25;
 /// For one more pod, in all. The median is asserted: single ones wait for whatever else the machine does.
 const TIME: Duration = Duration::from_millis(20);
 /// Kernel memory for the programs of one more pod.
@@ -19,7 +19,9 @@ fn programs() -> (u64, u64) {
         program.name_as_str().is_some_and(|name| name.starts_with("enter_") || name == "steer")
     });
     let sizes: Vec<u64> = of_pods
-        .filter_map(|program| Some(u64::from(program.memory_locked().ok()?) + u64::from(program.size_jitted())))
+        .filter_map(|program| {
+            Some(u64::from(program.memory_locked().ok()?) + u64::from(program.size_jitted()))
+        })
         .collect();
     (sizes.len() as u64, sizes.iter().sum())
 }

@@ -236,7 +236,10 @@ fn a_released_pod_has_plain_networking_but_what_was_captured_stays_inside() {
         assert_eq!(ask(&pod, other).unwrap(), format!("{}|hello", own.ip()));
         assert_eq!(ask(&peer, own).unwrap(), format!("{}|hello", other.ip()));
     }
-    assert_eq!(captured.ask("the proxy still serves it").unwrap(), format!("{}|the proxy still serves it", pod.v4));
+    assert_eq!(
+        captured.ask("the proxy still serves it").unwrap(),
+        format!("{}|the proxy still serves it", pod.v4)
+    );
     proxy.kill();
     while captured.tell("a secret").is_ok() {}
     assert!(!wire.saw_before_now("a secret", (&pod, &peer)));

@@ -53,11 +53,12 @@ fn clsact_outlives_the_agent_is_replaced_in_place_and_removed() {
     drop(capture);
     assert_eq!(ask(&pod, peer.at(8080)[0]).unwrap(), format!("out|{}|hello", pod.v4));
 
-    let capture = Capture::load(Settings { mode: Mode::Clsact, trust_mark: true, ..world.settings() }).unwrap();
+    let capture =
+        Capture::load(Settings { mode: Mode::Clsact, trust_mark: true, ..world.settings() }).unwrap();
     assert_eq!(capture.adopt().unwrap()[0].standing, Standing::Outdated);
     capture.attach(&pod.pod()).unwrap();
     assert_eq!(ask(&pod, peer.at(8080)[0]).unwrap(), format!("out|{}|hello", pod.v4));
-    assert_eq!(filters(&pod, "eth0").matches("enter_").count(), 2, "{}", filters(&pod, "eth0"));
+    assert_eq!(filters(&pod, "eth0").matches("direct-action").count(), 2, "{}", filters(&pod, "eth0"));
 
     proxy.kill();
     assert!(refused(&pod, peer.at(8080)[0]));

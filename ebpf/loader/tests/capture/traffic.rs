@@ -175,7 +175,10 @@ fn sockets_with_unusual_options_are_captured_too() {
         assert_eq!(to_device.ask("hello").unwrap(), expected);
         assert_eq!(Client::multipath(&pod, other).ask("hello").unwrap(), expected);
         let source = SocketAddr::new(own.ip(), 0).into();
-        assert_eq!(Client::new(&pod, other).with(|socket| socket.bind(&source)).ask("hello").unwrap(), expected);
+        assert_eq!(
+            Client::new(&pod, other).with(|socket| socket.bind(&source)).ask("hello").unwrap(),
+            expected
+        );
     }
 }
 
@@ -217,7 +220,8 @@ fn many_connections_at_once_lose_no_byte() {
             let (from, to) = if number % 2 == 0 { (&a, &b) } else { (&b, &a) };
             let destination = to.at(8080)[number / 2 % 2];
             scope.spawn(move || {
-                let bytes: Vec<u8> = (0..256 * 1024).map(|at: usize| (at.wrapping_mul(31) + number) as u8).collect();
+                let bytes: Vec<u8> =
+                    (0..256 * 1024).map(|at: usize| (at.wrapping_mul(31) + number) as u8).collect();
                 let mut talk = Client::new(from, destination).patient().connect().unwrap();
                 assert!(talk.ask("raw").unwrap().starts_with("out|in|"));
                 assert_eq!(talk.echo(&bytes).unwrap(), bytes, "connection {number}");

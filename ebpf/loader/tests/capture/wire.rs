@@ -11,8 +11,8 @@ use std::{
 use nix::{
     ifaddrs::getifaddrs,
     sys::socket::{
-        AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recv, sendto, setsockopt, socket,
-        sockopt,
+        AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recv, sendto, setsockopt,
+        socket, sockopt,
     },
 };
 
@@ -125,7 +125,13 @@ fn link(device: &str) -> LinkAddr {
 }
 
 /// An IP packet; `fragment` is the offset in units of eight bytes and whether more follow.
-pub(crate) fn ip(source: IpAddr, destination: IpAddr, protocol: u8, fragment: Option<(u16, bool)>, body: &[u8]) -> Vec<u8> {
+pub(crate) fn ip(
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    fragment: Option<(u16, bool)>,
+    body: &[u8],
+) -> Vec<u8> {
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             let (offset, more) = fragment.unwrap_or_default();
@@ -229,4 +235,3 @@ pub(crate) fn flare(from: &Space, to: &Space, text: &str) {
         socket.send_to(text.as_bytes(), (to.v4, 9)).unwrap();
     });
 }
-

@@ -71,9 +71,10 @@ impl World {
     /// Many namespaces, each with an interface and nobody on its other end, prepared as pods.
     pub(crate) fn crowd(&mut self, count: u32) -> Vec<Space> {
         let none = |number: u32| IpAddr::from([10, 79, (number / 256) as u8, (number % 256) as u8]);
+        let fabric = self.fabric().name;
         let each = |number: u32| {
             let name = self.make(&format!("c{number}"));
-            ip(&format!("-n {name} link add eth0 type veth peer name other"));
+            ip(&format!("-n {name} link add eth0 type veth peer name c{number} netns {fabric}"));
             Space { name, v4: none(number), v6: "fd79::1".parse().unwrap() }
         };
         (0..count).map(each).collect()
@@ -183,10 +184,12 @@ pub(crate) fn ip(line: &str) {
 
 /// Removes what a killed run left behind.
 fn sweep() {
-    let entries = |path: &str| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let entries =
+        |path: &str| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.file_name());
     let stale = |name: &str| {
         let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
-        pid.and_then(|pid| pid.parse::<u32>().ok()).is_some_and(|pid| !PathBuf::from(format!("/proc/{pid}")).exists())
+        pid.and_then(|pid| pid.parse::<u32>().ok())
+            .is_some_and(|pid| !PathBuf::from(format!("/proc/{pid}")).exists())
     };
     for name in entries("/run/netns").filter_map(|name| name.into_string().ok()).filter(|name| stale(name)) {
         let _removed = Command::new("ip").args(["netns", "del", &name]).status();

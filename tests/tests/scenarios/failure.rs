@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Parts that die: nothing of an enrolled pod leaves in plaintext, what needs no dead part goes on, and everything comes
+//! back by itself.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use hickory_proto::rr::RecordType;
+use lab::{Cluster, Pod, dns::Over, echo, process::Process};
+use tokio::{io::AsyncWriteExt as _, task::JoinSet, time::timeout};
+
+use crate::{
+    policy::ask,
+    scene::{Scenario, Scene, scenarios},
+};
+
+/// What a sniffer looks for: it fills every payload of the scenario, so no cut of a stream can hide it.
+const MARKER: &str = "plaintext-marker-0123456789";
+/// How long each state of the parts is watched.
+const WATCH: Duration = Duration::from_secs(1);
+/// How long everything may take to work again after the last part has come back.
+const RECOVERY: Duration = Duration::from_secs(20);
+
+pub(crate) fn all() -> Vec<Scenario> {
+    scenarios![
+        nothing_leaves_in_plaintext_whatever_dies_in_whatever_order,
+        new_connections_and_names_work_within_two_seconds_of_ztunnels_return,
+        traffic_goes_on_while_the_agent_and_control_are_dead,
+    ]
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Ztunnel,
+    Agent,
+    Control,
+}
+
+const ORDERS: [[Part; 3]; 6] = [
+    [Part::Ztunnel, Part::Agent, Part::Control],
+    [Part::Ztunnel, Part::Control, Part::Agent],
+    [Part::Agent, Part::Ztunnel, Part::Control],
+    [Part::Agent, Part::Control, Part::Ztunnel],
+    [Part::Control, Part::Ztunnel, Part::Agent],
+    [Part::Control, Part::Agent, Part::Ztunnel],
+];
+
+/// A lab whose parts may be killed, with a pod on each node.
+struct Victims {
+    cluster: Cluster,
+    client: Pod,
+    server: Pod,
+}
+
+impl Victims {
+    async fn start(name: &str) -> Result<Self> {
+        let cluster = Cluster::start(name).await?;
+        let server = cluster.node("b").pod("server").service_account("server").captured().start().await?;
+        server.serve().await?;
+        let client = cluster.node("a").pod("client").service_account("client").captured().start().await?;
+        client.get(server.v4(), "/").await?;
+        Ok(Self { cluster, client, server })
+    }
+
+    fn process(&self, part: Part) -> Arc<Process> {
+        match part {
+            Part::Ztunnel => self.cluster.node("a").ztunnel(),
+            Part::Agent => self.cluster.node("a").agent(),
+            Part::Control => self.cluster.control().process(),
+        }
+    }
+
+    /// One connection and one line, to the echo server on the other node.
+    async fn talk(&self) -> Result<()> {
+        let mut stream = self.client.connect(SocketAddr::new(self.server.v4(), echo::TCP)).await?;
+        ask(&mut stream, MARKER).await?;
+        Ok(stream.shutdown().await?)
+    }
+
+    async fn talk_soon(&self, within: Duration) -> Result<Duration> {
+        let started = Instant::now();
+        lab::eventually(within, "a new connection", async || {
+            timeout(Duration::from_millis(500), self.talk()).await.context("no answer")?
+        })
+        .await?;
+        Ok(started.elapsed())
+    }
+}
+
+async fn nothing_leaves_in_plaintext_whatever_dies_in_whatever_order(_shared: Scene) -> Result<()> {
+    let victims = Arc::new(Victims::start("dying").await?);
+    let sniffers = [
+        victims.cluster.node("a").sniff_for(&[MARKER.as_bytes()])?,
+        victims.cluster.node("b").sniff_for(&[MARKER.as_bytes()])?,
+    ];
+    let succeeded = Arc::new(AtomicU64::new(0));
+    let mut load = JoinSet::new();
+    for _ in 0..3 {
+        let (victims, succeeded) = (Arc::clone(&victims), Arc::clone(&succeeded));
+        load.spawn(async move {
+            loop {
+                if let Ok(Ok(())) = timeout(Duration::from_secs(1), victims.talk()).await {
+                    succeeded.fetch_add(1, Ordering::Relaxed);
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+    }
+    for order in ORDERS {
+        play(&victims, order, &succeeded).await.with_context(|| format!("killing in the order {order:?}"))?;
+    }
+    load.shutdown().await;
+    for sniffer in sniffers {
+        let capture = sniffer.stop()?;
+        ensure!(capture.seen > 100, "a sniffer saw only {} frames", capture.seen);
+        if let Some(frame) = capture.frames.first() {
+            bail!("{} frames in plaintext, the first: {:?}", capture.frames.len(), frame.packet());
+        }
+    }
+    victims.cluster.clone().stop()
+}
+
+async fn play(victims: &Victims, order: [Part; 3], succeeded: &AtomicU64) -> Result<()> {
+    let mut dead = Vec::new();
+    for part in order {
+        victims.process(part).kill()?;
+        dead.push(part);
+        // A connection that was under way at the kill may still end well.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let before = succeeded.load(Ordering::Relaxed);
+        tokio::time::sleep(WATCH).await;
+        let made = succeeded.load(Ordering::Relaxed) - before;
+        if dead.contains(&Part::Ztunnel) {
+            ensure!(made == 0, "{made} connections were made without a ztunnel ({dead:?} dead)");
+        } else {
+            ensure!(made > 0, "no connection was made though only {dead:?} are dead");
+        }
+    }
+    for part in order {
+        victims.process(part).start_again()?;
+    }
+    let taken = victims.talk_soon(RECOVERY).await?;
+    ensure!(taken < RECOVERY, "{taken:?}");
+    victims.cluster.control().ready().await?;
+    victims.cluster.node("a").ztunnel_ready().await?;
+    victims.cluster.settle().await.context("the mesh follows changes again")
+}
+
+async fn new_connections_and_names_work_within_two_seconds_of_ztunnels_return(_shared: Scene) -> Result<()> {
+    const ROUNDS: usize = 20;
+    let victims = Victims::start("return").await?;
+    let service = victims.cluster.service("server").create().await?;
+    let mut times = Vec::new();
+    for _ in 0..ROUNDS {
+        let ztunnel = victims.process(Part::Ztunnel);
+        ztunnel.kill()?;
+        let started = Instant::now();
+        ztunnel.start_again()?;
+        victims.talk_soon(RECOVERY).await?;
+        lab::eventually(RECOVERY, "a name", async || {
+            let host = service.host();
+            let answer = timeout(
+                Duration::from_millis(500),
+                victims.client.resolve(&host, RecordType::A, Over::Udp),
+            );
+            ensure!(!answer.await.context("no answer")??.addresses.is_empty(), "no address");
+            Ok(())
+        })
+        .await?;
+        times.push(started.elapsed());
+    }
+    times.sort();
+    let worst = times.last().context("no round")?;
+    ensure!(*worst <= Duration::from_secs(2), "{times:?}");
+    victims.cluster.stop()
+}
+
+async fn traffic_goes_on_while_the_agent_and_control_are_dead(_shared: Scene) -> Result<()> {
+    let victims = Victims::start("goeson").await?;
+    let mut open = victims.client.connect(SocketAddr::new(victims.server.v6(), echo::TCP)).await?;
+    ask(&mut open, MARKER).await?;
+    for part in [Part::Agent, Part::Control] {
+        victims.process(part).kill()?;
+        let killed = Instant::now();
+        while killed.elapsed() < WATCH {
+            ask(&mut open, MARKER).await.with_context(|| format!("open connection, {part:?} dead"))?;
+            victims.talk().await.with_context(|| format!("new connection, {part:?} dead"))?;
+        }
+    }
+    for part in [Part::Agent, Part::Control] {
+        victims.process(part).start_again()?;
+    }
+    victims.cluster.control().ready().await?;
+    victims.cluster.node("a").agent_ready().await?;
+    // A pod that is started now needs everything that had died.
+    let late = victims.cluster.node("a").pod("late").service_account("late").captured().start().await?;
+    late.get(victims.server.v4(), "/").await?;
+    ask(&mut open, MARKER).await?;
+    victims.cluster.stop()
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Certificates that change under traffic, addresses that change their identity, and a CA that is away.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use lab::{
+    Cluster, Node, Pod, Settings,
+    cluster::Options,
+    echo::{self, Echo},
+    http,
+};
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::{task::JoinSet, time::timeout};
+
+use crate::{
+    policy::ask,
+    scene::{SOON, Scenario, Scene, scenarios},
+};
+
+/// Life of certificates in labs that watch them change.
+const LIFE: Duration = Duration::from_secs(20);
+/// How often an address changes its identity.
+const MOVES: usize = 200;
+
+pub(crate) fn all() -> Vec<Scenario> {
+    scenarios![
+        certificates_rotate_under_traffic_without_a_reset,
+        certified_identities_see_nothing_of_a_control_plane_that_is_away,
+        an_address_that_moves_to_another_identity_gets_no_byte_that_was_meant_for_the_first,
+    ]
+}
+
+async fn short_lived(name: &str) -> Result<(Cluster, Pod, Pod)> {
+    let options = Options { certificate_life: Some(LIFE), ..Options::default() };
+    let cluster = Cluster::start_with(name, Settings::from_environment()?, options).await?;
+    let server = cluster.node("b").pod("server").service_account("server").captured().start().await?;
+    server.serve().await?;
+    let client = cluster.node("a").pod("client").service_account("client").captured().start().await?;
+    client.get(server.v4(), "/").await?;
+    Ok((cluster, client, server))
+}
+
+async fn certificates_rotate_under_traffic_without_a_reset(_shared: Scene) -> Result<()> {
+    let (cluster, client, server) = short_lived("rotation").await?;
+    let mut open = client.connect(SocketAddr::new(server.v4(), echo::TCP)).await?;
+    let mut serials: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let started = Instant::now();
+    // Renewal is at half of a life: each identity has at least its third certificate after one and a half.
+    while started.elapsed() < LIFE.mul_f32(1.6) {
+        ask(&mut open, "still here").await.context("on the open connection")?;
+        client.get(server.v4(), "/").await.context("on a new connection")?;
+        client.get(server.v6(), "/").await.context("on a new connection")?;
+        for node in cluster.nodes() {
+            for (identity, serial) in certificates(&node).await? {
+                serials.entry(identity).or_default().insert(serial);
+            }
+        }
+    }
+    for pod in [&client, &server] {
+        let seen = serials.get(&pod.identity()).map_or(0, BTreeSet::len);
+        ensure!(seen >= 3, "{} had {seen} certificates: {serials:?}", pod.identity());
+    }
+    cluster.stop()
+}
+
+/// Identities and serial numbers of the certificates that a node holds.
+async fn certificates(node: &Node) -> Result<Vec<(String, String)>> {
+    let dump = node.config_dump().await?;
+    let list = dump["certificates"].as_array().context("no list of certificates")?;
+    let own = |certificate: &Value| {
+        let identity = certificate["identity"].as_str()?.to_owned();
+        let serial = certificate["certChain"][0]["serialNumber"].as_str()?.to_owned();
+        Some((identity, serial))
+    };
+    Ok(list.iter().filter_map(own).collect())
+}
+
+async fn certified_identities_see_nothing_of_a_control_plane_that_is_away(_shared: Scene) -> Result<()> {
+    let (cluster, client, server) = short_lived("away").await?;
+    for round in 0..2 {
+        cluster.control().process().kill()?;
+        let killed = Instant::now();
+        while killed.elapsed() < LIFE.mul_f32(0.45) {
+            client
+                .get(server.v4(), "/")
+                .await
+                .with_context(|| format!("in round {round}, control being away"))?;
+            let metrics = cluster.node("a").metrics().await?;
+            let left = metrics.with("ambit_certificate_expiry_seconds", &[]).map(|sample| sample.value);
+            let left = left.fold(f64::INFINITY, f64::min);
+            ensure!(left > 0.0 && left <= LIFE.as_secs_f64(), "{left} s to the first expiry");
+        }
+        cluster.control().process().start_again()?;
+        cluster.control().ready().await?;
+        // The next absence begins when this one is made good: as soon as nothing is due any more.
+        lab::eventually(LIFE, "renewed certificates", async || {
+            let metrics = cluster.node("a").metrics().await?;
+            let first = metrics.with("ambit_certificate_expiry_seconds", &[]).map(|sample| sample.value);
+            let first = first.fold(f64::INFINITY, f64::min);
+            ensure!(first > LIFE.as_secs_f64() * 0.7, "the first expires in {first} s");
+            Ok(())
+        })
+        .await?;
+    }
+    cluster.stop()
+}
+
+/// A request that was answered: from which address of the client, and by which pod.
+type Answered = Arc<Mutex<Vec<(SocketAddr, String)>>>;
+
+async fn an_address_that_moves_to_another_identity_gets_no_byte_that_was_meant_for_the_first(
+    scene: Scene,
+) -> Result<()> {
+    let client = scene.captured("a", "client").await?;
+    let first = scene.server("b", "one-0").await?;
+    let (host, target) = (first.host(), SocketAddr::new(first.v4(), echo::HTTP));
+    first.delete().await?;
+    let answered = Answered::default();
+    let mut load = JoinSet::new();
+    for _ in 0..4 {
+        let (client, answered) = (client.clone(), Arc::clone(&answered));
+        load.spawn(async move {
+            loop {
+                // Most calls fail: the address is between two identities. Those that succeed count.
+                drop(timeout(Duration::from_millis(500), call(&client, target, &answered)).await);
+            }
+        });
+    }
+    for number in 0..MOVES {
+        let account = if number.is_multiple_of(2) { "one" } else { "two" };
+        let name = format!("{account}-{number}");
+        let pod = scene.node("b").pod(&name).namespace(scene.namespace()).service_account(account).host(host);
+        let pod = pod.captured().start().await?;
+        pod.serve().await?;
+        let before = answered.lock().len();
+        lab::eventually(SOON, "traffic to the new owner of the address", async || {
+            let answered = answered.lock();
+            ensure!(answered.iter().skip(before).any(|(_, by)| *by == name), "none for {name}");
+            Ok(())
+        })
+        .await?;
+        pod.delete().await?;
+    }
+    load.shutdown().await;
+    let decided = decided_identities(&scene.node("a"));
+    let answered = std::mem::take(&mut *answered.lock());
+    let mut compared = 0;
+    for (from, by) in &answered {
+        let Some(identity) = decided.get(&from.to_string()) else { continue };
+        let account = by.split('-').next().unwrap_or_default();
+        ensure!(
+            identity.ends_with(&format!("/sa/{account}")),
+            "{by} answered {from}, decided was {identity}"
+        );
+        compared += 1;
+    }
+    ensure!(compared > MOVES, "only {compared} of {} answers could be compared", answered.len());
+    Ok(())
+}
+
+async fn call(client: &Pod, target: SocketAddr, answered: &Answered) -> Result<()> {
+    let stream = client.connect(target).await?;
+    let from = stream.local_addr()?;
+    let request = ::http::Request::get("/").header("host", "address").body(http_body_util::Full::default())?;
+    let answer = http::exchange(stream, request).await?;
+    let echo: Echo = serde_json::from_slice(answer.body())?;
+    answered.lock().push((from, echo.name));
+    Ok(())
+}
+
+/// Whom ztunnel decided to talk to, by the client's address, as its access log has it.
+fn decided_identities(node: &Node) -> BTreeMap<String, String> {
+    let complete = node.access_log().into_iter().filter(|access| access.field("direction") == "outbound");
+    let pairs =
+        complete.map(|access| (access.field("src.addr").to_owned(), access.field("dst.identity").to_owned()));
+    pairs.filter(|(from, identity)| !identity.is_empty() && from.parse::<SocketAddr>().is_ok()).collect()
+}
