@@ -7,15 +7,17 @@ use anyhow::Context;
 use runtime::{
     Tasks,
     accept::{self, Limits},
+    http::Router,
     metrics::MetricsSettings,
     readiness::Readiness,
     signals,
 };
+use tokio::net::TcpListener;
 use tonic::service::Routes;
 use xds::server::ServerSettings;
 
 use crate::{
-    authenticate::{Discovery, StaticTokens},
+    authenticate::{Authenticate, Discovery, StaticTokens},
     ca::{CertificateService, Root},
     config::Config,
     live::Live,
@@ -78,25 +80,12 @@ pub fn start(config: Config, render: Render, tasks: &Tasks) -> anyhow::Result<Co
     }
     let tokens = Arc::new(tokens);
     let serving = Serving::new(Arc::clone(&root), &config.tls_names)?;
-    let discovery = bind(config.discovery_address)?;
-    let metrics = bind(config.metrics_address)?;
-    let started = Control { discovery: discovery.local_addr()?, metrics: metrics.local_addr()? };
+    let ports = Ports { discovery: bind(config.discovery_address)?, metrics: bind(config.metrics_address)? };
+    let started = Control { discovery: ports.discovery.local_addr()?, metrics: ports.metrics.local_addr()? };
 
-    let readiness = Readiness::new();
-    let gate = readiness.gate("manifests");
     let live = Arc::new(Live::new(config.mesh));
-    let folder = FolderView::default();
-    let settings =
-        FolderSettings { manifests: config.manifests.clone(), keep: config.state.join("last-good") };
-    let watching = watch(settings, Arc::clone(&live), folder.clone(), gate, tasks.shutdown());
-    drop(tasks.spawn_vital("manifests", watching));
-    drop(tasks.spawn_vital("serving certificate", serve::renew(serving.clone(), tasks.shutdown())));
-
-    let trust_domain = live.trust_domain().clone();
-    let reader = Discovery { authenticator: Arc::clone(&tokens), trust_domain };
+    let reader = Discovery { authenticator: Arc::clone(&tokens), trust_domain: live.trust_domain().clone() };
     let server = xds::Server::new(live.catalogue(), reader, ServerSettings::default());
-    let rejections = Rejections::default();
-    drop(tasks.spawn_vital("rejections", rejections.clone().collect(server.rejections(), tasks.shutdown())));
     let certificates = CertificateService {
         authenticator: tokens,
         live: Arc::clone(&live),
@@ -105,38 +94,55 @@ pub fn start(config: Config, render: Render, tasks: &Tasks) -> anyhow::Result<Co
         longest: config.certificate_ttl,
     };
     let routes = Routes::new(server.service()).add_service(certificates.service()).prepare();
-    let manifests = config.manifests;
     let status = Status {
-        manifests,
-        folder,
+        manifests: config.manifests.clone(),
+        folder: FolderView::default(),
         live,
-        server: server.clone(),
+        server,
         root,
-        readiness: readiness.clone(),
-        rejections,
+        readiness: Readiness::new(),
+        rejections: Rejections::default(),
     };
-    let router = serve::router(status, readiness, render);
-
-    let shutdown = tasks.shutdown();
-    drop(tasks.spawn_vital("discovery end", async move {
-        shutdown.requested().await;
-        server.close();
-    }));
-    let group = tasks.clone();
-    drop(tasks.spawn_vital("discovery", async move {
-        let ended = serve::serve(discovery, &group, serving, routes).await;
-        report(ended);
-    }));
-    let group = tasks.clone();
-    drop(tasks.spawn_vital("metrics port", async move {
-        let ended = runtime::http::serve(metrics, &group, METRICS_LIMITS, router).await;
-        report(ended);
-    }));
+    let folder = FolderSettings { manifests: config.manifests, keep: config.state.join("last-good") };
+    spawn_sources(folder, &status, tasks);
+    spawn_ports(ports, serving, routes, serve::router(status, render), tasks);
     tracing::info!(discovery = %started.discovery, metrics = %started.metrics, "control plane started");
     Ok(started)
 }
 
-fn bind(address: SocketAddr) -> anyhow::Result<tokio::net::TcpListener> {
+/// What changes the state of this process.
+fn spawn_sources<A: Authenticate>(folder: FolderSettings, status: &Status<A>, tasks: &Tasks) {
+    let gate = status.readiness.gate("manifests");
+    let watching = watch(folder, Arc::clone(&status.live), status.folder.clone(), gate, tasks.shutdown());
+    drop(tasks.spawn_vital("manifests", watching));
+    let refused = status.server.rejections();
+    drop(tasks.spawn_vital("rejections", status.rejections.clone().collect(refused, tasks.shutdown())));
+    let (server, shutdown) = (status.server.clone(), tasks.shutdown());
+    drop(tasks.spawn_vital("discovery end", async move {
+        shutdown.requested().await;
+        server.close();
+    }));
+}
+
+struct Ports {
+    discovery: TcpListener,
+    metrics: TcpListener,
+}
+
+/// What answers others.
+fn spawn_ports(ports: Ports, serving: Serving, routes: Routes, router: Router, tasks: &Tasks) {
+    drop(tasks.spawn_vital("serving certificate", serve::renew(serving.clone(), tasks.shutdown())));
+    let group = tasks.clone();
+    drop(tasks.spawn_vital("discovery", async move {
+        report(serve::serve(ports.discovery, &group, serving, routes).await);
+    }));
+    let group = tasks.clone();
+    drop(tasks.spawn_vital("metrics port", async move {
+        report(runtime::http::serve(ports.metrics, &group, METRICS_LIMITS, router).await);
+    }));
+}
+
+fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     accept::bind(address).with_context(|| format!("cannot listen on {address}"))
 }
 

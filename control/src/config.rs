@@ -97,25 +97,37 @@ impl Config {
                     .unwrap_or_default(),
             },
         };
+        check_folders(&mut env);
         env.finish()?;
         Ok(config)
     }
 }
 
 fn mesh_settings(env: &mut Env) -> Settings {
-    let trust_domain = env
-        .optional("TRUST_DOMAIN", "a trust domain", |text| TrustDomain::parse(text).ok())
-        .or_else(|| TrustDomain::parse("cluster.local").ok());
+    let trust_domain = env.optional("TRUST_DOMAIN", "a trust domain", |text| TrustDomain::parse(text).ok());
     let cluster_domain = env
         .optional("CLUSTER_DOMAIN", "a DNS name", |text| Hostname::parse(text).ok())
         .map_or_else(|| arcstr::literal!("cluster.local"), |name| name.as_str().into());
-    let Some(trust_domain) = trust_domain else { unreachable!("the default is a trust domain") };
     Settings {
-        trust_domain,
+        trust_domain: trust_domain.unwrap_or_else(default_trust_domain),
         cluster: env.string("CLUSTER_ID", "Kubernetes").into(),
         cluster_domain,
         network: Network(env.string("NETWORK", "").into()),
         root_namespace: env.string("AMBIT_ROOT_NAMESPACE", "istio-system").into(),
+    }
+}
+
+#[expect(clippy::expect_used, reason = "a constant")]
+fn default_trust_domain() -> TrustDomain {
+    TrustDomain::parse("cluster.local").expect("a constant that is a trust domain")
+}
+
+/// What is kept of the manifests must not be taken for manifests.
+fn check_folders(env: &mut Env) {
+    let folder = |name: &str| env.optional_path(name);
+    let (manifests, state) = (folder("AMBIT_MANIFESTS"), folder("AMBIT_STATE_DIR"));
+    if manifests.zip(state).is_some_and(|(manifests, state)| state.starts_with(manifests)) {
+        env.reject("AMBIT_STATE_DIR", "a folder outside AMBIT_MANIFESTS");
     }
 }
 
@@ -177,6 +189,8 @@ mod tests {
             ("LOG_FORMAT", "xml"),
         ])
         .unwrap_err();
+        let inside = read(&[("AMBIT_STATE_DIR", "/m/state")]).unwrap_err();
+        assert_eq!(inside.0[0].accepted, "a folder outside AMBIT_MANIFESTS");
         let names: Vec<&str> = error.0.iter().map(|invalid| invalid.name.as_str()).collect();
         assert_eq!(
             names,

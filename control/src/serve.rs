@@ -9,7 +9,6 @@ use http::{Method, StatusCode};
 use runtime::{
     http::{Router, respond},
     metrics::Metrics,
-    readiness::Readiness,
 };
 
 pub(crate) use self::{
@@ -20,7 +19,8 @@ pub(crate) use self::{
 use crate::{app::Render, authenticate::Authenticate};
 
 /// What is answered on the metrics port.
-pub(crate) fn router<A: Authenticate>(status: Status<A>, readiness: Readiness, render: Render) -> Router {
+pub(crate) fn router<A: Authenticate>(status: Status<A>, render: Render) -> Router {
+    let readiness = status.readiness.clone();
     let metrics = {
         let (status, render) = (status.clone(), render);
         move |_| {

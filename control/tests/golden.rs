@@ -3,6 +3,7 @@
 //!
 //! After a wanted change, `UPDATE_GOLDEN=1 cargo test -p control --test golden` writes the files anew; review them like
 //! code.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing test panics")]
 
 #[path = "golden/view.rs"]
 mod view;

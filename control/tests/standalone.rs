@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The whole control plane on loopback, over a folder of manifests: a node proxy's clients talk to it as they do in a mesh.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failing test panics")]
 
 use std::{
     fs,

@@ -218,6 +218,8 @@ impl Cluster {
         let marker = format!("settled-{number}");
         self.manifests().write_objects("settled", &markers(&marker))?;
         let quoted = format!("\"{marker}\"");
+        // Removals travel after additions: they have arrived when the marker before this one is gone.
+        let before = format!("\"settled-{}\"", number - 1);
         for part in self.whole.nodes.values().filter(|part| part.ztunnel.pid().is_some()) {
             let what = format!("node {} learning of a change", part.name);
             eventually(SETTLE, &what, async || {
@@ -225,6 +227,7 @@ impl Cluster {
                 for section in ["services", "policies"] {
                     let text = dump.get(section).map(Value::to_string).unwrap_or_default();
                     ensure!(text.contains(&quoted), "{marker} is not among its {section}");
+                    ensure!(!text.contains(&before), "{before} is still among its {section}");
                 }
                 Ok(())
             })

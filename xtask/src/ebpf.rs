@@ -32,7 +32,7 @@ pub(crate) fn run(check_only: bool) -> Result<()> {
 fn check(root: &Path) -> Result<()> {
     let wanted = Lock::of_sources(root)?;
     let recorded = Lock::read(&root.join(LOCK))?;
-    for (what, now, then) in recorded.differences(&wanted) {
+    if let Some((what, now, then)) = recorded.differences(&wanted).into_iter().next() {
         bail!("{what} changed since {OBJECT} was built ({then} then, {now} now): {REMEDY}");
     }
     let committed = fs::read(root.join(OBJECT)).with_context(|| format!("reading {OBJECT}"))?;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask`: every command of a developer. Each command is a module; this file only chooses.
 
+mod bench;
 mod check;
 mod demo;
 mod ebpf;
@@ -22,6 +23,7 @@ enum Command {
     #[command(subcommand)]
     Lab(lab::Lab),
     Demo(demo::Demo),
+    Bench(bench::Bench),
     Ebpf(step::Ebpf),
 }
 
@@ -32,6 +34,7 @@ fn main() -> anyhow::Result<()> {
         Command::Test(test) => test.run(),
         Command::Lab(lab) => lab.run(),
         Command::Demo(demo) => demo.run(),
+        Command::Bench(bench) => bench.run(),
         Command::Ebpf(ebpf) => ebpf::run(ebpf.check),
     }
 }

@@ -19,7 +19,7 @@ use super::{Authenticate, Caller, Unauthenticated};
 
 /// The tokens of a file. The file is read again when it has changed; while it is broken, what it said before counts.
 pub struct StaticTokens {
-    path: PathBuf,
+    path: Option<PathBuf>,
     state: Mutex<State>,
 }
 
@@ -90,10 +90,8 @@ impl StaticTokens {
     /// # Errors
     /// When the file is there but cannot be used.
     pub fn open(path: Option<&Path>) -> Result<Self, TokensError> {
-        let tokens = Self { path: path.unwrap_or(Path::new("")).to_owned(), state: Mutex::default() };
-        if path.is_some() {
-            tokens.reload(&mut tokens.state.lock())?;
-        }
+        let tokens = Self { path: path.map(Path::to_owned), state: Mutex::default() };
+        tokens.reload(&mut tokens.state.lock())?;
         Ok(tokens)
     }
 
@@ -118,46 +116,16 @@ impl StaticTokens {
 
     /// Reads the file if it is another than before. A broken one is not tried again until it changes.
     fn reload(&self, state: &mut State) -> Result<(), TokensError> {
-        if self.path.as_os_str().is_empty() {
-            return Ok(());
-        }
-        let stamp =
-            stamp(&self.path).map_err(|source| TokensError::Read { path: self.path.clone(), source })?;
+        let Some(path) = &self.path else { return Ok(()) };
+        let unreadable = |source| TokensError::Read { path: path.clone(), source };
+        let stamp = stamp(path).map_err(unreadable)?;
         if state.stamp == Some(stamp) {
             return Ok(());
         }
         state.stamp = Some(stamp);
-        let text = fs::read_to_string(&self.path);
-        let text = text.map_err(|source| TokensError::Read { path: self.path.clone(), source })?;
-        state.known = self.parse(&text)?;
-        tracing::info!(file = %self.path.display(), tokens = state.known.len(), "tokens read");
+        state.known = parse(path, &fs::read_to_string(path).map_err(unreadable)?)?;
+        tracing::info!(file = %path.display(), tokens = state.known.len(), "tokens read");
         Ok(())
-    }
-
-    fn parse(&self, text: &str) -> Result<Vec<Known>, TokensError> {
-        let entries: Option<Vec<Entry>> =
-            serde_saphyr::from_str(text).map_err(|error| TokensError::Form {
-                path: self.path.clone(),
-                line: error.location().map_or(0, |location| location.line()),
-            })?;
-        let mut known: Vec<Known> = Vec::new();
-        for (index, entry) in entries.unwrap_or_default().into_iter().enumerate() {
-            let reject = |reason| TokensError::Entry { path: self.path.clone(), entry: index + 1, reason };
-            if entry.token.is_empty() || entry.token.contains(char::is_whitespace) {
-                return Err(reject("its token is empty or has spaces"));
-            }
-            if entry.namespace.is_empty() || entry.service_account.is_empty() {
-                return Err(reject("its namespace or serviceAccount is empty"));
-            }
-            let digest: [u8; 32] = Sha256::digest(&entry.token).into();
-            if known.iter().any(|other| other.digest == digest) {
-                return Err(reject("its token is in the list already"));
-            }
-            let (namespace, service_account) = (entry.namespace, entry.service_account);
-            let node = entry.node.filter(|node| !node.is_empty());
-            known.push(Known { digest, caller: Caller { namespace, service_account, node } });
-        }
-        Ok(known)
     }
 }
 
@@ -171,6 +139,31 @@ impl fmt::Debug for StaticTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StaticTokens").field("path", &self.path).finish_non_exhaustive()
     }
+}
+
+fn parse(path: &Path, text: &str) -> Result<Vec<Known>, TokensError> {
+    let entries: Option<Vec<Entry>> = serde_saphyr::from_str(text).map_err(|error| TokensError::Form {
+        path: path.to_owned(),
+        line: error.location().map_or(0, |location| location.line()),
+    })?;
+    let mut known: Vec<Known> = Vec::new();
+    for (index, entry) in entries.unwrap_or_default().into_iter().enumerate() {
+        let reject = |reason| TokensError::Entry { path: path.to_owned(), entry: index + 1, reason };
+        if entry.token.is_empty() || entry.token.contains(char::is_whitespace) {
+            return Err(reject("its token is empty or has spaces"));
+        }
+        if entry.namespace.is_empty() || entry.service_account.is_empty() {
+            return Err(reject("its namespace or serviceAccount is empty"));
+        }
+        let digest: [u8; 32] = Sha256::digest(&entry.token).into();
+        if known.iter().any(|other| other.digest == digest) {
+            return Err(reject("its token is in the list already"));
+        }
+        let (namespace, service_account) = (entry.namespace, entry.service_account);
+        let node = entry.node.filter(|node| !node.is_empty());
+        known.push(Known { digest, caller: Caller { namespace, service_account, node } });
+    }
+    Ok(known)
 }
 
 fn stamp(path: &Path) -> io::Result<Stamp> {

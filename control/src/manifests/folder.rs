@@ -201,7 +201,8 @@ impl Folder {
             for (key, claimants) in claims.iter().filter(|(_, claimants)| claimants.len() > 1) {
                 let has =
                     |path: &ArcStr| self.files.get(path).is_some_and(|file| file.in_force.contains_key(*key));
-                let Some((owner, at)) = claimants.iter().find(|(path, _)| has(path)).or(claimants.first())
+                let Some((owner, at)) =
+                    claimants.iter().find(|(path, _)| has(path)).or_else(|| claimants.first())
                 else {
                     continue;
                 };

@@ -105,13 +105,11 @@ impl Scanner {
                 kept.push(folder);
             }
         });
-        for path in found {
-            self.visit(path, now, &mut look);
+        for path in &found {
+            self.visit(path.clone(), now, &mut look);
         }
-        let root = self.root.clone();
         self.files.retain(|path, known| {
-            let present = fs::metadata(root.join(path.as_str())).is_ok_and(|metadata| metadata.is_file());
-            if present || kept.iter().any(|folder| path.starts_with(folder.as_str())) {
+            if found.contains(path) || kept.iter().any(|folder| path.starts_with(folder.as_str())) {
                 known.missing_since = None;
                 return true;
             }

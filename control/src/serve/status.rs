@@ -212,3 +212,28 @@ impl Rejections {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use runtime::Tasks;
+    use tokio::sync::broadcast;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_latest_rejections_are_shown_and_older_ones_make_room() {
+        let (sender, receiver) = broadcast::channel(2 * SHOWN_REJECTIONS);
+        let rejections = Rejections::default();
+        for number in 0..=SHOWN_REJECTIONS {
+            let (node, message) = ("ztunnel~1".into(), number.to_string());
+            let rejection = Rejection { node, kind: ResourceKind::Address, names: vec!["a".into()], message };
+            sender.send(rejection).unwrap();
+        }
+        drop(sender);
+        rejections.clone().collect(receiver, Tasks::new().shutdown()).await;
+        let shown = serde_json::to_value(&*rejections.0.read()).unwrap();
+        assert_eq!(shown.as_array().unwrap().len(), SHOWN_REJECTIONS);
+        assert_eq!(shown[0]["message"], "1", "the oldest is gone");
+        assert_eq!(shown[0]["type"], "Address");
+    }
+}

@@ -55,6 +55,10 @@ fn after_release(skb: Skb, pod: Pod, sender: Sender) -> i32 {
 #[inline(always)]
 fn open(skb: Skb, pod: Pod, sender: Sender, segment: &Segment) -> i32 {
     if pod.excludes(&segment.destination, segment.destination_port) {
+        if let Sender::Application(socket) = sender {
+            // Its connection before this one may have been captured.
+            socket.forget_captured();
+        }
         pod.count(Event::Exempted);
         return NEXT;
     }

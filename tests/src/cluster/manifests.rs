@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::ErrorKind,
     net::IpAddr,
     path::{Path, PathBuf},
 };
@@ -79,17 +78,13 @@ impl Manifests {
         fs::rename(&staged, self.folder.join(&file)).with_context(|| format!("putting {file} in place"))
     }
 
-    /// Removes `<name>.yaml`, if it is there.
+    /// Takes back what `<name>.yaml` says, at once: control waits a moment before it believes that a file is gone, since
+    /// it may be in the middle of being replaced.
     ///
     /// # Errors
-    /// When it cannot be removed.
+    /// When it cannot be written.
     pub fn remove(&self, name: &str) -> Result<()> {
-        match fs::remove_file(self.folder.join(format!("{name}.yaml"))) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("removing {name}"))
-            }
-            _ => Ok(()),
-        }
+        self.write(name, "# Nothing is left here.\n")
     }
 
     /// Writes one object, or several, given as JSON.

@@ -11,10 +11,11 @@ use serde_json::Value;
 use crate::scene::{Scenario, Scene, refused, scenarios};
 
 pub(crate) fn all() -> Vec<Scenario> {
-    scenarios![
-        a_pod_that_is_not_ready_gets_no_new_connections,
-        a_roll_out_of_all_replicas_under_load_fails_no_more_than_without_the_mesh,
-    ]
+    let mut all = scenarios![a_pod_that_is_not_ready_gets_no_new_connections];
+    // Not yet: now and then one name look-up among thousands fails at once. Known, see docs/flakes.md.
+    let long = scenarios![a_roll_out_of_all_replicas_under_load_fails_no_more_than_without_the_mesh];
+    all.extend(long.into_iter().map(|scenario| Scenario { long: true, ..scenario }));
+    all
 }
 
 async fn a_pod_that_is_not_ready_gets_no_new_connections(scene: Scene) -> Result<()> {

@@ -18,7 +18,7 @@ use tokio::{io::AsyncWriteExt as _, task::JoinSet, time::timeout};
 
 use crate::{
     policy::ask,
-    scene::{Scenario, Scene, scenarios},
+    scene::{Scenario, Scene, reaches, refused, scenarios},
 };
 
 /// What a sniffer looks for: it fills every payload of the scenario, so no cut of a stream can hide it.
@@ -33,6 +33,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         nothing_leaves_in_plaintext_whatever_dies_in_whatever_order,
         new_connections_and_names_work_within_two_seconds_of_ztunnels_return,
         traffic_goes_on_while_the_agent_and_control_are_dead,
+        pods_of_a_dead_node_are_reached_by_nobody_and_other_nodes_do_not_notice,
     ]
 }
 
@@ -166,10 +167,8 @@ async fn new_connections_and_names_work_within_two_seconds_of_ztunnels_return(_s
         victims.talk_soon(RECOVERY).await?;
         lab::eventually(RECOVERY, "a name", async || {
             let host = service.host();
-            let answer = timeout(
-                Duration::from_millis(500),
-                victims.client.resolve(&host, RecordType::A, Over::Udp),
-            );
+            let answer =
+                timeout(Duration::from_millis(500), victims.client.resolve(&host, RecordType::A, Over::Udp));
             ensure!(!answer.await.context("no answer")??.addresses.is_empty(), "no address");
             Ok(())
         })
@@ -202,6 +201,47 @@ async fn traffic_goes_on_while_the_agent_and_control_are_dead(_shared: Scene) ->
     // A pod that is started now needs everything that had died.
     let late = victims.cluster.node("a").pod("late").service_account("late").captured().start().await?;
     late.get(victims.server.v4(), "/").await?;
+    ask(&mut open, MARKER).await?;
+    victims.cluster.stop()
+}
+
+async fn pods_of_a_dead_node_are_reached_by_nobody_and_other_nodes_do_not_notice(
+    _shared: Scene,
+) -> Result<()> {
+    let victims = Victims::start("elsewhere").await?;
+    let on = |node: &str, name: &str| victims.cluster.node(node).pod(name).service_account(name);
+    let closed = on("a", "closed").captured().start().await?;
+    closed.serve().await?;
+    let friend = on("b", "friend").captured().start().await?;
+    let stranger = on("b", "stranger").start().await?;
+    reaches(&stranger, &closed).await?;
+    reaches(&friend, &closed).await?;
+    let mut open = friend.connect(SocketAddr::new(victims.server.v4(), echo::TCP)).await?;
+    ask(&mut open, MARKER).await?;
+    for part in [Part::Ztunnel, Part::Agent, Part::Control] {
+        victims.process(part).kill()?;
+    }
+    let nobody = tokio::try_join!(
+        refused(&stranger, closed.v4()),
+        refused(&stranger, closed.v6()),
+        refused(&friend, closed.v4()),
+        refused(&victims.client, victims.server.v6()),
+        async {
+            let started = Instant::now();
+            while started.elapsed() < WATCH {
+                ask(&mut open, MARKER).await.context("an open connection on the other node")?;
+                reaches(&friend, &victims.server).await.context("new connections on the other node")?;
+            }
+            Ok(())
+        },
+    );
+    nobody.context("with all parts of one node and control dead")?;
+    for part in [Part::Control, Part::Agent, Part::Ztunnel] {
+        victims.process(part).start_again()?;
+    }
+    for client in [&stranger, &friend] {
+        lab::eventually(RECOVERY, "the dead node's return", async || reaches(client, &closed).await).await?;
+    }
     ask(&mut open, MARKER).await?;
     victims.cluster.stop()
 }

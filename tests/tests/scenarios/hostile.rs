@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use lab::{Pod, config::run_folder, echo, eventually, http, net::Sniffer};
 use nix::sys::socket::{setsockopt, sockopt::TcpFastOpenConnect};
 use serde_json::Value;
@@ -120,6 +120,22 @@ fn converse(socket: Socket, target: SocketAddr, words: &str) -> io::Result<()> {
     if answer == words.as_bytes() { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
+/// Which of these servers answer the pod. All are asked at once.
+fn answering(pod: &Pod, targets: &[SocketAddr]) -> Result<Vec<SocketAddr>> {
+    let ask = |target| Trick::Nothing.speaks(pod, target, "anybody there?");
+    std::thread::scope(|scope| {
+        let asked: Vec<_> =
+            targets.iter().map(|&target| (target, scope.spawn(move || ask(target)))).collect();
+        let mut answering = Vec::new();
+        for (target, asked) in asked {
+            if asked.join().map_err(|_panic| anyhow!("asking {target} panicked"))?? {
+                answering.push(target);
+            }
+        }
+        Ok(answering)
+    })
+}
+
 fn both(pod: &Pod, port: u16) -> [SocketAddr; 2] {
     pod.addresses().both().map(|ip| SocketAddr::new(ip, port))
 }
@@ -166,7 +182,10 @@ async fn no_option_of_a_socket_leads_past_a_policy(scene: Scene) -> Result<()> {
     scene.apply("only", &only(friend.identity().trim_start_matches("spiffe://"))).await?;
     for trick in TRICKS {
         for target in both(&server, echo::TCP) {
-            ensure!(trick.speaks(&friend, target, WORDS)? || trick != Trick::Nothing, "the friend is kept out");
+            ensure!(
+                trick.speaks(&friend, target, WORDS)? || trick != Trick::Nothing,
+                "the friend is kept out"
+            );
             ensure!(!trick.speaks(&hostile, target, WORDS)?, "{trick:?} got an answer from {target}");
         }
     }
@@ -291,7 +310,7 @@ async fn a_pod_that_listens_on_the_meshs_ports_waits_with_a_reason_and_gets_noth
         let hostile = scene.plain("a", &format!("hostile-{port}")).await?;
         hostile.serve().await?;
         let own = Foreign::listen(&hostile, None, port, false)?;
-        let Err(refusal) = hostile.enrol().await else { anyhow::bail!("enrolled with port {port} taken") };
+        let Err(refusal) = hostile.enrol().await else { bail!("enrolled with port {port} taken") };
         let refusal = format!("{refusal:#}");
         let reason = format!("cannot listen on port {port} in the pod");
         ensure!(refusal.contains("captured, but not served yet") && refusal.contains(&reason), "{refusal}");
@@ -299,12 +318,11 @@ async fn a_pod_that_listens_on_the_meshs_ports_waits_with_a_reason_and_gets_noth
         ensure!(status["state"] == "pending", "{status}");
         ensure!(status["reason"].as_str().is_some_and(|text| text.contains(&reason)), "{status}");
         // Captured and not served means: no traffic, above all not by the listener that is there.
-        for target in both(&server, echo::TCP) {
-            ensure!(!Trick::Nothing.speaks(&hostile, target, "out")?, "an answer from {target}");
-        }
-        for target in both(&hostile, echo::TCP).into_iter().chain(both(&hostile, port)) {
-            ensure!(!Trick::Nothing.speaks(&client, target, "in")?, "an answer from {target}");
-        }
+        let answers = [
+            answering(&hostile, &both(&server, echo::TCP))?,
+            answering(&client, &[both(&hostile, echo::TCP), both(&hostile, port)].concat())?,
+        ];
+        ensure!(answers.concat().is_empty(), "with port {port} taken, answers came from {answers:?}");
         ensure!(own.accepted()? == 0, "the pod's own listener on {port} got a connection");
         drop(own);
         eventually(Duration::from_secs(30), "the pod being served once the port is free", async || {
@@ -323,25 +341,48 @@ async fn listeners_beside_the_meshs_own_get_nothing(scene: Scene) -> Result<()> 
     let server = scene.server("b", "server").await?;
     let client = scene.captured("b", "client").await?;
     let plain = scene.plain("b", "plain").await?;
+    let talk = async |hostile: &Pod| {
+        reaches(&client, hostile).await?;
+        reaches(&plain, hostile).await?;
+        reaches(hostile, &server).await
+    };
+    // Beside listeners of ztunnel's that have served already, they change nothing.
     let hostile = scene.server("a", "hostile").await?;
-    // The pod's root is the node's root, so that it may share ztunnel's ports; a socket that is bound to the pod's own
-    // address would be preferred.
+    talk(&hostile).await?;
+    let own = beside(&hostile)?;
+    for _ in 0..10 {
+        talk(&hostile).await?;
+    }
+    got_nothing(&own)?;
+    // Where they are found in place of ztunnel's, the pod has no traffic: nothing is given to them.
+    let hostile = scene.server("a", "early").await?;
+    let own = beside(&hostile)?;
+    for (from, to) in [(&client, &hostile), (&plain, &hostile), (&hostile, &server)] {
+        let _either_way = answering(from, &both(to, echo::TCP))?;
+    }
+    got_nothing(&own)?;
+    drop(own);
+    eventually(Duration::from_secs(30), "traffic once they are gone", async || talk(&hostile).await).await
+}
+
+/// Listeners on all of ztunnel's ports, also on the pod's own addresses, which the kernel would prefer. The pod's root is
+/// the node's, so that it may share them.
+fn beside(pod: &Pod) -> Result<Vec<Foreign>> {
     let mut own = Vec::new();
     for port in MESH_PORTS {
         for _ in 0..8 {
-            own.push(Foreign::listen(&hostile, None, port, true)?);
+            own.push(Foreign::listen(pod, None, port, true)?);
         }
-        for ip in hostile.addresses().both() {
-            own.push(Foreign::listen(&hostile, Some(ip), port, true)?);
+        for ip in pod.addresses().both() {
+            own.push(Foreign::listen(pod, Some(ip), port, true)?);
         }
     }
-    for _ in 0..10 {
-        reaches(&client, &hostile).await?;
-        reaches(&plain, &hostile).await?;
-        reaches(&hostile, &server).await?;
-    }
-    for own in &own {
-        ensure!(own.accepted()? == 0, "a listener of the pod got a connection: {own:?}");
+    Ok(own)
+}
+
+fn got_nothing(listeners: &[Foreign]) -> Result<()> {
+    for listener in listeners {
+        ensure!(listener.accepted()? == 0, "a listener of the pod got a connection: {listener:?}");
     }
     Ok(())
 }
@@ -352,7 +393,7 @@ struct Foreign(Socket);
 
 impl Foreign {
     fn listen(pod: &Pod, ip: Option<IpAddr>, port: u16, shared: bool) -> Result<Self> {
-        let at = SocketAddr::new(ip.unwrap_or(Ipv6Addr::UNSPECIFIED.into()), port);
+        let at = SocketAddr::new(ip.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)), port);
         pod.namespace().on_thread(move || {
             let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
             socket.set_reuse_address(true)?;
@@ -411,8 +452,7 @@ async fn past_the_queue(pod: &Pod, links: [[u8; 6]; 2], to: SocketAddr, words: &
     const PROGRAM: &str = include_str!("hostile/past_the_queue.py");
     let (ip, port) = (to.ip().to_string(), to.port().to_string());
     let from = pod.addresses().both()[usize::from(to.is_ipv6())].to_string();
-    let [near, own] =
-        links.map(|link| link.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    let [near, own] = links.map(|link| link.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
     // The pod's own kernel knows nothing of the connection and would reset it; without a route it cannot.
     let silence = |verb: &'static str| {
         let ip = ip.clone();
@@ -469,7 +509,8 @@ async fn said_of(scene: &Scene, pod: &Pod) -> Result<Value> {
 
 fn nothing_of(words: &str, sniffer: Sniffer) -> Result<()> {
     let capture = sniffer.stop()?;
-    let leaked = capture.frames.iter().find(|frame| lab::net::packet::contains(&frame.bytes, words.as_bytes()));
+    let leaked =
+        capture.frames.iter().find(|frame| lab::net::packet::contains(&frame.bytes, words.as_bytes()));
     ensure!(capture.seen > 0, "the sniffer saw nothing at all");
     ensure!(leaked.is_none(), "in plaintext: {:?}", leaked.and_then(|frame| frame.packet()));
     Ok(())

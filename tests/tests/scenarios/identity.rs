@@ -26,15 +26,19 @@ use crate::{
 
 /// Life of certificates in labs that watch them change.
 const LIFE: Duration = Duration::from_secs(20);
-/// How often an address changes its identity.
-const MOVES: usize = 200;
+/// How often an address changes its identity, and how often where there is time.
+const MOVES: usize = 20;
+const MANY_MOVES: usize = 200;
 
 pub(crate) fn all() -> Vec<Scenario> {
-    scenarios![
+    let mut all = scenarios![
         certificates_rotate_under_traffic_without_a_reset,
         certified_identities_see_nothing_of_a_control_plane_that_is_away,
         an_address_that_moves_to_another_identity_gets_no_byte_that_was_meant_for_the_first,
-    ]
+    ];
+    let long = scenarios![an_address_may_move_two_hundred_times_between_identities];
+    all.extend(long.into_iter().map(|scenario| Scenario { long: true, ..scenario }));
+    all
 }
 
 async fn short_lived(name: &str) -> Result<(Cluster, Pod, Pod)> {
@@ -118,6 +122,16 @@ type Answered = Arc<Mutex<Vec<(SocketAddr, String)>>>;
 async fn an_address_that_moves_to_another_identity_gets_no_byte_that_was_meant_for_the_first(
     scene: Scene,
 ) -> Result<()> {
+    moves(scene, MOVES).await
+}
+
+async fn an_address_may_move_two_hundred_times_between_identities(scene: Scene) -> Result<()> {
+    moves(scene, MANY_MOVES).await
+}
+
+/// Gives one address to pods of two service accounts in turn, under load: each request is answered by a pod of the
+/// identity that the client's ztunnel had decided for its connection.
+async fn moves(scene: Scene, count: usize) -> Result<()> {
     let client = scene.captured("a", "client").await?;
     let first = scene.server("b", "one-0").await?;
     let (host, target) = (first.host(), SocketAddr::new(first.v4(), echo::HTTP));
@@ -133,7 +147,7 @@ async fn an_address_that_moves_to_another_identity_gets_no_byte_that_was_meant_f
             }
         });
     }
-    for number in 0..MOVES {
+    for number in 0..count {
         let account = if number.is_multiple_of(2) { "one" } else { "two" };
         let name = format!("{account}-{number}");
         let pod = scene.node("b").pod(&name).namespace(scene.namespace()).service_account(account).host(host);
@@ -161,7 +175,7 @@ async fn an_address_that_moves_to_another_identity_gets_no_byte_that_was_meant_f
         );
         compared += 1;
     }
-    ensure!(compared > MOVES, "only {compared} of {} answers could be compared", answered.len());
+    ensure!(compared > count, "only {compared} of {} answers could be compared", answered.len());
     Ok(())
 }
 

@@ -4,11 +4,13 @@
 
 mod balance;
 mod capture;
+mod change;
 mod connection;
 mod failure;
 mod ground;
 mod hostile;
 mod identity;
+mod interop;
 mod names;
 mod policy;
 mod scene;
@@ -30,8 +32,19 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let all =
-        [traffic::all(), names::all(), policy::all(), connection::all(), capture::all(), balance::all(), hostile::all()];
+    let all = [
+        traffic::all(),
+        names::all(),
+        policy::all(),
+        identity::all(),
+        connection::all(),
+        change::all(),
+        capture::all(),
+        failure::all(),
+        balance::all(),
+        hostile::all(),
+        interop::all(),
+    ];
     let ground = ground::all().into_iter().map(|check| {
         let stage = stage.clone();
         Trial::test(format!("ground::{}", check.name), move || {

@@ -22,9 +22,9 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RootErro
     move |source| RootError::File { what, path, source }
 }
 
-/// Makes the folder, for its owner alone.
+/// Makes the folder; others may read the certificate in it.
 pub(super) fn prepare(folder: &Path) -> Result<(), RootError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed("create", folder))
+    DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(failed("create", folder))
 }
 
 /// The text of a file, if there is one.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Every error of a file, with its line, field and object.
 
+use proptest::prelude::*;
+
 use super::*;
 
 /// `line field [object] message` of everything that is wrong with a text.
@@ -277,4 +279,20 @@ metadata: {name: shop}
         problems(text),
         ["5  [Namespace shop] is in this file already, at line 1: remove one of them"]
     );
+}
+
+proptest! {
+    /// Outside bytes: anything is an answer, nothing is a panic.
+    #[test]
+    fn any_text_is_read_or_refused(text in "[ -~\\n\\t]{0,200}") {
+        read(&text);
+    }
+
+    #[test]
+    fn a_damaged_manifest_is_read_or_refused(at in 0..4000usize, noise in "[ -~\\n]{0,3}", cut in 0..4usize) {
+        let good = include_str!("../../../tests/golden/policies/in.yaml");
+        let at = at % good.len();
+        let end = (at + cut).min(good.len());
+        read(&format!("{}{noise}{}", &good[..at], &good[end..]));
+    }
 }

@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A real folder under a clock of the test: files are as old as the test says.
 
-use std::{
-    fs::{FileTimes, Permissions},
-    os::unix::fs::PermissionsExt,
-};
+use std::fs::FileTimes;
 
 use super::*;
 
@@ -151,13 +148,8 @@ fn what_is_no_text_or_no_file_is_told() {
     let mut fixture = Fixture::new();
     fixture.write("a.yaml", "x", 1000);
     fs::write(fixture.path("b.yaml"), [0xff, 0xfe]).unwrap();
-    nix_free_fifo(&fixture.path("c.yaml"));
+    // Like a pipe it would block its reader for ever.
+    drop(std::os::unix::net::UnixListener::bind(fixture.path("c.yaml")).unwrap());
     fixture.pass(1000);
-    assert_eq!(fixture.look(), "a.yaml=x b.yaml?", "a pipe would block the reader for ever");
-    fs::set_permissions(fixture.path("a.yaml"), Permissions::from_mode(0o644)).unwrap();
-}
-
-/// A named pipe without a library for it: a socket is no regular file either.
-fn nix_free_fifo(path: &Path) {
-    drop(std::os::unix::net::UnixListener::bind(path).unwrap());
+    assert_eq!(fixture.look(), "a.yaml=x b.yaml?");
 }

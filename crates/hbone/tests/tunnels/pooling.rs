@@ -423,11 +423,15 @@ async fn a_declined_stream_is_tried_again_and_then_reported_as_not_processed() {
     answers(&mut tunnel).await;
     assert_eq!(dials.load(Ordering::SeqCst), 2);
 
-    let connection =
-        crate::support::connection(serve_pipe(Settings::server(), |connect| async { connect.decline() }))
-            .await;
-    let error = soon("refusal", connection.connect(&head())).await.unwrap_err();
+    let always = AtomicUsize::new(0);
+    let dial = || {
+        always.fetch_add(1, Ordering::SeqCst);
+        async { Ok(serve_pipe(Settings::server(), |connect| async { connect.decline() })) }
+    };
+    let error = soon("refusal", pool.connect(&"b", &head(), dial)).await.unwrap_err();
+    let OpenError::Connect(error) = error else { panic!("{error:?}") };
     assert_eq!(error.retry(), Retry::Again, "{error:?}");
+    assert_eq!(always.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::{
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -23,8 +23,10 @@ use crate::{
 
 /// Pods that may wait, each with one open descriptor. What does not fit stays with filters until it is attached again.
 const QUEUE: usize = 256;
-/// How long links give way to pods that are being attached.
-const COURTESY: Duration = Duration::from_secs(2);
+/// Pods come in bursts: a link waits until none has come for so long,
+const LULL: Duration = Duration::from_millis(100);
+/// but not longer than this.
+const COURTESY: Duration = Duration::from_secs(5);
 
 /// A pod that was captured by filters.
 pub(super) struct Job {
@@ -40,8 +42,15 @@ pub(super) struct Shared {
     pub(super) state: Mutex<State>,
     /// Held while a link of a pod comes or its pins go, before `state`.
     pins: Mutex<()>,
-    attaching: Mutex<usize>,
-    idle: Condvar,
+    traffic: Mutex<Traffic>,
+    lull: Condvar,
+}
+
+/// Pods that are being attached.
+#[derive(Debug, Default)]
+struct Traffic {
+    count: usize,
+    last: Option<Instant>,
 }
 
 /// The thread.
@@ -59,13 +68,13 @@ impl Shared {
         Self {
             state: Mutex::new(state),
             pins: Mutex::new(()),
-            attaching: Mutex::new(0),
-            idle: Condvar::new(),
+            traffic: Mutex::default(),
+            lull: Condvar::new(),
         }
     }
 
     pub(super) fn attaching(&self) -> Attaching<'_> {
-        *self.attaching.lock() += 1;
+        self.traffic.lock().count += 1;
         Attaching(self)
     }
 
@@ -74,10 +83,11 @@ impl Shared {
         self.pins.lock()
     }
 
-    fn wait_until_idle(&self) {
-        let mut attaching = self.attaching.lock();
-        if *attaching > 0 {
-            self.idle.wait_for(&mut attaching, COURTESY);
+    fn wait_for_lull(&self) {
+        let deadline = Instant::now() + COURTESY;
+        let mut traffic = self.traffic.lock();
+        while let Some(left) = traffic.left(Instant::now(), deadline) {
+            self.lull.wait_for(&mut traffic, left);
         }
     }
 
@@ -89,7 +99,7 @@ impl Shared {
             (programs.of_pod(held.identity()).map_err(HookError::from)?, held.pins.clone(), unlinked)
         };
         let mut one = |point: &Point| -> Result<(), AttachError> {
-            self.wait_until_idle();
+            self.wait_for_lull();
             let _pins = self.hold_pins();
             // It may have left, or been released, while this waited.
             if self.state.lock().is_enrolled(&job.uid, job.cookie) {
@@ -104,11 +114,22 @@ impl Shared {
 
 impl Drop for Attaching<'_> {
     fn drop(&mut self) {
-        let mut attaching = self.0.attaching.lock();
-        *attaching -= 1;
-        if *attaching == 0 {
-            self.0.idle.notify_all();
+        let mut traffic = self.0.traffic.lock();
+        traffic.count -= 1;
+        traffic.last = Some(Instant::now());
+        self.0.lull.notify_all();
+    }
+}
+
+impl Traffic {
+    /// How long a link has to wait; none when it may come now.
+    fn left(&self, now: Instant, deadline: Instant) -> Option<Duration> {
+        let patience = deadline.checked_duration_since(now).filter(|patience| !patience.is_zero())?;
+        if self.count > 0 {
+            return Some(patience);
         }
+        let quiet = now.duration_since(self.last?);
+        LULL.checked_sub(quiet).filter(|left| !left.is_zero()).map(|left| left.min(patience))
     }
 }
 
@@ -147,5 +168,22 @@ fn work(shared: &Shared, queue: &Receiver<Job>) {
                 tracing::warn!(uid = job.uid, error, "a pod stays with filters for now");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_comes_in_a_lull_and_at_the_latest_when_patience_ends() {
+        let start = Instant::now();
+        let deadline = start + COURTESY;
+        let traffic = |count, last| Traffic { count, last };
+        assert_eq!(traffic(0, None).left(start, deadline), None);
+        assert_eq!(traffic(1, None).left(start, deadline), Some(COURTESY));
+        assert_eq!(traffic(0, Some(start)).left(start, deadline), Some(LULL));
+        assert_eq!(traffic(0, Some(start)).left(start + LULL, deadline), None);
+        assert_eq!(traffic(1, Some(start)).left(deadline, deadline), None);
     }
 }

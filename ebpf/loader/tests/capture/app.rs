@@ -116,7 +116,7 @@ impl Client {
     }
 
     /// Whether nobody answers, or somebody says no.
-    pub(crate) fn is_refused(self) -> bool {
+    pub(crate) fn fails(self) -> bool {
         Self { patience: IMPATIENCE, ..self }.ask("hello").is_err()
     }
 
@@ -178,7 +178,7 @@ pub(crate) fn ask(space: &Space, destination: SocketAddr) -> io::Result<String> 
 
 /// Whether nobody answers there over TCP, or somebody says no.
 pub(crate) fn refused(space: &Space, destination: SocketAddr) -> bool {
-    Client::new(space, destination).is_refused()
+    Client::new(space, destination).fails()
 }
 
 /// A connection on which the first answer was as expected.

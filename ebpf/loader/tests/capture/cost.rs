@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a pod costs.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use aya::programs::loaded_programs;
 
 use crate::world::World;
 
-const PODS: u32 = 25;
+const PODS: u32 = 250;
 /// For one more pod, in all. The median is asserted: single ones wait for whatever else the machine does.
 const TIME: Duration = Duration::from_millis(20);
 /// Kernel memory for the programs of one more pod.
@@ -29,6 +32,10 @@ fn programs() -> (u64, u64) {
 #[test]
 fn one_more_pod_takes_milliseconds_and_little_memory_up_to_250_pods() {
     let mut world = World::new();
+    // What is measured is this work, not how long it waits for a processor. Threads inherit it.
+    let renice =
+        Command::new("renice").args(["-n", "-20", "-p", &nix::unistd::gettid().to_string()]).output();
+    assert!(renice.unwrap().status.success());
     let pods = world.crowd(PODS);
     let capture = world.load();
     let (count_before, memory_before) = programs();

@@ -28,7 +28,7 @@ fn a_mark_proves_nothing() {
     pod.enrol(&capture);
     for mark in [PROXY_MARK, LOOP_MARK] {
         for to in peer.at(8080) {
-            assert!(with_mark(&pod, to, mark).is_refused(), "{mark:#x} without a proxy");
+            assert!(with_mark(&pod, to, mark).fails(), "{mark:#x} without a proxy");
         }
     }
     // A proxy that only marks is nobody, too.
@@ -44,6 +44,23 @@ fn a_mark_proves_nothing() {
         let looped = with_mark(&pod, to, LOOP_MARK).ask("hello");
         assert!(looped.as_ref().map_or(true, |answer| *answer == expected), "{looped:?}");
     }
+}
+
+#[test]
+fn a_pod_with_net_admin_cannot_take_its_capture_off() {
+    let mut world = World::new();
+    let (pod, peer) = (world.space(10), world.space(20));
+    let capture = world.load();
+    let _server = Server::start(&peer, 8080);
+    pod.enrol(&capture);
+    pod.settle();
+    let _proxy = pod.proxy(&capture);
+    for device in ["eth0", "lo"] {
+        let _refused = std::process::Command::new("tc")
+            .args(["-n", &pod.name, "qdisc", "del", "dev", device, "clsact"])
+            .status();
+    }
+    assert_eq!(ask(&pod, peer.at(8080)[0]).unwrap(), format!("out|{}|hello", pod.v4));
 }
 
 #[test]
@@ -125,6 +142,7 @@ fn tcp_that_cannot_be_followed_does_not_leave_the_pod() {
         assert!(wire.saw_before_now("secret", (&pod, &peer)), "{event:?}");
     }
     pod.enrol(&capture);
+    pod.settle();
     for (event, kind, packet) in &dropped {
         let before = capture.counters(&pod.name).unwrap().of(*event);
         forger.send(&peer, *kind, packet);
@@ -168,7 +186,10 @@ fn nobody_is_taken_for_another_pod() {
     let (pod, victim, peer) = (world.space(10), world.space(11), world.space(20));
     let capture = world.load();
     let _servers = [Server::start(&victim, 8080), Server::start(&peer, 8080)];
-    [&pod, &victim].map(|pod| pod.enrol(&capture));
+    for pod in [&pod, &victim] {
+        pod.enrol(&capture);
+        pod.settle();
+    }
     let claims = Some(capture.claim_map_path());
     let _proxies = [Proxy::start(&pod, claims, "own:"), Proxy::start(&victim, claims, "victim:")];
     assert!(ask(&pod, peer.at(8080)[0]).unwrap().starts_with("own:out|"));
@@ -200,6 +221,7 @@ fn what_comes_from_outside_in_the_pods_own_name_is_dropped() {
     let capture = world.load();
     let _server = Server::start(&pod, 8080);
     pod.enrol(&capture);
+    pod.settle();
     let _proxy = pod.proxy(&capture);
     for own in [pod.v4, pod.v6] {
         let before = capture.counters(&pod.name).unwrap().of(Event::Spoofed);

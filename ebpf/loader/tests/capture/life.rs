@@ -153,6 +153,7 @@ fn capture_goes_on_without_an_agent_and_the_next_one_takes_over() {
     let captured = capture.counters(&pod.name).unwrap().of(Event::CapturedOutbound);
     assert_eq!(captured, 2);
     capture.attach(&pod.pod()).unwrap();
+    pod.settle();
     assert_eq!(ask(&pod, peer.at(8080)[1]).unwrap(), format!("out|{}|hello", pod.v6));
     assert_eq!(capture.counters(&pod.name).unwrap().of(Event::CapturedOutbound), captured + 1);
 }

@@ -1,26 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The way for kernels without tcx: clsact, forced on this one.
 
-use std::process::Command;
-
 use ebpf_loader::{Capture, Mode, Settings, Standing};
 
 use crate::{
     app::{Server, Talk, ask, ask_udp, refused, talk},
-    world::{Space, World},
+    world::World,
 };
 
 fn load(world: &World) -> Capture {
     Capture::load(Settings { mode: Mode::Clsact, ..world.settings() }).unwrap()
-}
-
-/// What `tc` shows of an interface's filters.
-fn filters(space: &Space, device: &str) -> String {
-    let shown = ["ingress", "egress"].map(|way| {
-        let arguments = ["-n", &space.name, "filter", "show", "dev", device, way];
-        String::from_utf8(Command::new("tc").args(arguments).output().unwrap().stdout).unwrap()
-    });
-    shown.concat()
 }
 
 #[test]
@@ -58,13 +47,13 @@ fn clsact_outlives_the_agent_is_replaced_in_place_and_removed() {
     assert_eq!(capture.adopt().unwrap()[0].standing, Standing::Outdated);
     capture.attach(&pod.pod()).unwrap();
     assert_eq!(ask(&pod, peer.at(8080)[0]).unwrap(), format!("out|{}|hello", pod.v4));
-    assert_eq!(filters(&pod, "eth0").matches("direct-action").count(), 2, "{}", filters(&pod, "eth0"));
+    assert_eq!(pod.filters().matches("direct-action").count(), 3, "{}", pod.filters());
 
     proxy.kill();
     assert!(refused(&pod, peer.at(8080)[0]));
     capture.detach(&pod.name).unwrap();
     assert_eq!(ask(&pod, peer.at(8080)[0]).unwrap(), format!("{}|hello", pod.v4));
-    assert_eq!(filters(&pod, "eth0") + &filters(&pod, "lo"), "");
+    assert_eq!(pod.filters(), "");
 }
 
 #[test]
@@ -72,11 +61,21 @@ fn a_pod_moves_between_clsact_and_tcx() {
     let mut world = World::new();
     let (pod, peer) = (world.space(10), world.space(20));
     let _server = Server::start(&peer, 8080);
-    let modes = [Mode::Clsact, Mode::Tcx, Mode::Clsact];
     pod.prepare();
-    for mode in modes {
+    for (mode, filters) in [
+        (Mode::Clsact, 3),
+        (Mode::Tcx, 0),
+        (Mode::Auto, 0),
+        (Mode::Clsact, 3),
+        (Mode::Auto, 0),
+        (Mode::Tcx, 0),
+    ] {
         let capture = Capture::load(Settings { mode, ..world.settings() }).unwrap();
         capture.attach(&pod.pod()).unwrap();
+        if mode == Mode::Auto {
+            pod.settle();
+        }
+        assert_eq!(pod.filters().matches("direct-action").count(), filters, "{mode:?}");
         let _proxy = pod.proxy(&capture);
         assert_eq!(ask(&pod, peer.at(8080)[0]).unwrap(), format!("out|{}|hello", pod.v4), "{mode:?}");
     }

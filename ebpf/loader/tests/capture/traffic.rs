@@ -18,6 +18,7 @@ fn what_a_pod_opens_and_what_is_opened_to_it_goes_through_the_proxy() {
     let capture = world.load();
     let _servers = [Server::start(&pod, 8080), Server::start(&peer, 8080)];
     pod.enrol(&capture);
+    pod.settle();
     let _proxy = pod.proxy(&capture);
     for (own, other) in pod.at(8080).into_iter().zip(peer.at(8080)) {
         assert_eq!(ask(&pod, other).unwrap(), format!("out|{}|hello", own.ip()));
@@ -52,6 +53,7 @@ fn dns_is_answered_by_the_proxy_in_the_name_of_whom_the_pod_asked() {
     let (pod, peer) = (world.space(10), world.space(20));
     let capture = world.load();
     pod.enrol(&capture);
+    pod.settle();
     let _proxy = pod.proxy(&capture);
     for server in peer.at(53) {
         assert_eq!(ask(&pod, server).unwrap(), format!("dns|{}|hello", server.ip()));
@@ -152,7 +154,7 @@ fn two_pods_have_each_their_own_proxy() {
     let (a, b) = (world.space(10), world.space(20));
     let capture = world.load();
     let _servers = [Server::start(&a, 8080), Server::start(&b, 8080)];
-    [&a, &b].map(|pod| pod.enrol(&capture));
+    [&a, &b].into_iter().for_each(|pod| pod.enrol(&capture));
     let claims = Some(capture.claim_map_path());
     let _proxies = [Proxy::start(&a, claims, "a:"), Proxy::start(&b, claims, "b:")];
     for (from, to) in a.at(8080).into_iter().zip(b.at(8080)) {
@@ -213,7 +215,7 @@ fn many_connections_at_once_lose_no_byte() {
     let (a, b) = (world.space(10), world.space(20));
     let capture = world.load();
     let _servers = [Server::start(&a, 8080), Server::start(&b, 8080)];
-    [&a, &b].map(|pod| pod.enrol(&capture));
+    [&a, &b].into_iter().for_each(|pod| pod.enrol(&capture));
     let _proxies = [a.proxy(&capture), b.proxy(&capture)];
     thread::scope(|scope| {
         for number in 0..64_usize {

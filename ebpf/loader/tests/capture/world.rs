@@ -10,6 +10,7 @@ use std::{
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
     thread,
+    time::{Duration, Instant},
 };
 
 use ebpf_loader::{Capture, PodNetns, Rules, Settings, abi::route};
@@ -168,6 +169,26 @@ impl Space {
     pub(crate) fn enrol(&self, capture: &Capture) {
         self.prepare();
         capture.attach(&self.pod()).unwrap();
+    }
+
+    /// Waits until links have taken the place of filters, as they do soon after.
+    pub(crate) fn settle(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !self.filters().is_empty() {
+            assert!(Instant::now() < deadline, "{}", self.filters());
+            thread::yield_now();
+        }
+    }
+
+    /// What `tc` shows of the filters on its interfaces.
+    pub(crate) fn filters(&self) -> String {
+        let shown = ["eth0", "lo"].map(|device| {
+            ["ingress", "egress"].map(|way| {
+                let arguments = ["-n", &self.name, "filter", "show", "dev", device, way];
+                String::from_utf8(Command::new("tc").args(arguments).output().unwrap().stdout).unwrap()
+            })
+        });
+        shown.concat().concat()
     }
 
     /// A proxy for it that claims its sockets.

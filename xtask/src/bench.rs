@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask bench`: what the mesh costs, measured beside the same pods without it. All configurations take turns at
+//! every figure, so that a machine that gets slower gets slower for all of them; what counts are the ratios.
+
+mod cost;
+mod load;
+mod paced;
+mod place;
+mod report;
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use lab::{Settings, clean, config::require_root};
+
+use crate::{
+    lab::runtime,
+    packages::{self, Package},
+    step::{root, run, say, step},
+};
+use load::Tools;
+use place::Configuration;
+use report::{Figure, Report};
+
+/// Name of the lab of Ambit and of the pods outside the mesh.
+const NAME: &str = "bench";
+/// Name of the lab whose node b runs the peer's ztunnel.
+const PEER: &str = "benchpeer";
+/// Connections that make the peak.
+const CONNECTIONS: u32 = 64;
+/// Connections that stay idle while memory is read: fewer than the descriptors that a shell commonly allows (1024).
+const IDLE: usize = 800;
+
+const WRK: Package = Package { name: "wrk", file: "/usr/bin/wrk" };
+const IPERF: Package = Package { name: "iperf3", file: "/usr/bin/iperf3" };
+
+/// Measure what the mesh costs.
+#[derive(Args)]
+pub(crate) struct Bench {
+    /// How often every figure is measured in every configuration.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=50))]
+    rounds: u32,
+    /// How long one measurement takes, in seconds.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=30))]
+    seconds: u64,
+}
+
+impl Bench {
+    pub(crate) fn run(&self) -> Result<()> {
+        require_root("bench")?;
+        packages::ensure_installed(&[WRK, IPERF])?;
+        let nginx = packages::unpacked("nginx", "/usr/sbin/nginx")?;
+        let mut settings = Settings::from_environment()?;
+        if let Some(folder) = released(&settings)? {
+            step("release build", build)?;
+            settings.binaries = folder;
+        }
+        let tools = Tools { nginx, seconds: self.seconds };
+        runtime()?.block_on(async {
+            tokio::select! {
+                outcome = self.measure(&settings, &tools) => outcome,
+                _ = tokio::signal::ctrl_c() => bail!("interrupted; everything is removed"),
+            }
+        })
+    }
+
+    async fn measure(&self, settings: &Settings, tools: &Tools) -> Result<()> {
+        // What an interrupted run has left takes processor time from this one.
+        clean::remove(PEER)?;
+        let places = place::all(settings, tools).await?;
+        let mut report = Report::new(places.iter().map(|place| place.name).collect());
+        say("memory");
+        for place in places.iter().filter(|place| place.captured()) {
+            report.add_all(place.name, memory(place).await?);
+        }
+        let mut rate = None;
+        for round in 1..=self.rounds {
+            say(format!("round {round} of {}", self.rounds));
+            for place in &places {
+                report.add_all(place.name, peak(place, tools).await?);
+            }
+            let rate = *rate.get_or_insert_with(|| report.least(Figure::Requests) / 2.0);
+            for place in &places {
+                report.add_all(place.name, alone(place, tools).await?);
+            }
+            for place in &places {
+                report.add_all(place.name, at_rate(place, tools, rate).await?);
+            }
+            for place in &places {
+                let fresh = load::wrk(place, tools, CONNECTIONS, true).await?;
+                report.add(place.name, Figure::Connections, fresh.rate());
+            }
+            for place in &places {
+                report.add_all(place.name, streams(place, tools).await?);
+            }
+        }
+        report.show(rate.unwrap_or_default());
+        let file = report.write(&root().join("target/bench"), (self.rounds, self.seconds), rate)?;
+        say(format!("\nwritten to {}", file.display()));
+        for place in places {
+            place.close()?;
+        }
+        Ok(())
+    }
+}
+
+/// Where release binaries are going to be; `None` when the environment names binaries.
+fn released(settings: &Settings) -> Result<Option<PathBuf>> {
+    let program = std::env::current_exe().context("where this program is")?;
+    let beside = program.parent().context("this program has no folder")?;
+    let target = beside.parent().context("this program's folder has no parent")?;
+    Ok((settings.binaries == beside).then(|| target.join("release")))
+}
+
+fn build() -> Result<()> {
+    let packages = ["-p", "ztunnel", "-p", "control", "-p", "node", "-p", "lab"];
+    run("cargo", &[["build", "--release", "--bins", "--locked"].as_slice(), packages.as_slice()].concat())
+}
+
+/// Resident memory without and with idle connections, before anything else was asked of the ztunnels.
+async fn memory(place: &Configuration) -> Result<Vec<(Figure, f64)>> {
+    let pids = place.ztunnels()?;
+    let target = place.http();
+    let grown = place
+        .client
+        .run(async move || {
+            let before = cost::resident(&pids)?;
+            let held = paced::hold(target, IDLE)?;
+            let after = cost::resident(&pids)?;
+            drop(held);
+            Ok(before.into_iter().zip(after).collect::<Vec<_>>())
+        })
+        .await?;
+    let sides = [(Figure::IdleClient, Figure::HeldClient), (Figure::IdleServer, Figure::HeldServer)];
+    let mut figures = Vec::new();
+    for ((idle, held), (before, after)) in sides.into_iter().zip(grown) {
+        figures.push((idle, before));
+        figures.push((held, (after - before) * 1000.0 / IDLE as f64));
+    }
+    Ok(figures)
+}
+
+async fn peak(place: &Configuration, tools: &Tools) -> Result<Vec<(Figure, f64)>> {
+    let pids = place.ztunnels()?;
+    let before = cost::processor(&pids)?;
+    let outcome = load::wrk(place, tools, CONNECTIONS, false).await?;
+    let mut figures = vec![(Figure::Requests, outcome.rate())];
+    if place.captured() {
+        let used = cost::processor(&pids)? - before;
+        figures.push((Figure::CpuPerRequests, used.as_secs_f64() * 1e6 / outcome.requests));
+    }
+    Ok(figures)
+}
+
+async fn alone(place: &Configuration, tools: &Tools) -> Result<Vec<(Figure, f64)>> {
+    let outcome = load::wrk(place, tools, 1, false).await?;
+    Ok(vec![
+        (Figure::AloneP50, outcome.p50),
+        (Figure::AloneP99, outcome.p99),
+        (Figure::AloneP999, outcome.p999),
+    ])
+}
+
+async fn at_rate(place: &Configuration, tools: &Tools, rate: f64) -> Result<Vec<(Figure, f64)>> {
+    let (target, duration) = (place.http(), Duration::from_secs(tools.seconds));
+    let latency = place.client.run(async move || paced::measure(target, rate, duration)).await?;
+    Ok(vec![
+        (Figure::PacedP50, latency.at(0.5)),
+        (Figure::PacedP99, latency.at(0.99)),
+        (Figure::PacedP999, latency.at(0.999)),
+    ])
+}
+
+async fn streams(place: &Configuration, tools: &Tools) -> Result<Vec<(Figure, f64)>> {
+    let pids = place.ztunnels()?;
+    let before = cost::processor(&pids)?;
+    let one = load::iperf(place, tools, 1).await?;
+    let used = cost::processor(&pids)? - before;
+    let eight = load::iperf(place, tools, 8).await?;
+    let mut figures = vec![(Figure::OneStream, one.gigabits()), (Figure::EightStreams, eight.gigabits())];
+    if place.captured() {
+        figures.push((Figure::CpuPerGigabyte, used.as_secs_f64() * 1e9 / one.bytes));
+    }
+    Ok(figures)
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Debian's wrk and iperf3, run in the client's pod. It reads what they print and knows nothing of the mesh.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::Deserialize;
+
+use super::place::Configuration;
+
+/// Makes wrk print numbers instead of a text for people; it counts in microseconds.
+const SCRIPT: &str = r#"done = function(summary, latency, requests)
+  local e = summary.errors
+  io.write(string.format('\nRESULT {"requests":%d,"micros":%d,"failed":%d,"p50":%d,"p99":%d,"p999":%d}\n',
+    summary.requests, summary.duration, e.connect + e.read + e.write + e.status + e.timeout,
+    latency:percentile(50), latency:percentile(99), latency:percentile(99.9)))
+end
+"#;
+
+/// Where the programs are, and how long one run takes.
+pub(crate) struct Tools {
+    /// Debian's nginx.
+    pub(crate) nginx: PathBuf,
+    /// Seconds.
+    pub(crate) seconds: u64,
+}
+
+/// What wrk has seen.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Requests {
+    /// Requests that were answered.
+    pub(crate) requests: f64,
+    micros: f64,
+    failed: f64,
+    /// Median latency in microseconds.
+    pub(crate) p50: f64,
+    /// 99th percentile.
+    pub(crate) p99: f64,
+    /// 99.9th percentile.
+    pub(crate) p999: f64,
+}
+
+impl Requests {
+    /// Requests per second.
+    pub(crate) fn rate(&self) -> f64 {
+        self.requests * 1e6 / self.micros
+    }
+}
+
+/// What iperf3's server has received.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Received {
+    /// Bytes.
+    pub(crate) bytes: f64,
+    bits_per_second: f64,
+}
+
+impl Received {
+    /// Throughput in Gbit/s.
+    pub(crate) fn gigabits(&self) -> f64 {
+        self.bits_per_second / 1e9
+    }
+}
+
+#[derive(Deserialize)]
+struct Iperf {
+    end: End,
+}
+
+#[derive(Deserialize)]
+struct End {
+    sum_received: Received,
+}
+
+/// Requests over `connections`, as fast as they are answered; each on a connection of its own when `fresh`.
+pub(crate) async fn wrk(
+    place: &Configuration,
+    tools: &Tools,
+    connections: u32,
+    fresh: bool,
+) -> Result<Requests> {
+    let script = place.folder().join("wrk.lua");
+    fs::write(&script, SCRIPT).context("writing wrk's script")?;
+    let (script, connections) = (script.display().to_string(), connections.to_string());
+    let (duration, url) = (format!("{}s", tools.seconds), format!("http://{}/", place.http()));
+    let mut arguments =
+        vec!["-t", "1", "-c", &connections, "-d", &duration, "--timeout", "5s", "-s", &script];
+    if fresh {
+        arguments.extend(["-H", "Connection: close"]);
+    }
+    arguments.push(&url);
+    let text = run(place, super::WRK.file, &arguments).await?;
+    let result = result_of(&text)?;
+    ensure!(
+        result.requests > 0.0 && result.failed * 100.0 <= result.requests,
+        "{}: {} of {} requests failed",
+        place.name,
+        result.failed,
+        result.requests + result.failed
+    );
+    Ok(result)
+}
+
+/// Bytes over `streams` connections, as fast as they are taken.
+pub(crate) async fn iperf(place: &Configuration, tools: &Tools, streams: u32) -> Result<Received> {
+    let (server, seconds, streams) = (place.iperf(), tools.seconds.to_string(), streams.to_string());
+    let (ip, port) = (server.ip().to_string(), server.port().to_string());
+    let arguments = ["-c", &ip, "-p", &port, "-t", &seconds, "-P", &streams, "-J"];
+    let text = run(place, super::IPERF.file, &arguments).await?;
+    let iperf: Iperf = serde_json::from_str(&text).context("reading iperf3's result")?;
+    ensure!(iperf.end.sum_received.bytes > 0.0, "{}: iperf3 has moved nothing", place.name);
+    Ok(iperf.end.sum_received)
+}
+
+async fn run(place: &Configuration, program: &str, arguments: &[&str]) -> Result<String> {
+    let output = place.client.exec(program, arguments).await?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "{}: {program} {}: {}: {text}{error}",
+        place.name,
+        arguments.join(" "),
+        output.status
+    );
+    Ok(text)
+}
+
+fn result_of(text: &str) -> Result<Requests> {
+    let line = text.lines().find_map(|line| line.strip_prefix("RESULT "));
+    serde_json::from_str(line.context("wrk has printed no result")?).context("reading wrk's result")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_result_is_found_among_what_wrk_says_to_people() {
+        let text = "Running 3s test\n\nRESULT {\"requests\":3000,\"micros\":1500000,\"failed\":0,\"p50\":1,\"p99\":2,\"p999\":3}\n";
+        assert!((result_of(text).unwrap().rate() - 2000.0).abs() < 1e-9);
+        assert!(result_of("unable to connect").is_err());
+    }
+}

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What was measured: medians, noise, ratios; a table for people and JSON for programs.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use crate::step::say;
+
+/// A figure that is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Figure {
+    Requests,
+    CpuPerRequests,
+    AloneP50,
+    AloneP99,
+    AloneP999,
+    PacedP50,
+    PacedP99,
+    PacedP999,
+    Connections,
+    OneStream,
+    EightStreams,
+    CpuPerGigabyte,
+    IdleClient,
+    IdleServer,
+    HeldClient,
+    HeldServer,
+}
+
+impl Figure {
+    /// Name in JSON, and what it is with its unit.
+    const fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Requests => ("requests_per_second", "requests/s, 64 connections"),
+            Self::CpuPerRequests => ("cpu_ms_per_1000_requests", "CPU ms per 1000 requests, both"),
+            Self::AloneP50 => ("alone_p50_us", "one at a time, p50 µs"),
+            Self::AloneP99 => ("alone_p99_us", "one at a time, p99 µs"),
+            Self::AloneP999 => ("alone_p999_us", "one at a time, p99.9 µs"),
+            Self::PacedP50 => ("paced_p50_us", "fixed rate, p50 µs"),
+            Self::PacedP99 => ("paced_p99_us", "fixed rate, p99 µs"),
+            Self::PacedP999 => ("paced_p999_us", "fixed rate, p99.9 µs"),
+            Self::Connections => ("connections_per_second", "new connections/s"),
+            Self::OneStream => ("one_stream_gbit", "1 stream, Gbit/s"),
+            Self::EightStreams => ("eight_streams_gbit", "8 streams, Gbit/s"),
+            Self::CpuPerGigabyte => ("cpu_s_per_gb", "CPU s per GB, both"),
+            Self::IdleClient => ("rss_idle_client_mib", "idle RSS MiB, client side"),
+            Self::IdleServer => ("rss_idle_server_mib", "idle RSS MiB, server side"),
+            Self::HeldClient => ("rss_per_1000_client_mib", "MiB per 1000 idle conns, client"),
+            Self::HeldServer => ("rss_per_1000_server_mib", "MiB per 1000 idle conns, server"),
+        }
+    }
+}
+
+/// All samples of a run.
+pub(crate) struct Report {
+    configurations: Vec<&'static str>,
+    samples: BTreeMap<Figure, BTreeMap<&'static str, Vec<f64>>>,
+}
+
+impl Report {
+    /// Nothing measured yet.
+    pub(crate) fn new(configurations: Vec<&'static str>) -> Self {
+        Self { configurations, samples: BTreeMap::new() }
+    }
+
+    pub(crate) fn add(&mut self, configuration: &'static str, figure: Figure, value: f64) {
+        self.samples.entry(figure).or_default().entry(configuration).or_default().push(value);
+    }
+
+    pub(crate) fn add_all(&mut self, configuration: &'static str, figures: Vec<(Figure, f64)>) {
+        for (figure, value) in figures {
+            self.add(configuration, figure, value);
+        }
+    }
+
+    /// The least sample of any configuration.
+    pub(crate) fn least(&self, figure: Figure) -> f64 {
+        let all = self.samples.get(&figure).into_iter().flat_map(BTreeMap::values).flatten();
+        all.copied().reduce(f64::min).unwrap_or_default()
+    }
+
+    /// Prints medians, the spread of the samples in percent of the median, and ratios to what comes first.
+    pub(crate) fn show(&self, rate: f64) {
+        say(format!("\nfixed rate: {rate:.0} requests/s; median ±spread%; ×: ratio of Ambit's median"));
+        let mut head = format!("{:<34}", "");
+        for name in &self.configurations {
+            head.push_str(&format!("{name:>20}"));
+        }
+        for name in self.others() {
+            head.push_str(&format!("{:>12}", format!("×{name}")));
+        }
+        say(head);
+        for (figure, by) in &self.samples {
+            let mut line = format!("{:<34}", figure.names().1);
+            for name in &self.configurations {
+                let cell = by.get(name).map_or_else(|| "–".to_owned(), |samples| cell(samples));
+                line.push_str(&format!("{cell:>20}"));
+            }
+            for name in self.others() {
+                let ratio = ratio(by, name).map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}"));
+                line.push_str(&format!("{ratio:>12}"));
+            }
+            say(line);
+        }
+    }
+
+    /// Writes everything as JSON into `folder`, named by the time; returns the file.
+    pub(crate) fn write(
+        &self,
+        folder: &Path,
+        (rounds, seconds): (u32, u64),
+        rate: Option<f64>,
+    ) -> Result<PathBuf> {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
+        let figures: serde_json::Map<String, Value> = self
+            .samples
+            .iter()
+            .map(|(figure, by)| {
+                let ratios: BTreeMap<_, _> =
+                    self.others().filter_map(|name| Some((name, ratio(by, name)?))).collect();
+                let medians: BTreeMap<_, _> = by.iter().map(|(name, all)| (name, median(all))).collect();
+                let value = json!({"median": medians, "ratio_of_ambit_to": ratios, "samples": by});
+                (figure.names().0.to_owned(), value)
+            })
+            .collect();
+        let whole = json!({
+            "time": time.as_secs(),
+            "rounds": rounds,
+            "seconds": seconds,
+            "paced_requests_per_second": rate,
+            "figures": figures,
+        });
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+        let file = folder.join(format!("{}.json", time.as_secs()));
+        fs::write(&file, format!("{whole:#}\n")).with_context(|| format!("writing {}", file.display()))?;
+        Ok(file)
+    }
+
+    fn others(&self) -> impl Iterator<Item = &'static str> {
+        self.configurations.iter().copied().filter(|name| *name != "ambit")
+    }
+}
+
+fn ratio(by: &BTreeMap<&'static str, Vec<f64>>, other: &str) -> Option<f64> {
+    let (own, other) = (median(by.get("ambit")?), median(by.get(other)?));
+    (other > 0.0).then(|| own / other)
+}
+
+fn cell(samples: &[f64]) -> String {
+    let middle = median(samples);
+    let digits = if middle.abs() < 100.0 { 2 } else { 0 };
+    let least = samples.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = samples.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if samples.len() < 2 || middle <= 0.0 {
+        return format!("{middle:.digits$}");
+    }
+    format!("{middle:.digits$} ±{:.0}%", (most - least) * 50.0 / middle)
+}
+
+fn median(samples: &[f64]) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let half = sorted.len() / 2;
+    match (sorted.get(half), half.checked_sub(1).and_then(|below| sorted.get(below))) {
+        (Some(upper), Some(lower)) if sorted.len().is_multiple_of(2) => f64::midpoint(*lower, *upper),
+        (Some(middle), _) => *middle,
+        (None, _) => 0.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_median_is_the_middle_one_or_between_the_two_in_the_middle() {
+        for (samples, middle) in
+            [(vec![], 0.0), (vec![3.0], 3.0), (vec![9.0, 1.0, 2.0], 2.0), (vec![4.0, 1.0, 2.0, 9.0], 3.0)]
+        {
+            assert!((median(&samples) - middle).abs() < 1e-9, "{samples:?}");
+        }
+    }
+
+    #[test]
+    fn ratios_are_of_medians_and_only_where_both_were_measured() {
+        let by = BTreeMap::from([("ambit", vec![1.0, 2.0, 30.0]), ("direct", vec![4.0])]);
+        assert_eq!(ratio(&by, "direct"), Some(0.5));
+        assert_eq!(ratio(&by, "peer"), None);
+    }
+
+    #[test]
+    fn a_spread_is_half_the_range_in_percent_of_the_median() {
+        assert_eq!(cell(&[90.0, 100.0, 110.0]), "100 ±10%");
+        assert_eq!(cell(&[1.5]), "1.50");
+    }
+}
