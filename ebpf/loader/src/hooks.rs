@@ -22,6 +22,8 @@ use crate::{
 
 /// Name of the link and of the program that chooses sockets.
 pub(crate) const STEER: &str = "steer";
+/// Name of the program that captures what leaves.
+const EGRESS: &str = "enter_egress";
 /// The loopback device.
 const LOOPBACK: &str = "lo";
 /// Place of our filters in a clsact qdisc: before all others.
@@ -86,16 +88,21 @@ pub enum HookError {
     },
 }
 
-/// Every point of a pod, in the order in which they are attached: what leaves is captured last, when all that follows is
-/// in place.
+impl Point {
+    /// Whether what leaves the pod is captured here.
+    pub(crate) fn captures(&self) -> bool {
+        self.program == EGRESS
+    }
+}
+
+/// Every point of a pod.
 pub(crate) fn points(interfaces: &[Interface]) -> Vec<Point> {
     let point =
         |program, interface: &str, way, link| Point { program, interface: interface.to_owned(), way, link };
     let mut points = vec![point("enter_loopback", LOOPBACK, TcAttachType::Egress, "loopback".to_owned())];
-    for (program, way, prefix) in [
-        ("enter_ingress", TcAttachType::Ingress, "ingress"),
-        ("enter_egress", TcAttachType::Egress, "egress"),
-    ] {
+    for (program, way, prefix) in
+        [("enter_ingress", TcAttachType::Ingress, "ingress"), (EGRESS, TcAttachType::Egress, "egress")]
+    {
         let each = |interface: &Interface| {
             // By index: a name may be another interface's tomorrow.
             point(program, &interface.name, way, format!("{prefix}-{}", interface.index))

@@ -194,5 +194,16 @@ fn decided_identities(node: &Node) -> BTreeMap<String, String> {
     let complete = node.access_log().into_iter().filter(|access| access.field("direction") == "outbound");
     let pairs =
         complete.map(|access| (access.field("src.addr").to_owned(), access.field("dst.identity").to_owned()));
-    pairs.filter(|(from, identity)| !identity.is_empty() && from.parse::<SocketAddr>().is_ok()).collect()
+    let mut decided = BTreeMap::new();
+    let mut used_again = BTreeSet::new();
+    for (from, identity) in
+        pairs.filter(|(from, identity)| !identity.is_empty() && from.parse::<SocketAddr>().is_ok())
+    {
+        if decided.insert(from.clone(), identity).is_some() {
+            used_again.insert(from);
+        }
+    }
+    // Of a port that the client's kernel gave out twice nobody can tell which connection was answered.
+    decided.retain(|from, _| !used_again.contains(from));
+    decided
 }

@@ -102,7 +102,8 @@ fn unpack(folder: &Path) -> Result<()> {
     let pinned = PINNED.iter().map(|(name, version)| format!("{name}={version}"));
     let wanted: Vec<String> = pinned.chain(LIBRARIES.iter().map(|name| (*name).to_owned())).collect();
     let mut download = Command::new("apt-get");
-    download.arg("download").arg("-qq").args(&wanted).current_dir(&packages);
+    // Without its sandbox, whose user could not write here.
+    download.args(["download", "-qq", "-o", "APT::Sandbox::User=root"]).args(&wanted).current_dir(&packages);
     run(&mut download, "a Debian 12 with bookworm-security; try `sudo apt-get update`")?;
     for package in fs::read_dir(&packages)? {
         let mut extract = Command::new("dpkg-deb");

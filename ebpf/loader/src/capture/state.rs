@@ -7,6 +7,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
+use aya::Ebpf;
 use ebpf_abi::map::{Identity, flag};
 
 use super::{AttachError, DetachError, LoadError, slots::Slots};
@@ -162,14 +163,21 @@ impl State {
         }
         let mut ebpf = self.programs.of_pod(held.identity()).map_err(HookError::from)?;
         let (netns, pins) = (pod.netns.as_fd(), &held.pins);
+        let (leaving, arriving): (Vec<Point>, Vec<Point>) = absent.into_iter().partition(Point::captures);
         netns::inside(netns, move || {
+            let attach = |ebpf: &mut Ebpf, points: &[Point]| {
+                points.iter().try_for_each(|point| match method {
+                    Method::Links => hooks::link(ebpf, point, pins),
+                    Method::Filters | Method::FiltersThenLinks => hooks::filter(ebpf, point),
+                })
+            };
+            // A connection that arrives halfway is dropped and tried again, not refused; one that leaves is captured
+            // when all that follows is in place.
+            attach(&mut ebpf, &arriving)?;
             if !steered {
                 hooks::attach_steer(&mut ebpf, netns, pins)?;
             }
-            absent.iter().try_for_each(|point| match method {
-                Method::Links => hooks::link(&mut ebpf, point, pins),
-                Method::Filters | Method::FiltersThenLinks => hooks::filter(&mut ebpf, point),
-            })
+            attach(&mut ebpf, &leaving)
         })??;
         if method == Method::Filters {
             held.netns = Some(pod.netns.try_clone().map_err(AttachError::Descriptor)?);
@@ -205,6 +213,8 @@ impl State {
     fn forget(&mut self, uid: &str) -> Result<(), DetachError> {
         let Some(held) = self.pods.get(uid) else { return Ok(()) };
         let slot = held.pins.slot;
+        // Whatever goes first, the rest then lets everything pass.
+        self.tables.release(slot).map_err(|source| DetachError::Maps(Box::new(source)))?;
         held.pins.remove()?;
         self.tables.clear(slot).map_err(|source| DetachError::Maps(Box::new(source)))?;
         self.pods.remove(uid);
