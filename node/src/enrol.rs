@@ -285,7 +285,9 @@ impl Enrolment {
         if let Err(error) = self.steps.mark_leaving(&held) {
             tracing::warn!(pod = %held.pod, error = %Chain(&error), "a restart now would capture the pod again");
         }
-        (held.trouble, held.left) = (None, false);
+        held.trouble = None;
+        // Of a pod that left and has ended, the namespace's number may belong to another by now: it stays no claim on it.
+        held.left &= matches!(departure, Departure::Ended);
         let ladder = Ladder::down(held.standing, departure);
         let (mut held, end) = self.run(place, held, ladder, Duration::ZERO).await;
         let result = match end {
