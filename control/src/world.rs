@@ -60,11 +60,6 @@ impl World {
         }
     }
 
-    /// The constants.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
     /// The objects.
     pub fn objects(&self) -> &Objects {
         &self.objects

@@ -308,12 +308,17 @@ impl Cluster {
     /// What pods of a Kubernetes namespace have as `/etc/resolv.conf`.
     pub(crate) fn pod_resolv_conf(&self, namespace: &str) -> PathBuf {
         let path = self.state().join(format!("resolv-{namespace}.conf"));
+        if path.exists() {
+            return path;
+        }
         let server = addresses::fabric(addresses::OUTSIDE_DNS).v4;
         let text = format!(
             "nameserver {server}\nsearch {namespace}.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n"
         );
-        // Without it the program that needs it says so when it starts.
-        fs::write(&path, text).unwrap_or_default();
+        // Put there whole: programs of other pods may be about to read it. Without it the program that needs it says so
+        // when it starts.
+        let draft = path.with_extension(rand::random::<u64>().to_string());
+        fs::write(&draft, text).and_then(|()| fs::rename(&draft, &path)).unwrap_or_default();
         path
     }
 }

@@ -8,9 +8,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+pub use hickory_proto::{op::ResponseCode, rr::RecordType};
 use hickory_proto::{
-    op::{Message, Query, ResponseCode},
-    rr::{Name, RData, RecordType},
+    op::{Message, Query},
+    rr::{Name, RData},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},

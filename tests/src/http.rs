@@ -50,15 +50,26 @@ where
 /// # Errors
 /// When it takes longer than 30 s, fails, or the status is not 200.
 pub async fn get(address: SocketAddr, path: &str) -> Result<String> {
-    let request = Request::get(path).header("host", address.to_string()).body(Full::default())?;
-    let answer = timeout(DEADLINE, async {
+    let body = timeout(DEADLINE, async {
         let stream = TcpStream::connect(address).await.with_context(|| format!("connecting to {address}"))?;
-        exchange(stream, request).await
-    })
-    .await
-    .with_context(|| format!("GET {address}{path}"))??;
+        get_over(stream, &address.to_string(), path).await
+    });
+    body.await.with_context(|| format!("GET {address}{path}"))?
+}
+
+/// `GET path` over a stream that is connected already; the body of a 200.
+///
+/// # Errors
+/// When it takes longer than 30 s, fails, or the status is not 200.
+pub async fn get_over<S>(stream: S, host: &str, path: &str) -> Result<String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let request = Request::get(path).header("host", host).body(Full::default())?;
+    let answer =
+        timeout(DEADLINE, exchange(stream, request)).await.with_context(|| format!("GET {host}{path}"))??;
     let body = String::from_utf8_lossy(answer.body()).into_owned();
-    ensure!(answer.status() == StatusCode::OK, "GET {address}{path}: {}: {body}", answer.status());
+    ensure!(answer.status() == StatusCode::OK, "GET {host}{path}: {}: {body}", answer.status());
     Ok(body)
 }
 

@@ -58,7 +58,7 @@ pub(crate) fn unpacked(package: &str, file: &str) -> Result<PathBuf> {
     say(format!("   fetching {package}"));
     fs::create_dir_all(&folder).context("making a folder for packages")?;
     // apt-get checks what it fetches against the signed lists.
-    let fetch = || run_in(&folder, "apt-get", &["download", "-qq", package]);
+    let fetch = || run_in(&folder, "apt-get", &["-o", "APT::Sandbox::User=root", "download", "-qq", package]);
     fetch().or_else(|_first| refresh_lists().and_then(|()| fetch()))?;
     for entry in fs::read_dir(&folder).context("listing what was fetched")? {
         let archive = entry?.path();

@@ -28,6 +28,7 @@ pub mod outbound;
 pub mod passthrough;
 pub mod pod;
 pub mod pods;
+pub mod ports;
 pub mod record;
 pub mod relay;
 pub mod resolver;

@@ -25,6 +25,7 @@ use crate::{
 pub async fn handle(shard: Arc<Shard>, stream: TcpStream, source: SocketAddr) {
     let started = Instant::now();
     let Ok(destination) = original_destination(&stream, shard.pod.node.capture) else { return };
+    let _in_use = shard.pod.sockets.ports().client(source);
     let plain = Plain { protocol: Protocol::TCP, source, destination };
     match Box::pin(admit(&shard, &plain)).await {
         Ok((upstream, far, facts)) => {

@@ -19,7 +19,7 @@ use nix::sys::socket::{
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 
-use crate::netns::Netns;
+use crate::{netns::Netns, ports::SourcePorts};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -60,12 +60,18 @@ pub struct Sockets {
     pod: Netns,
     home: Netns,
     options: Arc<SocketOptions>,
+    ports: Arc<SourcePorts>,
 }
 
 impl Sockets {
     /// For a pod.
     pub fn new(pod: Netns, home: Netns, options: Arc<SocketOptions>) -> Self {
-        Self { pod, home, options }
+        Self { pod, home, options, ports: Arc::new(SourcePorts::new(rand::random())) }
+    }
+
+    /// Source ports of [`Self::connect_from`].
+    pub fn ports(&self) -> &SourcePorts {
+        &self.ports
     }
 
     /// The pod's namespace.
@@ -119,22 +125,42 @@ impl Sockets {
         dial(socket, destination).await
     }
 
-    /// Connects to the application in the pod from the client's address.
+    /// Connects to the application in the pod from the client's address; see [`crate::ports`].
     ///
     /// # Errors
     /// As [`Self::connect`].
     pub async fn connect_from(&self, source: IpAddr, destination: SocketAddr) -> io::Result<TcpStream> {
+        for port in self.ports.candidates(source) {
+            let socket = self.disguised(source, destination)?;
+            let connected = match socket.bind(&SocketAddr::new(source, port).into()) {
+                Ok(()) => dial(socket, destination).await,
+                Err(error) => Err(error),
+            };
+            match connected {
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable) => {
+                }
+                other => return other,
+            }
+        }
+        let socket = self.disguised(source, destination)?;
+        // The port is chosen at connect, by the whole tuple: a port per client address would run out early.
+        setsockopt(&socket, IpBindAddressNoPort, &true)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+        dial(socket, destination).await
+    }
+
+    /// A socket for a connection from an address that is not the pod's.
+    fn disguised(&self, source: IpAddr, destination: SocketAddr) -> io::Result<Socket> {
         let socket = self.made(Domain::for_address(destination), Type::STREAM, Protocol::TCP)?;
         self.prepare(&socket)?;
         socket.set_ip_transparent_v4(true)?;
-        // The port is chosen at connect, by the whole tuple: a port per client address would run out early.
-        setsockopt(&socket, IpBindAddressNoPort, &true)?;
+        socket.set_reuse_address(true)?;
         match source {
             IpAddr::V4(_) => socket.set_freebind_v4(true)?,
             IpAddr::V6(_) => socket.set_freebind_v6(true)?,
         }
-        socket.bind(&SocketAddr::new(source, 0).into())?;
-        dial(socket, destination).await
+        Ok(socket)
     }
 
     /// Options of a connection that the pod's listeners accepted.

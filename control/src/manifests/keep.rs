@@ -31,6 +31,15 @@ impl Keep {
         }
     }
 
+    /// Forgets what went while nobody looked; `is_there` says which files are still there.
+    pub(super) fn prune(&self, is_there: impl Fn(&str) -> bool) {
+        let mut gone = Vec::new();
+        walk(&self.folder, "", &mut |path| gone.extend((!is_there(path)).then(|| path.to_owned())));
+        for path in gone {
+            self.forget(&path);
+        }
+    }
+
     /// A file is gone.
     pub(super) fn forget(&self, path: &str) {
         match fs::remove_file(self.folder.join(path)) {
@@ -38,6 +47,21 @@ impl Keep {
                 tracing::warn!(file = path, %error, "the content of a file that is gone was not removed");
             }
             Ok(()) | Err(_) => {}
+        }
+    }
+}
+
+/// Calls with the path of every kept file, relative to the folder.
+fn walk(folder: &Path, prefix: &str, found: &mut impl FnMut(&str)) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        // Never through a link: none of ours is one.
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => walk(&entry.path(), &format!("{prefix}{name}/"), found),
+            Ok(kind) if kind.is_file() => found(&format!("{prefix}{name}")),
+            Ok(_) | Err(_) => {}
         }
     }
 }

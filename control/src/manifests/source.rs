@@ -65,6 +65,7 @@ impl Source {
     /// like a mesh without policies.
     pub(super) fn complete(&self) -> bool {
         if !self.live.is_complete() && self.failures.is_empty() {
+            self.keep.prune(|path| self.folder.has(path));
             self.live.complete();
         }
         self.live.is_complete()

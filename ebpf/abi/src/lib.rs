@@ -94,6 +94,8 @@ pub enum Event {
     Malformed = 12,
     /// Dropped: payload of a connection that was captured before the pod was released.
     Released = 13,
+    /// Dropped: a SYN of a client from a port from which the proxy is connected to the application in that client's name.
+    Collided = 14,
 }
 
 /// Number of [`Event`]s, with room to grow.

@@ -2,7 +2,7 @@
 //! Names, keys and values of the maps. An address is four words that hold its sixteen bytes in network order, IPv4
 //! mapped into IPv6, so that one key serves both families.
 
-use crate::Listener;
+use super::Listener;
 
 /// An IP address: sixteen bytes in network order.
 pub type Address = [u32; 4];
@@ -21,13 +21,13 @@ pub const LISTENERS: &str = "LISTENERS";
 pub const COUNTS: &str = "COUNTS";
 /// Whom a pod asked by DNS over UDP, so that the answer can come from there: [`question_key`].
 pub const QUESTIONS: &str = "QUESTIONS";
-/// Shared programs, by [`crate::Hook`].
+/// Shared programs, by [`super::Hook`].
 pub const HOOKS: &str = "HOOKS";
 /// Sockets of the proxy. Socket storage; outlives every generation of programs.
 pub const CLAIMS: &str = "CLAIMS";
 /// Sockets whose connection was captured. Socket storage; outlives every generation of programs.
 pub const CAPTURED: &str = "CAPTURED";
-/// Read-only variable: whether [`crate::PROXY_MARK`] alone proves that a socket is the proxy's.
+/// Read-only variable: whether [`super::PROXY_MARK`] alone proves that a socket is the proxy's.
 pub const TRUST_MARK: &str = "TRUST_MARK";
 /// Read-only variable of a pod's own programs: [`Identity`].
 pub const IDENTITY: &str = "IDENTITY";
@@ -97,8 +97,8 @@ pub const fn listener_index(slot: u32, listener: Listener, ipv6: bool) -> u32 {
 }
 
 /// Index in [`COUNTS`].
-pub const fn count_index(slot: u32, event: crate::Event) -> u32 {
-    slot * crate::EVENTS + event as u32
+pub const fn count_index(slot: u32, event: super::Event) -> u32 {
+    slot * super::EVENTS + event as u32
 }
 
 /// Key of [`QUESTIONS`]: who asked, from which port.

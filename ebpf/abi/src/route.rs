@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What must hold in a pod's network namespace for capture to work. The programs redirect packets to `lo` with
-//! [`crate::LOOP_MARK`]; these lines make the kernel deliver them there. The node agent sets them before it attaches:
+//! [`super::LOOP_MARK`]; these lines make the kernel deliver them there. The node agent sets them before it attaches:
 //!
 //! ```text
 //! ip    rule add pref 60 fwmark 0x111/0xfff lookup 100      (and with -6)

@@ -19,7 +19,8 @@ pub struct PodNetns {
 /// How a pod's traffic is treated. Can be changed while it is captured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// The pod's addresses. Addresses that its interfaces have besides are found by the loader.
+    /// The pod's addresses. Addresses that its interfaces have besides are found when it is attached; after a change of
+    /// interfaces or addresses attach it again.
     pub ips: Vec<IpAddr>,
     /// Whether DNS (port 53, UDP and TCP) goes to the proxy.
     pub dns: bool,

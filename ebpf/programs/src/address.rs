@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Addresses as the maps hold them: sixteen bytes in network order, IPv4 mapped into IPv6.
 
-pub(crate) use ebpf_abi::map::Address;
+pub(crate) use crate::ebpf_abi::map::Address;
 
 /// The third word of an IPv4-mapped address (RFC 4291, 2.5.5.2).
 const MAPPED: u32 = 0x0000_ffff_u32.to_be();

@@ -2,8 +2,8 @@
 //! What leaves the pod. The first SYN of a connection decides: it goes to the proxy, and so does all that follows, or it
 //! is dropped. What an application's socket sends on a connection that was open before capture began, passes.
 
+use crate::ebpf_abi::{DOMAIN_PORT, Event, Listener, PROXY_MARK, map::question_key};
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use ebpf_abi::{DOMAIN_PORT, Event, Listener, PROXY_MARK, map::question_key};
 
 use crate::{
     address::is_loopback,

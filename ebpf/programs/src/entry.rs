@@ -2,8 +2,8 @@
 //! A pod's own programs on its interfaces: they say which pod it is and hand over to the shared programs. Loaded per pod,
 //! so they are as small as can be; the shared ones are verified once per node and exchanged for all pods at once.
 
+use crate::ebpf_abi::Hook;
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use ebpf_abi::Hook;
 
 use crate::{
     maps::{HOOKS, IDENTITY},

@@ -2,14 +2,14 @@
 //! What arrives at the pod from outside. It only prepares for `steer`: finds the listener, and drops what pretends to be
 //! from inside. Segments of open connections pass untouched.
 
+use crate::ebpf_abi::{Event, LOOP_MARK, Listener, PROXY_MARK};
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use ebpf_abi::{Event, LOOP_MARK, Listener, PROXY_MARK};
 
 use crate::{
     packet::{Frame, Segment, read},
     pod::Pod,
     skb::{DROP, NEXT, Skb},
-    socket::adopt,
+    socket::{adopt, has_double},
 };
 
 #[classifier]
@@ -51,6 +51,9 @@ fn open(skb: Skb, pod: Pod, segment: &Segment) -> i32 {
         return DROP;
     }
     if let Listener::Inbound = listener {
+        if has_double(skb, segment) {
+            return pod.drop(Event::Collided);
+        }
         pod.count(Event::CapturedInbound);
     }
     NEXT

@@ -3,8 +3,8 @@
 //! application would answer into the network: the connection gets the mark that keeps the answers inside. Everything
 //! else on `lo`, above all the application's own, passes untouched.
 
+use crate::ebpf_abi::{DNS_PORT, DOMAIN_PORT, HBONE_PORT, LOOP_MARK, Listener, map::question_key};
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use ebpf_abi::{DNS_PORT, DOMAIN_PORT, HBONE_PORT, LOOP_MARK, Listener, map::question_key};
 
 use crate::{
     address::is_loopback,

@@ -19,9 +19,24 @@
 //! its first SYN; it stays, so that not one segment leaves when the proxy dies.
 //!
 //! Everything fails closed: no listener, no identity, no shared program, no memory for a flag means drop.
+//!
+//! What none of this sees or stops, because it is on no hook or cannot be told apart: frames of packet sockets with
+//! `PACKET_QDISC_BYPASS` and of AF_XDP (CAP_NET_RAW); a connection made by `TCP_REPAIR`, which has no SYN and counts as
+//! open before capture (CAP_NET_ADMIN); what fits into the headers of raw segments without payload; whatever is not TCP,
+//! tunnels included; an interface that was added since the pod was last attached.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
+
+/// The source of the abi crate. It is no dependency, because it lies outside this workspace: cargo would put its path, and
+/// with it the checkout's, into the name of every symbol.
+#[path = "../../abi/src/lib.rs"]
+#[allow(
+    dead_code,
+    unused_attributes,
+    reason = "the loader uses the rest; the attributes are those of a crate"
+)]
+mod ebpf_abi;
 
 mod address;
 mod egress;

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The maps. Their layout is in the abi crate, whose constants repeat the names used here.
 
+use crate::ebpf_abi::{
+    EVENTS, MAX_PODS,
+    map::{Address, Identity, LISTENERS_PER_POD, Record},
+};
 use aya_ebpf::{
     Global,
     bindings::BPF_F_NO_PREALLOC,
     macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, LruHashMap, ProgramArray, SockMap},
-};
-use ebpf_abi::{
-    EVENTS, MAX_PODS,
-    map::{Address, Identity, LISTENERS_PER_POD, Record},
 };
 
 /// Addresses per pod, on average, that fit.

@@ -2,7 +2,7 @@
 //! What a frame carries, as the network will read it: from its bytes alone, never from what a sending socket said about
 //! it. Whoever calls decides what to do with it; here only TCP that cannot be followed is told apart from the rest.
 
-use ebpf_abi::Event;
+use crate::ebpf_abi::Event;
 
 use crate::{
     address::{Address, mapped},

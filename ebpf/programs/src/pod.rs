@@ -3,7 +3,7 @@
 
 use core::arch::asm;
 
-use ebpf_abi::{
+use crate::ebpf_abi::{
     Event, Listener,
     map::{Identity, Way, count_index, flag, network_key, network_prefix, own_key, port_key},
 };
@@ -61,7 +61,7 @@ impl Pod {
     /// Which listener a connection to the pod goes to; none when it goes straight to the application.
     #[inline(always)]
     pub(crate) fn receives(self, port: u16, peer: &Address) -> Option<Listener> {
-        if port == ebpf_abi::HBONE_PORT {
+        if port == crate::ebpf_abi::HBONE_PORT {
             return Some(Listener::Hbone);
         }
         let exempt = self.flags & flag::INBOUND_BYPASSED != 0

@@ -3,6 +3,7 @@
 
 use core::{ffi::c_void, mem::MaybeUninit, ptr};
 
+use crate::ebpf_abi::{LOOP_MARK, LOOPBACK_INDEX, MARK_MASK, map::Address};
 use aya_ebpf::{
     bindings::{
         __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC,
@@ -14,7 +15,6 @@ use aya_ebpf::{
     },
     programs::TcContext,
 };
-use ebpf_abi::{LOOP_MARK, LOOPBACK_INDEX, MARK_MASK, map::Address};
 
 /// Go on as if there were no program.
 pub(crate) const NEXT: i32 = TC_ACT_UNSPEC;

@@ -8,6 +8,7 @@
 
 use core::{ffi::c_void, mem::zeroed, ptr};
 
+use crate::ebpf_abi::{Event, Listener, MARK_MASK, PROXY_MARK, map::listener_index};
 use aya_ebpf::{
     bindings::{BPF_F_CURRENT_NETNS, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_tuple},
     helpers::generated::{
@@ -15,7 +16,6 @@ use aya_ebpf::{
         bpf_sk_lookup_udp, bpf_sk_release, bpf_sk_storage_delete, bpf_sk_storage_get, bpf_skc_lookup_tcp,
     },
 };
-use ebpf_abi::{Event, Listener, MARK_MASK, PROXY_MARK, map::listener_index};
 
 use crate::{
     address::{Address, mapped},
@@ -26,6 +26,7 @@ use crate::{
 };
 
 /// States of a socket (`enum` in the kernel's `tcp_states.h`).
+const TIME_WAIT: u32 = 6;
 const LISTEN: u32 = 10;
 const IPPROTO_TCP: u32 = 6;
 const SOCK_STREAM: u32 = 1;
@@ -119,20 +120,33 @@ unsafe fn storage<M>(map: *const M, socket: *mut bpf_sock, flags: u64) -> bool {
 /// Whether the pod itself holds the other end of a segment: then its connection was captured.
 #[inline(always)]
 pub(crate) fn has_receiver(skb: Skb, segment: &Segment) -> bool {
-    let (mut tuple, size) = tuple(
-        segment.ipv6,
-        (&segment.source, segment.source_port),
-        (&segment.destination, segment.destination_port),
-    );
+    let source = (&segment.source, segment.source_port);
+    let destination = (&segment.destination, segment.destination_port);
+    state(skb, segment.ipv6, source, destination).is_some_and(|state| state != LISTEN)
+}
+
+/// Whether the pod itself holds this end of a segment that comes from outside: the proxy is connected to the application
+/// in the name of the same client from the same port.
+#[inline(always)]
+pub(crate) fn has_double(skb: Skb, segment: &Segment) -> bool {
+    let source = (&segment.source, segment.source_port);
+    let destination = (&segment.destination, segment.destination_port);
+    state(skb, segment.ipv6, destination, source).is_some_and(|state| state != LISTEN && state != TIME_WAIT)
+}
+
+/// The state of the pod's socket to which a segment of such ends would go.
+#[inline(always)]
+fn state(skb: Skb, ipv6: bool, source: (&Address, u16), destination: (&Address, u16)) -> Option<u32> {
+    let (mut tuple, size) = tuple(ipv6, source, destination);
     // SAFETY: the tuple is as long as said; a socket that is found is released.
     unsafe {
         let socket = bpf_skc_lookup_tcp(skb.raw(), &mut tuple, size, CURRENT_NETNS, 0);
         if socket.is_null() {
-            return false;
+            return None;
         }
         let state = (*socket).state;
         bpf_sk_release(socket.cast());
-        state != LISTEN
+        Some(state)
     }
 }
 

@@ -11,15 +11,15 @@
 
 use core::{ffi::c_void, ptr};
 
+use crate::ebpf_abi::{
+    DOMAIN_PORT, Event, HBONE_PORT, INBOUND_PORT, LOOPBACK_INDEX, Listener, OUTBOUND_PORT,
+    map::listener_index,
+};
 use aya_ebpf::{
     bindings::{BPF_SK_LOOKUP_F_NO_REUSEPORT, sk_action},
     helpers::generated::{bpf_map_lookup_elem, bpf_sk_assign, bpf_sk_release},
     macros::sk_lookup,
     programs::SkLookupContext,
-};
-use ebpf_abi::{
-    DOMAIN_PORT, Event, HBONE_PORT, INBOUND_PORT, LOOPBACK_INDEX, Listener, OUTBOUND_PORT,
-    map::listener_index,
 };
 
 use crate::{

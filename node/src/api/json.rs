@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Names of the counters, as people read them.
-const EVENTS: [(Event, &str); 14] = [
+const EVENTS: [(Event, &str); 15] = [
     (Event::CapturedOutbound, "capturedOutbound"),
     (Event::CapturedInbound, "capturedInbound"),
     (Event::CapturedDns, "capturedDns"),
@@ -28,6 +28,7 @@ const EVENTS: [(Event, &str); 14] = [
     (Event::Unowned, "droppedUnowned"),
     (Event::Malformed, "droppedMalformed"),
     (Event::Released, "droppedReleased"),
+    (Event::Collided, "droppedCollided"),
 ];
 
 #[derive(Serialize)]

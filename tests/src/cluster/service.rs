@@ -137,8 +137,7 @@ impl Service {
     /// # Errors
     /// When the mesh does not take notice.
     pub async fn delete(&self) -> Result<()> {
-        self.cluster.manifests().remove(&format!("service-{}.{}", self.namespace, self.name))?;
-        self.cluster.settle().await
+        self.cluster.withdraw(&format!("service-{}.{}", self.namespace, self.name)).await
     }
 }
 

@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the demo prints, each part read from what runs.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use lab::{
-    Cluster, Node, Pod, eventually,
-    net::packet::{contains, hexdump},
+    Cluster, Node, Pod,
+    dns::{Over, RecordType},
+    eventually,
+    net::{
+        packet::{contains, hexdump},
+        sniffer::Frame,
+    },
     observe::Access,
 };
 
@@ -17,8 +22,12 @@ const LOG: Duration = Duration::from_secs(10);
 const HBONE: u16 = 15008;
 /// Something that no other packet holds.
 const SECRET: &str = "card=4929-1234-5678-9012";
-/// A payload shorter than this is a frame of the tunnel itself, not the request.
-const REQUEST: usize = 100;
+/// Type of TLS records that carry application data (RFC 8446, section 5.1).
+const APPLICATION_DATA: u8 = 23;
+/// How long Prometheus may take to have scraped what has just happened.
+const SCRAPED: Duration = Duration::from_secs(10);
+const DENIED: &str = "sum by (source_principal, destination_principal) \
+                      (istio_tcp_connections_failed_total{reporter=\"destination\",response_flags=\"DENY\"})";
 
 /// Who talks to whom under which identity, as Prometheus knows it from the nodes.
 pub(crate) async fn who_talks_to_whom(prometheus: &Prometheus) -> Result<()> {
@@ -27,7 +36,7 @@ pub(crate) async fn who_talks_to_whom(prometheus: &Prometheus) -> Result<()> {
     );
     let rows = prometheus
         .query(
-            "sum by (source_principal, destination_principal, destination_service, connection_security_policy) \
+            "sum by (source_principal, destination_principal, connection_security_policy) \
              (istio_tcp_connections_opened_total{reporter=\"destination\"})",
         )
         .await?;
@@ -36,12 +45,11 @@ pub(crate) async fn who_talks_to_whom(prometheus: &Prometheus) -> Result<()> {
         .iter()
         .map(|row| {
             format!(
-                "{:<42} → {:<42} {:<12} {:>5} connections to {}",
+                "{:<34} → {:<34} {:>5} connections, {}",
                 short(row.label("source_principal")),
                 short(row.label("destination_principal")),
-                row.label("connection_security_policy"),
                 row.value(),
-                row.label("destination_service"),
+                row.label("connection_security_policy"),
             )
         })
         .collect();
@@ -54,54 +62,66 @@ pub(crate) async fn who_talks_to_whom(prometheus: &Prometheus) -> Result<()> {
 pub(crate) async fn allowed_and_denied(cluster: &Cluster, shop: &Shop) -> Result<()> {
     Progress::heading("an allowed call: frontend → catalog");
     let frontend = shop.pod("frontend-a")?;
-    let answer = frontend.app(&["call", "http://catalog.shop/books", "--header", "x-demo: allowed"]).await?;
-    say(answer.trim());
-    let allowed = inbound(cluster, |access| {
-        access.field("error").is_empty()
-            && access.field("src.identity").ends_with("/sa/frontend")
-            && access.field("dst.identity").ends_with("/sa/catalog")
-    });
-    print_access(&allowed.await?);
+    let (own, answer) = call(frontend, "catalog.shop.svc.cluster.local", "/books").await?;
+    say(answer.context("catalog refused frontend")?);
+    let written = access(cluster, "node a", |access| access.field("src.addr") == own.to_string());
+    print_access(&written.await?);
 
     Progress::heading("a denied call: frontend → payments, where only cart may go");
-    if let Ok(answer) = frontend.app(&["call", "http://payments.shop/charge", "--timeout-ms", "3000"]).await {
+    let (_own, answer) = call(frontend, "payments.shop.svc.cluster.local", "/charge").await?;
+    if let Ok(answer) = answer {
         bail!("payments answered frontend: {answer}");
     }
     say("frontend's connection was closed without an answer");
-    let denied = inbound(cluster, |access| {
-        access.field("src.identity").ends_with("/sa/frontend")
+    let written = access(cluster, "the server's node", |access| {
+        access.field("direction") == "inbound"
+            && access.field("src.identity") == frontend.identity()
             && access.field("error").contains("policy rejection")
     });
-    print_access(&denied.await?);
+    print_access(&written.await?);
     Ok(())
+}
+
+/// A request to a service by its name, as the mesh's DNS has it: the client's address, and the answer.
+async fn call(client: &Pod, host: &str, path: &str) -> Result<(SocketAddr, Result<String>)> {
+    let found = client.resolve(host, RecordType::A, Over::Udp).await?;
+    let ip = found.addresses.first().with_context(|| format!("{host} has no address"))?;
+    say(format!("{}: GET http://{host}{path} (DNS of the mesh: {ip})", client.full_name()));
+    let stream = client.connect(SocketAddr::new(*ip, 80)).await?;
+    let own = stream.local_addr()?;
+    let answer = lab::http::get_over(stream, host, path).await;
+    Ok((own, answer))
 }
 
 /// One request as the application sent it, and as it crossed the fabric.
 pub(crate) async fn on_the_wire(cluster: &Cluster, shop: &Shop) -> Result<()> {
     Progress::heading("one request, in the pod and on the wire between the nodes");
     let (frontend, catalog) = (shop.pod("frontend-a")?, shop.pod("catalog-b")?);
-    let target = format!("http://{}:{}/pay", catalog.v4(), lab::echo::HTTP);
+    let host = format!("{}:{}", catalog.v4(), lab::echo::HTTP);
+    let path = format!("/pay?{SECRET}");
     let sniffer = cluster.node("a").sniff()?;
-    frontend.app(&["call", &target, "--header", &format!("x-secret: {SECRET}")]).await?;
+    let stream = frontend.connect(host.parse()?).await?;
+    lab::http::get_over(stream, &host, &path).await?;
     let frames = sniffer.stop()?.frames;
     ensure!(!frames.is_empty(), "the sniffer saw nothing");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n");
     say(format!("the application of {} sent:", frontend.full_name()));
-    let request = format!(
-        "GET /pay HTTP/1.1\r\nhost: {}:{}\r\nx-secret: {SECRET}\r\n\r\n",
-        catalog.v4(),
-        lab::echo::HTTP
-    );
-    say(hexdump(request.as_bytes(), 6).trim_end());
-    let between = |pod: &Pod, ip| pod.v4() == ip;
-    let tunnel = frames.iter().filter_map(|frame| frame.packet()).find(|packet| {
-        between(frontend, packet.source)
-            && between(catalog, packet.destination)
+    say(hexdump(request.as_bytes(), 8).trim_end());
+    // After its handshake TLS 1.3 carries everything in records of type 23, longer than what is in them; the request is
+    // in the last one of its length.
+    let tunnel = frames.iter().rev().filter_map(Frame::packet).find(|packet| {
+        packet.source == frontend.v4()
+            && packet.destination == catalog.v4()
             && packet.tcp().is_some_and(|(_, destination)| destination.port() == HBONE)
-            && packet.payload().len() >= REQUEST
+            && packet.payload().first() == Some(&APPLICATION_DATA)
+            && packet.payload().len() > request.len()
     });
     let tunnel = tunnel.context("no packet of the tunnel was seen")?;
-    say(format!("what node a sent to {} in its place, the first packet of that size:", catalog.full_name()));
-    say(hexdump(tunnel.payload(), 6).trim_end());
+    say(format!(
+        "node a sent to {} in its place, in a TLS record of the tunnel to port {HBONE}:",
+        catalog.full_name()
+    ));
+    say(hexdump(tunnel.payload(), 8).trim_end());
     let leaks = frames.iter().filter(|frame| contains(&frame.bytes, SECRET.as_bytes())).count();
     say(format!("{} packets crossed the link meanwhile; {leaks} of them hold the secret", frames.len()));
     ensure!(leaks == 0, "the secret went over the wire in plaintext");
@@ -112,20 +132,24 @@ pub(crate) async fn on_the_wire(cluster: &Cluster, shop: &Shop) -> Result<()> {
 pub(crate) async fn metrics(prometheus: &Prometheus) -> Result<()> {
     Progress::heading("as scraped from node a (:15020/metrics)");
     let text = prometheus.scrape("ztunnel-a").await?;
-    for name in [
-        "istio_tcp_connections_opened_total{",
-        "istio_tcp_sent_bytes_total{",
-        "istio_build",
-        "istio_active_proxy_count",
+    for (name, label) in [
+        ("istio_tcp_connections_opened_total{", "reporter=\"source\""),
+        ("istio_tcp_received_bytes_total{", "reporter=\"destination\""),
+        ("istio_active_proxy_count", ""),
+        ("ambit_certificate_expiry_seconds", ""),
     ] {
-        if let Some(line) = text.lines().find(|line| line.starts_with(name)) {
+        if let Some(line) = text.lines().find(|line| line.starts_with(name) && line.contains(label)) {
             say(line);
         }
     }
-    let denied = prometheus.query("sum by (source_principal, destination_principal) (istio_tcp_connections_failed_total{response_flags=\"DENY\"})");
+    let denied = eventually(SCRAPED, "the refusal in prometheus", async || {
+        let rows = prometheus.query(DENIED).await?;
+        ensure!(!rows.is_empty(), "not scraped yet");
+        Ok(rows)
+    });
     for row in denied.await? {
         let (from, to) = (short(row.label("source_principal")), short(row.label("destination_principal")));
-        say(format!("denied so far: {from} → {to}: {}", row.value()));
+        say(format!("denied so far: {from} → {to}: {} connections", row.value()));
     }
     Ok(())
 }
@@ -150,19 +174,20 @@ pub(crate) fn more(kept: bool) {
     say(format!("  edit target/lab/{NAME}/manifests/policies.yaml: a change takes effect within a second"));
 }
 
-/// The newest line of an inbound connection that fits, on any node, once it is there.
-async fn inbound(cluster: &Cluster, fits: impl Fn(&Access) -> bool) -> Result<Access> {
-    eventually(LOG, "the line of that call in an access log", async || {
+/// The newest line that fits, on any node, once it is there.
+async fn access(cluster: &Cluster, place: &str, fits: impl Fn(&Access) -> bool) -> Result<Access> {
+    let found = eventually(LOG, "the line of that call in an access log", async || {
         let lines = cluster.nodes().iter().flat_map(Node::access_log).collect::<Vec<_>>();
-        let fitting = |access: &&Access| access.field("direction") == "inbound" && fits(access);
-        lines.iter().rfind(fitting).cloned().context("no line yet")
-    })
-    .await
+        lines.iter().rfind(|access| fits(access)).cloned().context("no line yet")
+    });
+    let found = found.await?;
+    say(format!("access log of {place}:"));
+    Ok(found)
 }
 
 fn print_access(access: &Access) {
-    say("access log of the server's node:");
     for field in [
+        "direction",
         "src.identity",
         "dst.identity",
         "dst.addr",

@@ -12,13 +12,8 @@ use sha2::{Digest, Sha256};
 use super::{build, toolchain};
 
 /// Files and folders that the object is made of, `Cargo.lock` of the programs included.
-const SOURCES: [&str; 5] = [
-    "ebpf/abi/Cargo.toml",
-    "ebpf/abi/src",
-    "ebpf/programs/Cargo.lock",
-    "ebpf/programs/Cargo.toml",
-    "ebpf/programs/src",
-];
+const SOURCES: [&str; 4] =
+    ["ebpf/abi/src", "ebpf/programs/Cargo.lock", "ebpf/programs/Cargo.toml", "ebpf/programs/src"];
 const HEADER: &str = "# What capture.bpf.o was built from. Written by `cargo xtask ebpf`.";
 
 /// What an object was built from.

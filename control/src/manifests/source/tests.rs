@@ -80,6 +80,17 @@ fn a_policy_survives_its_broken_file_also_over_a_restart() {
     let mut restarted = start(folder.path());
     restarted.look(0);
     assert_eq!(restarted.policies(), 0, "what was deleted does not come back");
+
+    fs::write(&file, GOOD).unwrap();
+    restarted.look(3);
+    assert_eq!(restarted.policies(), 1);
+    fs::remove_file(&file).unwrap();
+    let mut restarted = start(folder.path());
+    restarted.look(0);
+    assert!(restarted.source.complete());
+    fs::write(&file, BROKEN).unwrap();
+    restarted.look(1);
+    assert_eq!(restarted.policies(), 0, "nor what was deleted while nobody looked");
 }
 
 #[test]

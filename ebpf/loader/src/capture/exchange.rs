@@ -94,7 +94,10 @@ impl Shared {
     fn exchange(&self, job: &Job) -> Result<(), AttachError> {
         let (mut ebpf, pins, points) = {
             let mut state = self.state.lock();
-            let Some((held, programs)) = state.same(&job.uid, job.cookie) else { return Ok(()) };
+            let Some((held, programs)) = state.same(&job.uid, job.cookie) else {
+                // It has left, and its filters are all that is left of it. The lock keeps others from coming there.
+                return if state.is_captured(job.cookie) { Ok(()) } else { unfilter(job) };
+            };
             let unlinked = held.unlinked(&job.interfaces)?;
             (programs.of_pod(held.identity()).map_err(HookError::from)?, held.pins.clone(), unlinked)
         };
@@ -110,6 +113,10 @@ impl Shared {
         };
         netns::inside(job.netns.as_fd(), || points.iter().try_for_each(&mut one))?
     }
+}
+
+fn unfilter(job: &Job) -> Result<(), AttachError> {
+    Ok(netns::inside(job.netns.as_fd(), || hooks::unfilter(&hooks::points(&job.interfaces)))??)
 }
 
 impl Drop for Attaching<'_> {

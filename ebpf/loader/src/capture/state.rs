@@ -125,6 +125,11 @@ impl State {
         Some((held, &mut self.programs))
     }
 
+    /// Whether a namespace is captured, whoever's it is.
+    pub(super) fn is_captured(&self, cookie: u64) -> bool {
+        self.pods.values().any(|held| held.cookie == cookie)
+    }
+
     /// Whether a pod is still the same and has not been released.
     pub(super) fn is_enrolled(&self, uid: &str, cookie: u64) -> bool {
         let Some(held) = self.pods.get(uid).filter(|held| held.cookie == cookie) else { return false };

@@ -9,7 +9,7 @@ use ebpf_loader::{
 };
 
 use crate::{
-    app::{Client, Server, ask, bound, refused},
+    app::{Client, Server, ask, ask_udp, bound, refused},
     proxy::Proxy,
     wire::{self, ACK, Forger, SYN, TCP, UDP, Wire, flare, options, tcp, udp},
     world::{Space, World, ip},
@@ -74,6 +74,9 @@ fn istios_ztunnel_is_believed_by_its_mark_when_the_agent_is_told_to() {
     for (own, other) in pod.at(8080).into_iter().zip(peer.at(8080)) {
         assert_eq!(ask(&pod, other).unwrap(), format!("out|{}|hello", own.ip()));
         assert_eq!(ask(&peer, own).unwrap(), format!("in|{}|hello", other.ip()));
+        let server = SocketAddr::new(other.ip(), 53);
+        assert_eq!(ask(&pod, server).unwrap(), format!("dns|{}|hello", server.ip()));
+        assert_eq!(ask_udp(&pod, server, "hello").unwrap(), "dns|hello");
     }
 }
 

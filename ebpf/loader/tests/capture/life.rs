@@ -219,6 +219,8 @@ fn a_pod_that_was_detached_has_plain_networking_and_leaves_no_pin() {
     assert_eq!(standing(&capture), []);
     assert!(capture.counters(&pod.name).is_none());
     capture.detach(&pod.name).unwrap();
+    // Filters, if it was too early for links, are seen to.
+    pod.settle();
 }
 
 #[test]

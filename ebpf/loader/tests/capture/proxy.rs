@@ -8,6 +8,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::Path,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
     thread,
 };
 
@@ -56,7 +57,12 @@ impl Drop for Proxy {
 struct Task {
     claims: Option<Claims>,
     name: String,
+    /// None that the clients' kernels choose: such a connection and the client's own would have the same ends.
+    next_port: AtomicU16,
 }
+
+/// Where the first connection to an application comes from.
+pub(crate) const FIRST_PORT: u16 = 10_000;
 
 /// What the process does.
 pub(crate) fn process() {
@@ -65,18 +71,28 @@ pub(crate) fn process() {
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).unwrap();
     setns(std::fs::File::open(parts[0]).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
     let claims = (!parts[1].is_empty()).then(|| Claims::open(Path::new(parts[1])).unwrap());
-    let task: &'static Task = Box::leak(Box::new(Task { claims, name: parts[2].to_owned() }));
+    let task: &'static Task = Box::leak(Box::new(Task {
+        claims,
+        name: parts[2].to_owned(),
+        next_port: AtomicU16::new(FIRST_PORT),
+    }));
     let outbound = task.listener(OUTBOUND_PORT);
     let inbound = task.listener(INBOUND_PORT);
     let hbone = task.listener(HBONE_PORT);
-    let dns = task.listener(DNS_PORT);
-    let datagrams = task.datagrams();
     thread::spawn(move || accept(&outbound, |stream| task.outbound(stream)));
     thread::spawn(move || accept(&inbound, |stream| task.inbound(stream)));
     thread::spawn(move || accept(&hbone, |stream| task.answer("hbone", stream)));
-    thread::spawn(move || accept(&dns, |stream| task.answer("dns", stream)));
+    let mut answering = Vec::new();
+    for address in task.dns_addresses() {
+        let streams = task.bound(address, Type::STREAM);
+        streams.listen(128).unwrap();
+        let streams = TcpListener::from(streams);
+        thread::spawn(move || accept(&streams, |stream| task.answer("dns", stream)));
+        let datagrams = UdpSocket::from(task.bound(address, Type::DGRAM));
+        answering.push(thread::spawn(move || task.answer_datagrams(&datagrams)));
+    }
     println!("\nready");
-    task.answer_datagrams(&datagrams);
+    answering.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
 fn accept(listener: &TcpListener, serve: impl Fn(TcpStream) -> io::Result<()> + Copy + Send + 'static) {
@@ -103,8 +119,9 @@ impl Task {
         self.say("in", &stream)?;
         let upstream = self.socket(destination, Type::STREAM)?;
         upstream.set_ip_transparent_v4(true)?;
-        nix::sys::socket::setsockopt(&upstream, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
-        upstream.bind(&SocketAddr::new(client.ip(), 0).into())?;
+        upstream.set_reuse_address(true)?;
+        let port = self.next_port.fetch_add(1, Ordering::Relaxed);
+        upstream.bind(&SocketAddr::new(client.ip(), port).into())?;
         upstream.connect_timeout(&destination.into(), PATIENCE)?;
         carry(&stream, &upstream.into())
     }
@@ -151,13 +168,20 @@ impl Task {
         socket.into()
     }
 
-    fn datagrams(&self) -> UdpSocket {
-        self.bound(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), DNS_PORT), Type::DGRAM).into()
+    /// Everywhere; but Istio's proxy, which makes no claims, answers DNS on the loopback addresses only.
+    fn dns_addresses(&self) -> Vec<SocketAddr> {
+        let addresses: Vec<IpAddr> = match self.claims {
+            Some(_) => vec![Ipv6Addr::UNSPECIFIED.into()],
+            None => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+        };
+        addresses.into_iter().map(|address| SocketAddr::new(address, DNS_PORT)).collect()
     }
 
     fn bound(&self, address: SocketAddr, kind: Type) -> Socket {
         let socket = self.socket(address, kind).unwrap();
-        socket.set_only_v6(false).unwrap();
+        if address.ip() == Ipv6Addr::UNSPECIFIED {
+            socket.set_only_v6(false).unwrap();
+        }
         socket.set_reuse_address(true).unwrap();
         socket.set_reuse_port(true).unwrap();
         socket.set_ip_transparent_v4(true).unwrap();

@@ -6,8 +6,8 @@ use std::{net::SocketAddr, thread};
 use ebpf_loader::{Exclusions, PodNetns, Rules, abi::Event};
 
 use crate::{
-    app::{Client, Server, ask, ask_udp, refused},
-    proxy::Proxy,
+    app::{Client, Server, ask, ask_udp, refused, talk},
+    proxy::{FIRST_PORT, Proxy},
     world::{Space, World},
 };
 
@@ -206,6 +206,29 @@ fn a_port_that_was_just_used_can_be_used_again() {
                 assert!(talk.hear().is_err());
             }
         }
+    }
+}
+
+#[test]
+fn a_client_that_chooses_the_port_of_its_delivery_waits_and_breaks_nothing() {
+    let mut world = World::new();
+    let (pod, peer) = (world.space(10), world.space(20));
+    let capture = world.load();
+    let _server = Server::start(&pod, 8080);
+    pod.enrol(&capture);
+    let _proxy = pod.proxy(&capture);
+    for (number, (own, other)) in (0..).zip(pod.at(8080).into_iter().zip(peer.at(8080))) {
+        let first = format!("in|{}|first", other.ip());
+        let mut delivered = talk(&peer, own, &first);
+        let second = Client::new(&peer, own)
+            .with(|socket| socket.bind(&SocketAddr::new(other.ip(), FIRST_PORT + 2 * number).into()));
+        let second = thread::spawn(move || second.patient().ask("second"));
+        while capture.counters(&pod.name).unwrap().of(Event::Collided) <= u64::from(number) {
+            thread::yield_now();
+        }
+        assert_eq!(delivered.ask("still").unwrap(), format!("{}|still", other.ip()));
+        drop(delivered);
+        assert_eq!(second.join().unwrap().unwrap(), format!("in|{}|second", other.ip()));
     }
 }
 

@@ -29,6 +29,8 @@ use histogram::Histogram;
 
 /// How long a client waits after a failed connection before it tries again.
 const PAUSE: Duration = Duration::from_millis(20);
+/// Failures of each step that are logged with their cause; the others are only counted.
+const LOGGED: u64 = 20;
 
 /// Sends requests and prints what became of them, in JSON, at the end or on SIGTERM.
 #[derive(Args, Clone)]
@@ -56,6 +58,27 @@ pub(crate) struct Load {
 struct Tally {
     failures: BTreeMap<&'static str, u64>,
     latency: Histogram,
+}
+
+impl Tally {
+    /// Counts a failure; how many there are of that step.
+    fn count(&mut self, step: &'static str) -> u64 {
+        let count = self.failures.entry(step).or_default();
+        *count += 1;
+        *count
+    }
+}
+
+/// Why a request failed: the step, under which it is counted, and the cause, for the log.
+struct Failure {
+    step: &'static str,
+    cause: String,
+}
+
+impl Failure {
+    fn at<E: Into<anyhow::Error>>(step: &'static str) -> impl FnOnce(E) -> Self {
+        move |error| Self { step, cause: format!("{:#}", error.into()) }
+    }
 }
 
 /// An open connection: where requests go in, and the task that moves them.
@@ -105,11 +128,17 @@ async fn client(load: Load, number: u32, started: Instant, tally: Arc<Mutex<Tall
     let mut open = None;
     loop {
         sleep_until(due).await;
-        let outcome = timeout(limit, one(&load, &mut open)).await.unwrap_or(Err("timeout"));
-        match outcome {
+        let outcome = timeout(limit, one(&load, &mut open)).await;
+        match outcome.unwrap_or_else(|elapsed| Err(Failure::at("timeout")(elapsed))) {
             Ok(()) => tally.lock().latency.add(due.elapsed()),
-            Err(why) => {
-                *tally.lock().failures.entry(why).or_default() += 1;
+            Err(Failure { step, cause }) => {
+                let total = tally.lock().count(step);
+                if total <= LOGGED {
+                    let (began, ended) = (due - started, started.elapsed());
+                    let line = format!("client {number}, from {began:?} to {ended:?}: {step}: {cause}");
+                    // Without its log the load goes on.
+                    let _written = writeln!(std::io::stderr(), "{line}");
+                }
                 open = None;
                 sleep(PAUSE).await;
             }
@@ -118,7 +147,7 @@ async fn client(load: Load, number: u32, started: Instant, tally: Arc<Mutex<Tall
     }
 }
 
-async fn one(load: &Load, open: &mut Option<Open>) -> Result<(), &'static str> {
+async fn one(load: &Load, open: &mut Option<Open>) -> Result<(), Failure> {
     let mut kept = open.take();
     if let Some(connection) = &mut kept
         && connection.sender.ready().await.is_err()
@@ -130,12 +159,12 @@ async fn one(load: &Load, open: &mut Option<Open>) -> Result<(), &'static str> {
         Some(connection) => connection,
         None => connect(load).await?,
     };
-    let request = call::request(&load.url, None).or(Err("url"))?;
-    let answer = connection.sender.send_request(request).await.or(Err("request"))?;
+    let request = call::request(&load.url, None).map_err(Failure::at("url"))?;
+    let answer = connection.sender.send_request(request).await.map_err(Failure::at("request"))?;
     let status = answer.status();
-    answer.into_body().collect().await.or(Err("body"))?;
+    answer.into_body().collect().await.map_err(Failure::at("body"))?;
     if !status.is_success() {
-        return Err("status");
+        return Err(Failure { step: "status", cause: status.to_string() });
     }
     if !load.fresh {
         *open = Some(connection);
@@ -143,11 +172,11 @@ async fn one(load: &Load, open: &mut Option<Open>) -> Result<(), &'static str> {
     Ok(())
 }
 
-async fn connect(load: &Load) -> Result<Open, &'static str> {
-    let address = call::locate(&load.url).await.or(Err("name"))?;
-    let stream = TcpStream::connect(address).await.or(Err("connect"))?;
-    stream.set_nodelay(true).or(Err("connect"))?;
-    let (sender, connection) = handshake(TokioIo::new(stream)).await.or(Err("connect"))?;
+async fn connect(load: &Load) -> Result<Open, Failure> {
+    let address = call::locate(&load.url).await.map_err(Failure::at("name"))?;
+    let stream = TcpStream::connect(address).await.map_err(Failure::at("connect"))?;
+    stream.set_nodelay(true).map_err(Failure::at("connect"))?;
+    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(Failure::at("connect"))?;
     let mut driver = JoinSet::new();
     driver.spawn(async move {
         // The request that suffers from an error reports it.
