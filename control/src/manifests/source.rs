@@ -52,8 +52,10 @@ impl Source {
             let changes: Vec<Change> = seen.into_iter().map(|seen| self.change(seen)).collect();
             let outcome = self.folder.update(changes);
             self.report(&outcome);
-            self.save(&outcome);
-            self.live.apply(outcome.events);
+            // In force before it is kept: a slow disk holds up nobody.
+            let Outcome { events, accepted, .. } = outcome;
+            self.live.apply(events);
+            self.save(&accepted);
         }
         if changed {
             self.publish();
@@ -124,8 +126,8 @@ impl Source {
         }
     }
 
-    fn save(&mut self, outcome: &Outcome) {
-        for path in &outcome.accepted {
+    fn save(&mut self, accepted: &[ArcStr]) {
+        for path in accepted {
             if let Some(text) = self.texts.remove(path) {
                 self.keep.save(path, &text);
             }
