@@ -32,8 +32,8 @@ const CONNECTIONS: u32 = 64;
 /// Connections that stay idle while memory is read: fewer than the descriptors that a shell commonly allows (1024).
 const IDLE: usize = 800;
 
-const WRK: Package = Package { name: "wrk", file: "/usr/bin/wrk" };
-const IPERF: Package = Package { name: "iperf3", file: "/usr/bin/iperf3" };
+const WRK: Package = Package { name: "wrk", program: "wrk" };
+const IPERF: Package = Package { name: "iperf3", program: "iperf3" };
 
 /// Measure what the mesh costs.
 #[derive(Args)]

@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Debian packages that tests and the demo use: installed when this runs as root, otherwise named.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{env, fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -15,12 +12,27 @@ use crate::step::{output, root, run, run_in, say};
 pub(crate) struct Package {
     /// Name of the package.
     pub(crate) name: &'static str,
-    /// A file that is there once it is installed.
-    pub(crate) file: &'static str,
+    /// A program that is there once it is installed.
+    pub(crate) program: &'static str,
+}
+
+impl Package {
+    fn is_installed(&self) -> bool {
+        let places = env::var_os("PATH").unwrap_or_default();
+        env::split_paths(&places).any(|place| place.join(self.program).exists())
+    }
 }
 
 /// `ip`, for people who look around in a lab.
-pub(crate) const IPROUTE: Package = Package { name: "iproute2", file: "/usr/sbin/ip" };
+pub(crate) const IPROUTE: Package = Package { name: "iproute2", program: "ip" };
+/// What scenarios attack and check the mesh with: packets made by hand, Envoy from PyPI, a certificate request and a gRPC
+/// call that are not ours.
+pub(crate) const STRANGERS: [Package; 4] = [
+    Package { name: "python3", program: "python3" },
+    Package { name: "python3-pip", program: "pip3" },
+    Package { name: "openssl", program: "openssl" },
+    Package { name: "curl", program: "curl" },
+];
 
 /// Installs the packages that are missing.
 ///
@@ -29,7 +41,7 @@ pub(crate) const IPROUTE: Package = Package { name: "iproute2", file: "/usr/sbin
 pub(crate) fn ensure_installed(packages: &[Package]) -> Result<()> {
     let missing: Vec<&str> = packages
         .iter()
-        .filter(|package| !Path::new(package.file).exists())
+        .filter(|package| !package.is_installed())
         .map(|package| package.name)
         .collect();
     if missing.is_empty() {

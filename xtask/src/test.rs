@@ -95,7 +95,7 @@ impl Test {
 
     fn scenarios(&self) -> Result<()> {
         ::lab::config::require_root("test lab")?;
-        packages::ensure_installed(&[packages::IPROUTE])?;
+        packages::ensure_installed(&packages::STRANGERS)?;
         step("binaries", lab::build)?;
         let mut arguments = vec![
             "test",

@@ -3,10 +3,11 @@
 //! back by itself.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -14,6 +15,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use hickory_proto::rr::RecordType;
 use lab::{Cluster, Pod, dns::Over, echo, process::Process};
+use parking_lot::Mutex;
 use tokio::{io::AsyncWriteExt as _, task::JoinSet, time::timeout};
 
 use crate::{
@@ -23,7 +25,9 @@ use crate::{
 
 /// What a sniffer looks for: it fills every payload of the scenario, so no cut of a stream can hide it.
 const MARKER: &str = "plaintext-marker-0123456789";
-/// How long each state of the parts is watched.
+/// Connections that are tried in each state of the parts.
+const ENOUGH: u64 = 6;
+/// How long traffic that must go on is watched.
 const WATCH: Duration = Duration::from_secs(1);
 /// How long everything may take to work again after the last part has come back.
 const RECOVERY: Duration = Duration::from_secs(20);
@@ -101,21 +105,13 @@ async fn nothing_leaves_in_plaintext_whatever_dies_in_whatever_order(_shared: Sc
         victims.cluster.node("a").sniff_for(&[MARKER.as_bytes()])?,
         victims.cluster.node("b").sniff_for(&[MARKER.as_bytes()])?,
     ];
-    let succeeded = Arc::new(AtomicU64::new(0));
+    let tries = Arc::new(Tries::default());
     let mut load = JoinSet::new();
     for _ in 0..3 {
-        let (victims, succeeded) = (Arc::clone(&victims), Arc::clone(&succeeded));
-        load.spawn(async move {
-            loop {
-                if let Ok(Ok(())) = timeout(Duration::from_secs(1), victims.talk()).await {
-                    succeeded.fetch_add(1, Ordering::Relaxed);
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        });
+        load.spawn(tries.clone().go_on(Arc::clone(&victims)));
     }
     for order in ORDERS {
-        play(&victims, order, &succeeded).await.with_context(|| format!("killing in the order {order:?}"))?;
+        play(&victims, order, &tries).await.with_context(|| format!("killing in the order {order:?}"))?;
     }
     load.shutdown().await;
     for sniffer in sniffers {
@@ -128,16 +124,46 @@ async fn nothing_leaves_in_plaintext_whatever_dies_in_whatever_order(_shared: Sc
     victims.cluster.clone().stop()
 }
 
-async fn play(victims: &Victims, order: [Part; 3], succeeded: &AtomicU64) -> Result<()> {
+/// Connections that are tried without end, told apart by what was dead when they began.
+#[derive(Default)]
+struct Tries {
+    state: AtomicUsize,
+    /// By state: how many have ended, and how many of them well.
+    ended: Mutex<BTreeMap<usize, (u64, u64)>>,
+}
+
+impl Tries {
+    async fn go_on(self: Arc<Self>, victims: Arc<Victims>) {
+        let mut pace = tokio::time::interval(Duration::from_millis(10));
+        loop {
+            pace.tick().await;
+            let began_in = self.state.load(Ordering::SeqCst);
+            let well = matches!(timeout(Duration::from_secs(1), victims.talk()).await, Ok(Ok(())));
+            let mut ended = self.ended.lock();
+            let (all, good) = ended.entry(began_in).or_default();
+            *all += 1;
+            *good += u64::from(well);
+        }
+    }
+
+    /// Of [`ENOUGH`] connections or more that begin now, how many end well.
+    async fn watch(&self) -> Result<u64> {
+        let state = self.state.fetch_add(1, Ordering::SeqCst) + 1;
+        lab::eventually(RECOVERY, "enough connections", async || {
+            let (all, good) = self.ended.lock().get(&state).copied().unwrap_or_default();
+            ensure!(all >= ENOUGH, "{all} have ended");
+            Ok(good)
+        })
+        .await
+    }
+}
+
+async fn play(victims: &Victims, order: [Part; 3], tries: &Tries) -> Result<()> {
     let mut dead = Vec::new();
     for part in order {
         victims.process(part).kill()?;
         dead.push(part);
-        // A connection that was under way at the kill may still end well.
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        let before = succeeded.load(Ordering::Relaxed);
-        tokio::time::sleep(WATCH).await;
-        let made = succeeded.load(Ordering::Relaxed) - before;
+        let made = tries.watch().await?;
         if dead.contains(&Part::Ztunnel) {
             ensure!(made == 0, "{made} connections were made without a ztunnel ({dead:?} dead)");
         } else {
