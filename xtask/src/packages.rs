@@ -39,11 +39,8 @@ pub(crate) const STRANGERS: [Package; 4] = [
 /// # Errors
 /// Without root: names the command. With root: when apt-get fails.
 pub(crate) fn ensure_installed(packages: &[Package]) -> Result<()> {
-    let missing: Vec<&str> = packages
-        .iter()
-        .filter(|package| !package.is_installed())
-        .map(|package| package.name)
-        .collect();
+    let missing: Vec<&str> =
+        packages.iter().filter(|package| !package.is_installed()).map(|package| package.name).collect();
     if missing.is_empty() {
         return Ok(());
     }

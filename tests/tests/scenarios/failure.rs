@@ -108,7 +108,7 @@ async fn nothing_leaves_in_plaintext_whatever_dies_in_whatever_order(_shared: Sc
     let tries = Arc::new(Tries::default());
     let mut load = JoinSet::new();
     for _ in 0..3 {
-        load.spawn(tries.clone().go_on(Arc::clone(&victims)));
+        load.spawn(Arc::clone(&tries).go_on(Arc::clone(&victims)));
     }
     for order in ORDERS {
         play(&victims, order, &tries).await.with_context(|| format!("killing in the order {order:?}"))?;

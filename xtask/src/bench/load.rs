@@ -89,7 +89,7 @@ pub(crate) async fn wrk(
         arguments.extend(["-H", "Connection: close"]);
     }
     arguments.push(&url);
-    let text = run(place, super::WRK.file, &arguments).await?;
+    let text = run(place, super::WRK.program, &arguments).await?;
     let result = result_of(&text)?;
     ensure!(
         result.requests > 0.0 && result.failed * 100.0 <= result.requests,
@@ -106,7 +106,7 @@ pub(crate) async fn iperf(place: &Configuration, tools: &Tools, streams: u32) ->
     let (server, seconds, streams) = (place.iperf(), tools.seconds.to_string(), streams.to_string());
     let (ip, port) = (server.ip().to_string(), server.port().to_string());
     let arguments = ["-c", &ip, "-p", &port, "-t", &seconds, "-P", &streams, "-J"];
-    let text = run(place, super::IPERF.file, &arguments).await?;
+    let text = run(place, super::IPERF.program, &arguments).await?;
     let iperf: Iperf = serde_json::from_str(&text).context("reading iperf3's result")?;
     ensure!(iperf.end.sum_received.bytes > 0.0, "{}: iperf3 has moved nothing", place.name);
     Ok(iperf.end.sum_received)

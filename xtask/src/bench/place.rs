@@ -92,7 +92,7 @@ async fn open(cluster: &Cluster, name: &'static str, captured: bool, tools: &Too
     let (program, folder) = (tools.nginx.display().to_string(), folder.display().to_string());
     let arguments = ["-p", &folder, "-e", "stderr", "-c", "nginx.conf"];
     let web = server.start_program("nginx", &program, &arguments)?;
-    let bulk = server.start_program("iperf3", super::IPERF.file, &["-s"])?;
+    let bulk = server.start_program("iperf3", super::IPERF.program, &["-s"])?;
     for (process, port) in [(web, HTTP), (bulk, IPERF)] {
         let local = SocketAddr::from(([127, 0, 0, 1], port));
         let reach = async || {
