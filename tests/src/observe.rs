@@ -47,7 +47,7 @@ impl Samples {
 /// One line of ztunnel's access log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
-    /// `connection complete`, `connection opened` or `connection failed`.
+    /// `connection complete`, `connection opened`, `connection failed`, or what a policy on trial would have done.
     pub message: String,
     /// Its fields.
     pub fields: BTreeMap<String, String>,
@@ -69,7 +69,13 @@ impl Access {
     }
 
     fn line(line: &str) -> Option<Self> {
-        const MESSAGES: [&str; 3] = ["connection complete", "connection opened", "connection failed"];
+        const MESSAGES: [&str; 5] = [
+            "connection complete",
+            "connection opened",
+            "connection failed",
+            "dry-run: deny policy match",
+            "dry-run: no allow policies match",
+        ];
         let (message, at) = MESSAGES.iter().find_map(|message| Some((*message, line.find(message)?)))?;
         let rest = line.get(at + message.len()..)?;
         Some(Self { message: message.to_owned(), fields: fields(rest), line: line.to_owned() })

@@ -169,6 +169,9 @@ async fn admit(
         }
     };
     let facts = facts(peer, authority, &upstream);
+    if let Some(verdict) = &upstream.judgement.dry_run {
+        record::dry_run(&facts, verdict);
+    }
     match deliver(shard, &upstream).await {
         Ok(stream) => Ok((upstream, stream, facts)),
         Err(failure) => Err((Some(Box::new(facts)), failure)),

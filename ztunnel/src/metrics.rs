@@ -217,6 +217,7 @@ fn describe() {
     describe_counter!("istio_xds_message_bytes_total", "Bytes of discovery responses");
     describe_gauge!("istio_build", "This build");
     describe_gauge!("ambit_certificate_expiry_seconds", "Seconds until the first certificate in use expires");
+    describe_counter!("ambit_dry_run_total", "What policies under trial would have done to connections let in");
     describe_counter!("ambit_retries_total", "Connections tried again at another endpoint");
 }
 

@@ -49,6 +49,9 @@ async fn admit(shard: &Shard, plain: &Plain) -> Result<(Upstream, TcpStream, Fac
     match decided.await {
         Ok(Ok(upstream)) => {
             let facts = facts(plain, Some(&upstream));
+            if let Some(verdict) = &upstream.judgement.dry_run {
+                record::dry_run(&facts, verdict);
+            }
             match deliver(shard, &upstream).await {
                 Ok(stream) => Ok((upstream, stream, facts)),
                 Err(failure) => Err((Box::new(facts), failure)),

@@ -8,7 +8,7 @@ use std::{
 };
 
 use arcstr::ArcStr;
-use mesh::Service;
+use mesh::{PolicyName, Service, authz::Verdict};
 use plan::{Failure, ResponseFlag};
 use tracing::field::{DisplayValue, display};
 
@@ -16,6 +16,37 @@ use crate::metrics::{End, Labels, Metrics, Reporter, Series};
 
 /// Target of the access log: `RUST_LOG=access=off` or `/logging?level=access=off` silences it.
 pub const ACCESS: &str = "access";
+/// Target of what policies under trial would have done.
+pub const POLICY: &str = "policy";
+
+/// Field names and their order are Istio's; an absent one is left out.
+macro_rules! access {
+    ($level:ident, $target:expr, $facts:expr, $message:literal $(, $($more:tt)*)?) => {{
+        let facts: &Facts = $facts;
+        let source = facts.source.workload.as_deref();
+        let destination = facts.destination.workload.as_deref();
+        tracing::$level!(
+            target: $target,
+            {
+            src.addr = %facts.source_address,
+            src.workload = source.map(|workload| workload.name.as_str()),
+            src.namespace = source.map(|workload| workload.namespace.as_str()),
+            src.identity = shown(facts.source.principal.as_ref()),
+            src.cluster = source.map(|workload| workload.cluster.as_str()),
+            dst.addr = %facts.destination_address,
+            dst.hbone_addr = facts.authority.as_deref(),
+            dst.service = facts.service.as_deref().map(|service| service.hostname.as_str()),
+            dst.workload = destination.map(|workload| workload.name.as_str()),
+            dst.namespace = destination.map(|workload| workload.namespace.as_str()),
+            dst.identity = shown(facts.destination.principal.as_ref()),
+            dst.cluster = destination.map(|workload| workload.cluster.as_str()),
+            direction = facts.direction(),
+            $($($more)*)?
+            },
+            $message
+        );
+    }};
+}
 
 /// What is known of a connection before its bytes flow.
 #[derive(Clone, Debug)]
@@ -120,6 +151,26 @@ pub fn failed(metrics: &Metrics, facts: &Facts, failure: &Failure, started: Inst
     line(facts, Line::Complete { bytes: Bytes::default(), duration, end: Err(failure) });
 }
 
+/// Counts and logs what policies under trial (`istio.io/dry-run`) would have done to a connection that is let in. Only a
+/// refusal is worth a line at the default level.
+pub fn dry_run(facts: &Facts, verdict: &Verdict) {
+    let (name, policy) = match verdict {
+        Verdict::Open => ("open", None),
+        Verdict::Allowed(policy) => ("allowed", Some(policy)),
+        Verdict::Denied(policy) => ("denied", Some(policy)),
+        Verdict::NotAllowed(policy) => ("not_allowed", Some(policy)),
+    };
+    let label = policy.map_or_else(|| "-".to_owned(), PolicyName::to_string);
+    metrics::counter!("ambit_dry_run_total", "policy" => label, "verdict" => name).increment(1);
+    let policy = shown(policy);
+    match verdict {
+        Verdict::Denied(_) => access!(info, POLICY, facts, "dry-run: deny policy match", policy),
+        Verdict::NotAllowed(_) => access!(info, POLICY, facts, "dry-run: no allow policies match", policy),
+        Verdict::Allowed(_) => access!(debug, POLICY, facts, "dry-run: allow policy match", policy),
+        Verdict::Open => access!(debug, POLICY, facts, "dry-run: no deny policy match"),
+    }
+}
+
 /// Logs a connection that was turned away before anything was known of it.
 pub fn turned_away(
     reporter: Reporter,
@@ -141,47 +192,19 @@ enum Line<'a> {
     Complete { bytes: Bytes, duration: Duration, end: Result<(), &'a Failure> },
 }
 
-/// Field names and their order are Istio's; an absent one is left out.
-macro_rules! access {
-    ($level:ident, $facts:expr, $message:literal $(, $($more:tt)*)?) => {{
-        let facts: &Facts = $facts;
-        let source = facts.source.workload.as_deref();
-        let destination = facts.destination.workload.as_deref();
-        tracing::$level!(
-            target: ACCESS,
-            {
-            src.addr = %facts.source_address,
-            src.workload = source.map(|workload| workload.name.as_str()),
-            src.namespace = source.map(|workload| workload.namespace.as_str()),
-            src.identity = shown(facts.source.principal.as_ref()),
-            src.cluster = source.map(|workload| workload.cluster.as_str()),
-            dst.addr = %facts.destination_address,
-            dst.hbone_addr = facts.authority.as_deref(),
-            dst.service = facts.service.as_deref().map(|service| service.hostname.as_str()),
-            dst.workload = destination.map(|workload| workload.name.as_str()),
-            dst.namespace = destination.map(|workload| workload.namespace.as_str()),
-            dst.identity = shown(facts.destination.principal.as_ref()),
-            dst.cluster = destination.map(|workload| workload.cluster.as_str()),
-            direction = facts.direction(),
-            $($($more)*)?
-            },
-            $message
-        );
-    }};
-}
-
 fn shown<T: std::fmt::Display>(value: Option<&T>) -> Option<DisplayValue<&T>> {
     value.map(display)
 }
 
 fn line(facts: &Facts, line: Line<'_>) {
     match line {
-        Line::Opened => access!(debug, facts, "connection opened"),
+        Line::Opened => access!(debug, ACCESS, facts, "connection opened"),
         Line::Complete { bytes: Bytes { sent, received }, duration, end } => {
             let duration = display(Millis(duration));
             match end {
                 Ok(()) => access!(
                     info,
+                    ACCESS,
                     facts,
                     "connection complete",
                     bytes_sent = sent,
@@ -189,7 +212,7 @@ fn line(facts: &Facts, line: Line<'_>) {
                     duration
                 ),
                 Err(failure) => access!(
-                    error, facts, "connection complete",
+                    error, ACCESS, facts, "connection complete",
                     bytes_sent = sent, bytes_recv = received, duration, error = %failure
                 ),
             }

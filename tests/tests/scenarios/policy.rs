@@ -4,14 +4,14 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use lab::{Pod, echo};
+use lab::{Pod, echo, eventually};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     time::timeout,
 };
 
-use crate::scene::{Scenario, Scene, reaches, refused, scenarios, written};
+use crate::scene::{SOON, Scenario, Scene, reaches, refused, scenarios, written};
 
 pub(crate) fn all() -> Vec<Scenario> {
     scenarios![
@@ -23,6 +23,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         a_refusal_is_written_down_with_the_policy_that_decided,
         a_policy_change_closes_the_open_connections_that_it_denies,
         a_withdrawn_policy_is_forgotten,
+        a_policy_on_trial_refuses_nobody_and_says_whom_it_would,
     ]
 }
 
@@ -239,6 +240,44 @@ async fn a_withdrawn_policy_is_forgotten(scene: Scene) -> Result<()> {
         check(&friend, &server, false).await?;
         scene.withdraw("rule").await?;
         check(&friend, &server, true).await?;
+    }
+    Ok(())
+}
+
+async fn a_policy_on_trial_refuses_nobody_and_says_whom_it_would(scene: Scene) -> Result<()> {
+    let server = scene.server("b", "server").await?;
+    let friend = scene.captured("a", "friend").await?;
+    let plain = scene.plain("a", "plain").await?;
+    let name = format!("{}/rule", scene.namespace());
+    let friends = "{from: [{source: {principals: ['*/sa/friend']}}]}";
+    for (action, verdicts) in [("DENY", ["denied", "open"]), ("ALLOW", ["allowed", "not_allowed"])] {
+        let trial = policy(action, friends).replacen(
+            "name: rule",
+            "annotations: {istio.io/dry-run: 'true'}, name: rule",
+            1,
+        );
+        scene.apply("rule", &trial).await?;
+        for (client, verdict) in [&friend, &plain].into_iter().zip(verdicts) {
+            reaches(client, &server).await?;
+            let labels = [("policy", if verdict == "open" { "-" } else { &name }), ("verdict", verdict)];
+            let count = scene.node("b").metrics().await?.sum("ambit_dry_run_total", &labels);
+            ensure!(count >= 1.0, "{action}: {count} connections were counted as {verdict}");
+        }
+    }
+    for (message, client) in
+        [("dry-run: deny policy match", &friend), ("dry-run: no allow policies match", &plain)]
+    {
+        let from = format!("{}:", client.v4());
+        eventually(SOON, message, async || {
+            let told = scene.node("b").access_log().into_iter().any(|line| {
+                line.message == message
+                    && line.field("src.addr").starts_with(&from)
+                    && line.field("policy") == name
+            });
+            ensure!(told, "{} is not in the log", client.name());
+            Ok(())
+        })
+        .await?;
     }
     Ok(())
 }
