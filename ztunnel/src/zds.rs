@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The connection to the node agent: one protobuf message per `SOCK_SEQPACKET` packet, a pod's namespace beside
-//! `AddWorkload`. It carries messages; what they mean for the pods is `pods`' to say.
+//! `AddWorkload`. It carries messages; what they mean for the pods is `pods`' to say. Tokio has no type for such a socket;
+//! its `UnixDatagram` only lends the registration with the runtime, which is the same for every unix socket.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     path::Path,
     time::Duration,
 };
@@ -18,7 +19,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg, sendmsg, socket_with,
 };
-use tokio::io::unix::AsyncFd;
+use tokio::{io::Interest, net::UnixDatagram};
 
 /// Largest message that is accepted.
 const MAX_MESSAGE: usize = 1024;
@@ -58,7 +59,7 @@ pub enum ZdsError {
 /// An open connection.
 #[derive(Debug)]
 pub struct Connection {
-    socket: AsyncFd<OwnedFd>,
+    socket: UnixDatagram,
 }
 
 impl Connection {
@@ -80,12 +81,8 @@ impl Connection {
         Ok(connection)
     }
 
-    #[expect(
-        deprecated,
-        reason = "an OwnedFd keeps its descriptor open, which is all that the unsafe successor asks for"
-    )]
     fn new(socket: OwnedFd) -> io::Result<Self> {
-        Ok(Self { socket: AsyncFd::new(socket)? })
+        Ok(Self { socket: UnixDatagram::from_std(socket.into())? })
     }
 
     /// The next request. Cancel safe: a packet is taken whole or not at all.
@@ -93,13 +90,8 @@ impl Connection {
     /// # Errors
     /// When the connection ended or the protocol was broken.
     pub async fn receive(&self) -> Result<Request, ZdsError> {
-        let (message, descriptors) = loop {
-            let mut ready = self.socket.readable().await?;
-            match ready.try_io(|socket| receive_packet(socket.get_ref())) {
-                Ok(packet) => break packet?,
-                Err(_would_block) => {}
-            }
-        };
+        let (message, descriptors) =
+            self.socket.async_io(Interest::READABLE, || receive_packet(&self.socket)).await?;
         if message.is_empty() {
             return Err(ZdsError::Closed);
         }
@@ -117,27 +109,18 @@ impl Connection {
     }
 
     async fn send(&self, message: &[u8]) -> Result<(), ZdsError> {
-        let write = async {
-            loop {
-                let mut ready = self.socket.writable().await?;
-                let sent = ready.try_io(|socket| {
-                    let mut control = SendAncillaryBuffer::default();
-                    sendmsg(socket.get_ref(), &[IoSlice::new(message)], &mut control, SendFlags::NOSIGNAL)
-                        .map_err(io::Error::from)
-                });
-                if let Ok(result) = sent {
-                    return result.map(|_bytes| ());
-                }
-            }
-        };
+        let write = self.socket.async_io(Interest::WRITABLE, || {
+            let mut control = SendAncillaryBuffer::default();
+            Ok(sendmsg(&self.socket, &[IoSlice::new(message)], &mut control, SendFlags::NOSIGNAL)?)
+        });
         match tokio::time::timeout(SEND_TIMEOUT, write).await {
-            Ok(result) => Ok(result?),
+            Ok(result) => Ok(result.map(|_bytes| ())?),
             Err(_elapsed) => Err(ZdsError::Io(io::ErrorKind::TimedOut.into())),
         }
     }
 }
 
-fn receive_packet(socket: &OwnedFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+fn receive_packet(socket: impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut message = vec![0; MAX_MESSAGE];
     // Room for two, so that a second one is seen and refused instead of being cut off.
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
