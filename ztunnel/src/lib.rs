@@ -33,4 +33,6 @@ pub mod record;
 pub mod relay;
 pub mod resolver;
 pub mod socket;
+#[cfg(test)]
+mod testing;
 pub mod zds;

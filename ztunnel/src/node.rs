@@ -182,3 +182,6 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -93,6 +93,18 @@ struct Listeners {
 }
 
 impl Pod {
+    /// A pod that is not served yet.
+    pub fn new(node: &Arc<Node>, uid: &str, key: &WorkloadKey, netns: Netns) -> Self {
+        Self {
+            uid: uid.to_owned(),
+            node: Arc::clone(node),
+            sockets: Sockets::new(netns, node.home.clone(), Arc::clone(&node.options)),
+            handshakes: Semaphore::new(HANDSHAKES),
+            tls: Mutex::new(None),
+            locals: [false, true].map(|synced| node.local(key.clone(), synced)),
+        }
+    }
+
     /// Starts to serve a pod. All listeners are there when this returns, or none.
     ///
     /// # Errors
@@ -104,14 +116,7 @@ impl Pod {
         netns: Netns,
         tasks: &Tasks,
     ) -> Result<Vec<Arc<Shard>>, StartError> {
-        let pod = Arc::new(Self {
-            uid: uid.to_owned(),
-            node: Arc::clone(node),
-            sockets: Sockets::new(netns, node.home.clone(), Arc::clone(&node.options)),
-            handshakes: Semaphore::new(HANDSHAKES),
-            tls: Mutex::new(None),
-            locals: [false, true].map(|synced| node.local(key.clone(), synced)),
-        });
+        let pod = Arc::new(Self::new(node, uid, &key, netns));
         let workers = if node.options.port_reuse {
             node.workers.as_slice()
         } else {
@@ -153,22 +158,29 @@ impl Pod {
     }
 
     fn serve(self: &Arc<Self>, listeners: Listeners, tasks: &Tasks) -> Arc<Shard> {
-        let tasks = tasks.on(listeners.worker);
+        let shard = Shard::new(self, tasks.on(listeners.worker));
+        accept_on(&shard, "outbound", listeners.outbound, outbound::handle);
+        accept_on(&shard, "inbound plaintext", listeners.inbound, passthrough::handle);
+        accept_on(&shard, "inbound", listeners.hbone, inbound::handle);
+        shard
+    }
+}
+
+impl Shard {
+    /// A shard without listeners, whose tasks run where `tasks` says.
+    pub fn new(pod: &Arc<Pod>, tasks: Tasks) -> Arc<Self> {
         let spawner = {
             let tasks = tasks.clone();
             Spawner::new(move |name, task| drop(tasks.spawn(name, task)))
         };
-        let shard = Arc::new(Shard {
-            pod: Arc::clone(self),
-            pool: Pool::new(self.node.pool.clone(), spawner.clone()),
+        let shard = Arc::new(Self {
+            pod: Arc::clone(pod),
+            pool: Pool::new(pod.node.pool.clone(), spawner.clone()),
             live: Live::default(),
-            tasks: tasks.clone(),
+            tasks,
             spawner,
         });
-        self.node.add_shard(&shard);
-        accept_on(&shard, "outbound", listeners.outbound, outbound::handle);
-        accept_on(&shard, "inbound plaintext", listeners.inbound, passthrough::handle);
-        accept_on(&shard, "inbound", listeners.hbone, inbound::handle);
+        pod.node.add_shard(&shard);
         shard
     }
 }
