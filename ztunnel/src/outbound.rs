@@ -78,16 +78,16 @@ impl From<Failure> for Unreached {
 
 async fn reach(shard: &Arc<Shard>, mut flow: Flow) -> Result<(Facts, Upstream), Unreached> {
     let node = &shard.pod.node;
-    let mut avoid = node.aside.held(Instant::now());
     let mut failed = HashSet::new();
     let mut last: Option<Unreached> = None;
     for _attempt in 0..ATTEMPTS {
-        let hop = match decide(shard, &mut flow, &avoid).await {
-            Ok(hop) => hop,
+        let hop = match next(shard, &mut flow, &failed).await {
+            Ok(Some(hop)) => hop,
+            Ok(None) => break,
             Err(failure) => return Err(last.unwrap_or_else(|| failure.into())),
         };
-        if hop.endpoint().is_some_and(|endpoint| failed.contains(endpoint)) {
-            break;
+        if last.is_some() {
+            metrics::counter!("ambit_retries_total").increment(1);
         }
         let facts = facts(&hop, flow.source);
         let began = Instant::now();
@@ -104,7 +104,6 @@ async fn reach(shard: &Arc<Shard>, mut flow: Flow) -> Result<(Facts, Upstream), 
             }
             Err(failure) => {
                 let again = note(shard, endpoint, &failure, &mut failed);
-                avoid.extend(failed.iter().cloned());
                 last = Some(Unreached { facts: Some(Box::new(facts)), failure });
                 if !again {
                     break;
@@ -130,10 +129,26 @@ fn note(
                 failed.insert(endpoint.clone());
                 shard.pod.node.aside.strike(endpoint, Instant::now());
             }
-            metrics::counter!("ambit_retries_total").increment(1);
             true
         }
     }
+}
+
+/// The next hop to try: an endpoint that nobody has set aside, else one that only other flows found wanting, never one
+/// that this flow did. `None`: no other endpoint is worth trying.
+async fn next(
+    shard: &Arc<Shard>,
+    flow: &mut Flow,
+    failed: &HashSet<WorkloadUid>,
+) -> Result<Option<Hop>, Failure> {
+    let mut avoid = shard.pod.node.aside.held(Instant::now());
+    avoid.extend(failed.iter().cloned());
+    let hop = decide(shard, flow, &avoid).await?;
+    if !hop.set_aside || failed.is_empty() {
+        return Ok(Some(hop));
+    }
+    let hop = decide(shard, flow, failed).await?;
+    Ok((!hop.set_aside).then_some(hop))
 }
 
 async fn decide(shard: &Arc<Shard>, flow: &mut Flow, avoid: &HashSet<WorkloadUid>) -> Result<Hop, Failure> {
@@ -191,3 +206,6 @@ fn facts(hop: &Hop, source: SocketAddr) -> Facts {
         mutual_tls,
     }
 }
+
+#[cfg(test)]
+mod tests;
