@@ -28,8 +28,28 @@ const FORWARDED_NETWORK: &str = "x-forwarded-network";
 pub enum Upstream {
     /// Plain TCP.
     Plain(TcpStream),
-    /// A tunnel, with the `baggage` that its far end answered.
-    Tunnel(Box<Tunnel>, Option<String>),
+    /// A tunnel.
+    Tunnel(Box<Tunnel>),
+    /// A tunnel through the gateway of another network.
+    Nested(Box<Tunnel>, Box<Beyond>),
+}
+
+/// Who is behind a gateway: one of several that were expected, which the gateway chose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beyond {
+    /// Its identity, as its certificate proves it.
+    pub identity: SpiffeId,
+    /// What it says of itself.
+    pub baggage: Option<String>,
+}
+
+/// What the far ends are told of a flow.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    /// The application's end of it.
+    pub source: SocketAddr,
+    /// Its number in the logs of both proxies.
+    pub trace: u128,
 }
 
 /// Why a tunnel's connection was not made.
@@ -59,7 +79,7 @@ pub enum DialError {
 ///
 /// # Errors
 /// Says what went wrong and whether another endpoint may do; nothing was delivered.
-pub async fn dial(shard: &Arc<Shard>, hop: &Hop, source: SocketAddr) -> Result<Upstream, Failure> {
+pub async fn dial(shard: &Arc<Shard>, hop: &Hop, origin: Origin) -> Result<Upstream, Failure> {
     match &hop.transport {
         Transport::Passthrough(address) | Transport::Plain(address) => {
             match shard.pod.sockets.connect(*address).await {
@@ -69,15 +89,15 @@ pub async fn dial(shard: &Arc<Shard>, hop: &Hop, source: SocketAddr) -> Result<U
         }
         Transport::Tunnel(tunnel) => {
             let key = TunnelKey { address: tunnel.address, expected: tunnel.expected.clone() };
-            let head = head(hop, &tunnel.authority.to_string(), source, None)?;
-            let (tunnel, headers) = open(shard, hop.source.identity(), key, &head).await?;
-            Ok(Upstream::Tunnel(Box::new(tunnel), text(&headers, "baggage")))
+            let head = head(hop, &tunnel.authority.to_string(), origin, None)?;
+            let (tunnel, _headers) = open(shard, hop.source.identity(), key, &head).await?;
+            Ok(Upstream::Tunnel(Box::new(tunnel)))
         }
         Transport::Nested { outer, inner } => {
             let key = TunnelKey { address: outer.address, expected: outer.expected.clone() };
-            let outer_head = head(hop, &outer.authority.to_string(), source, None)?;
+            let outer_head = head(hop, &outer.authority.to_string(), origin, None)?;
             let (tunnel, _headers) = open(shard, hop.source.identity(), key, &outer_head).await?;
-            nested(shard, hop, inner, tunnel, source).await
+            nested(shard, hop, inner, tunnel, origin).await
         }
     }
 }
@@ -88,9 +108,9 @@ async fn nested(
     hop: &Hop,
     inner: &Inner,
     outer: Tunnel,
-    source: SocketAddr,
+    origin: Origin,
 ) -> Result<Upstream, Failure> {
-    let head = head(hop, &inner.authority.to_string(), source, Some(&inner.forwarded_network.to_string()))?;
+    let head = head(hop, &inner.authority.to_string(), origin, Some(&inner.forwarded_network.to_string()))?;
     let address = hop.address();
     let identity = hop.source.identity();
     let certificate =
@@ -98,7 +118,7 @@ async fn nested(
     let config = shard.pod.node.profile.client_config(&certificate, inner.expected.clone());
     let config = config.map_err(|error| What::Tls(chain(&error).to_string()))?;
     let handshake = identity::tls::connect(config, outer);
-    let (stream, _peer) = match tokio::time::timeout(CONNECT_TIMEOUT, handshake).await {
+    let (stream, peer) = match tokio::time::timeout(CONNECT_TIMEOUT, handshake).await {
         Ok(Ok(connected)) => connected,
         Ok(Err(error)) => return Err(tls_failure(&error).into()),
         Err(_elapsed) => return Err(What::ConnectTimeout(address).into()),
@@ -112,7 +132,8 @@ async fn nested(
     }));
     let (tunnel, headers) =
         connection.connect(&head).await.map_err(|error| connect_failure(address, &error))?;
-    Ok(Upstream::Tunnel(Box::new(tunnel), text(&headers, "baggage")))
+    let beyond = Beyond { identity: peer, baggage: text(&headers, "baggage") };
+    Ok(Upstream::Nested(Box::new(tunnel), Box::new(beyond)))
 }
 
 async fn open(
@@ -142,7 +163,7 @@ async fn connect(
     Ok(stream)
 }
 
-fn head(hop: &Hop, authority: &str, source: SocketAddr, network: Option<&str>) -> Result<Head, Failure> {
+fn head(hop: &Hop, authority: &str, origin: Origin, network: Option<&str>) -> Result<Head, Failure> {
     let service = hop.service.as_deref().map(|service| &service.hostname);
     let mut headers = HeaderMap::with_capacity(4);
     let mut add = |name: &'static str, value: &str| {
@@ -152,8 +173,8 @@ fn head(hop: &Hop, authority: &str, source: SocketAddr, network: Option<&str>) -
         }
     };
     add("baggage", &baggage::header(&hop.source));
-    add("forwarded", &forwarded::header(source, service));
-    add("traceparent", &trace::header(rand::random(), rand::random()));
+    add("forwarded", &forwarded::header(origin.source, service));
+    add("traceparent", &trace::header(origin.trace, rand::random()));
     if let Some(network) = network {
         add(FORWARDED_NETWORK, network);
     }

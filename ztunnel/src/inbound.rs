@@ -13,9 +13,11 @@ use mesh::SpiffeId;
 use plan::{
     Answer, Failure, Missing, Protocol, What, baggage,
     inbound::{self, Upstream},
+    trace,
 };
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
+use tracing::Instrument as _;
 
 use crate::{
     ask::{PATIENCE, ask_plain},
@@ -23,7 +25,7 @@ use crate::{
     dial::{identity_failure, text},
     metrics::{End, Reporter},
     pod::Shard,
-    record::{self, Facts, chain},
+    record::{self, ACCESS, Facts, chain},
     relay::relay,
     socket::canonical,
 };
@@ -106,10 +108,18 @@ async fn serve(shard: &Arc<Shard>, stream: tokio_rustls::server::TlsStream<TcpSt
         force: std::future::pending::<Cause>(),
     };
     let ended =
-        server.serve(stream, stop, |connect| tunnel(Arc::clone(shard), Arc::clone(&peer), connect)).await;
+        server.serve(stream, stop, |connect| traced(Arc::clone(shard), Arc::clone(&peer), connect)).await;
     if let Err(error) = ended {
         tracing::debug!(peer = %peer.address, error = %chain(&error), "a tunnel connection failed");
     }
+}
+
+/// Under the number that the client's proxy gave the flow, so that both logs tell of it alike.
+fn traced(shard: Arc<Shard>, peer: Arc<Peer>, connect: Connect) -> impl Future<Output = ()> + Send + 'static {
+    let given = connect.headers().get("traceparent").and_then(|value| value.to_str().ok());
+    let trace = given.and_then(trace::parse).unwrap_or_else(rand::random);
+    let span = tracing::debug_span!(target: ACCESS, "inbound", id = format_args!("{trace:032x}"));
+    tunnel(shard, peer, connect).instrument(span)
 }
 
 async fn tunnel(shard: Arc<Shard>, peer: Arc<Peer>, mut connect: Connect) {
@@ -168,7 +178,13 @@ async fn admit(
             return Err((Some(Box::new(refused(shard, peer, authority))), failure));
         }
     };
-    let facts = facts(peer, authority, &upstream);
+    let mut facts = facts(peer, authority, &upstream);
+    let node = &shard.pod.node;
+    if upstream.source.is_none() && node.config.tunnel.response_baggage {
+        let told = text(&headers, "baggage");
+        let told = told.as_deref().map(baggage::parse);
+        facts.source.hearsay = told.and_then(|told| node.metrics.hear(&told, Instant::now()));
+    }
     if let Some(verdict) = &upstream.judgement.dry_run {
         record::dry_run(&facts, verdict);
     }
@@ -191,11 +207,16 @@ fn answer(shard: &Shard, upstream: &Upstream) -> HeaderMap {
 fn facts(peer: &Peer, authority: &str, upstream: &Upstream) -> Facts {
     Facts {
         reporter: Reporter::Destination,
-        source: End { workload: upstream.source.clone(), principal: Some(peer.identity.clone()) },
+        source: End {
+            workload: upstream.source.clone(),
+            principal: Some(peer.identity.clone()),
+            ..End::default()
+        },
         source_address: peer.address,
         destination: End {
             principal: Some(upstream.destination.identity()),
             workload: Some(Arc::clone(&upstream.destination)),
+            ..End::default()
         },
         destination_address: peer.local,
         authority: Some(authority.into()),
@@ -215,11 +236,12 @@ fn refused(shard: &Shard, peer: &Peer, authority: &str) -> Facts {
     });
     Facts {
         reporter: Reporter::Destination,
-        source: End { workload: source, principal: Some(peer.identity.clone()) },
+        source: End { workload: source, principal: Some(peer.identity.clone()), ..End::default() },
         source_address: peer.address,
         destination: End {
             principal: destination.as_deref().map(mesh::Workload::identity),
             workload: destination,
+            ..End::default()
         },
         destination_address: peer.local,
         authority: Some(authority.into()),

@@ -19,6 +19,7 @@ pub mod deliver;
 pub mod dial;
 pub mod dns;
 pub mod dump;
+pub mod hearsay;
 pub mod inbound;
 pub mod live;
 pub mod metrics;

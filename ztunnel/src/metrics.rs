@@ -11,12 +11,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arcstr::ArcStr;
 use mesh::{Service, SpiffeId, Workload};
 use metrics::{
     Counter, Label, SharedString, counter, describe_counter, describe_gauge, describe_histogram, gauge,
 };
 use parking_lot::RwLock;
-use plan::ResponseFlag;
+use plan::{ResponseFlag, baggage::Baggage};
+
+use crate::hearsay::{Heard, Hearsay};
 
 /// A series that did not change for so long leaves the scrape.
 pub const IDLE: Duration = Duration::from_secs(3600);
@@ -29,6 +32,7 @@ const CLOSED: &str = "istio_tcp_connections_closed_total";
 const FAILED: &str = "istio_tcp_connections_failed_total";
 const RECEIVED: &str = "istio_tcp_received_bytes_total";
 const SENT: &str = "istio_tcp_sent_bytes_total";
+static NOTHING: ArcStr = ArcStr::new();
 const UNKNOWN: SharedString = SharedString::const_str("unknown");
 
 /// Which end of a connection this proxy serves.
@@ -55,6 +59,8 @@ impl Reporter {
 pub struct End {
     /// What is known of it.
     pub workload: Option<Arc<Workload>>,
+    /// What it says of itself, where nothing is known.
+    pub hearsay: Option<Arc<Hearsay>>,
     /// The identity it proved or is to prove.
     pub principal: Option<SpiffeId>,
 }
@@ -77,9 +83,34 @@ pub struct Labels {
 }
 
 impl End {
-    fn key(&self) -> (usize, Option<&SpiffeId>) {
-        (self.workload.as_ref().map_or(0, |workload| Arc::as_ptr(workload) as usize), self.principal.as_ref())
+    /// Name of the pod, or of what owns it.
+    pub fn name(&self) -> Option<&str> {
+        self.text(|workload| &workload.name, |hearsay| &hearsay.workload)
     }
+
+    /// Its namespace.
+    pub fn namespace(&self) -> Option<&str> {
+        self.text(|workload| &workload.namespace, |hearsay| &hearsay.namespace)
+    }
+
+    /// Its cluster.
+    pub fn cluster(&self) -> Option<&str> {
+        self.text(|workload| &workload.cluster, |hearsay| &hearsay.cluster)
+    }
+
+    fn text(&self, known: impl Fn(&Workload) -> &ArcStr, told: impl Fn(&Hearsay) -> &ArcStr) -> Option<&str> {
+        let known = self.workload.as_deref().map(known);
+        let told = || self.hearsay.as_deref().map(told).filter(|text| !text.is_empty());
+        known.or_else(told).map(ArcStr::as_str)
+    }
+
+    fn key(&self) -> (usize, usize, Option<&SpiffeId>) {
+        (address(self.workload.as_ref()), address(self.hearsay.as_ref()), self.principal.as_ref())
+    }
+}
+
+fn address<T>(value: Option<&Arc<T>>) -> usize {
+    value.map_or(0, |value| Arc::as_ptr(value) as usize)
 }
 
 /// By address: a workload that changed is another value behind another address, and the cache holds on to both.
@@ -99,7 +130,7 @@ impl Hash for End {
 
 impl Labels {
     fn service_key(&self) -> usize {
-        self.service.as_ref().map_or(0, |service| Arc::as_ptr(service) as usize)
+        address(self.service.as_ref())
     }
 }
 
@@ -164,6 +195,7 @@ impl Series {
 #[derive(Debug, Default)]
 pub struct Metrics {
     series: RwLock<HashMap<Labels, (Series, Instant)>>,
+    heard: Heard,
 }
 
 impl Metrics {
@@ -172,6 +204,11 @@ impl Metrics {
         describe();
         gauge!("istio_build", "component" => "ztunnel", "tag" => version).set(1.0);
         Self::default()
+    }
+
+    /// What a peer says of itself, as labels have it; see [`Heard::note`].
+    pub fn hear(&self, told: &Baggage<'_>, now: Instant) -> Option<Arc<Hearsay>> {
+        self.heard.note(told, now)
     }
 
     /// The counters of these labels.
@@ -217,7 +254,10 @@ fn describe() {
     describe_counter!("istio_xds_message_bytes_total", "Bytes of discovery responses");
     describe_gauge!("istio_build", "This build");
     describe_gauge!("ambit_certificate_expiry_seconds", "Seconds until the first certificate in use expires");
-    describe_counter!("ambit_dry_run_total", "What policies under trial would have done to connections let in");
+    describe_counter!(
+        "ambit_dry_run_total",
+        "What policies under trial would have done to connections let in"
+    );
     describe_counter!("ambit_retries_total", "Connections tried again at another endpoint");
 }
 
@@ -284,18 +324,38 @@ const DESTINATION: EndNames = EndNames {
 };
 
 fn end(out: &mut Vec<Label>, names: &EndNames, end: &End) {
-    let workload = end.workload.as_deref();
     let principal = end.principal.as_ref().map(SpiffeId::to_string);
-    let mut push =
-        |name: &'static str, value: Option<&str>| out.push(Label::new(name, value.map_or(UNKNOWN, known)));
-    push(names.workload, workload.map(|workload| workload.workload_name.as_str()));
-    push(names.canonical_service, workload.map(|workload| workload.canonical_name.as_str()));
-    push(names.canonical_revision, workload.map(|workload| workload.canonical_revision.as_str()));
-    push(names.workload_namespace, workload.map(|workload| workload.namespace.as_str()));
-    push(names.principal, principal.as_deref());
-    push(names.app, workload.map(|workload| workload.canonical_name.as_str()));
-    push(names.version, workload.map(|workload| workload.canonical_revision.as_str()));
-    push(names.cluster, workload.map(|workload| workload.cluster.as_str()));
-    push(names.region, workload.map(|workload| workload.locality.region.as_str()));
-    push(names.zone, workload.map(|workload| workload.locality.zone.as_str()));
+    let [workload, service, revision, namespace, cluster, region, zone] =
+        match (end.workload.as_deref(), end.hearsay.as_deref()) {
+            (Some(known), _) => [
+                &known.workload_name,
+                &known.canonical_name,
+                &known.canonical_revision,
+                &known.namespace,
+                &known.cluster,
+                &known.locality.region,
+                &known.locality.zone,
+            ],
+            (None, Some(told)) => [
+                &told.workload,
+                &told.service,
+                &told.version,
+                &told.namespace,
+                &told.cluster,
+                &told.region,
+                &told.zone,
+            ],
+            (None, None) => [&NOTHING; 7],
+        };
+    let mut push = |name: &'static str, value: &str| out.push(Label::new(name, known(value)));
+    push(names.workload, workload);
+    push(names.canonical_service, service);
+    push(names.canonical_revision, revision);
+    push(names.workload_namespace, namespace);
+    push(names.principal, principal.as_deref().unwrap_or_default());
+    push(names.app, service);
+    push(names.version, revision);
+    push(names.cluster, cluster);
+    push(names.region, region);
+    push(names.zone, zone);
 }

@@ -7,18 +7,19 @@ use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Instant};
 use hbone::Socket;
 use mesh::{Hostname, WorkloadUid};
 use plan::{
-    Failure, Flow, Missing, Protocol, Resolved, Retry, What,
+    Failure, Flow, Missing, Protocol, Resolved, Retry, What, baggage,
     outbound::{Hop, Transport},
 };
 use tokio::net::TcpStream;
+use tracing::Instrument as _;
 
 use crate::{
     aside::SLOW,
     ask::{PATIENCE, Unanswered, ask},
-    dial::{Upstream, dial},
+    dial::{Beyond, Origin, Upstream, dial},
     metrics::{End, Reporter},
     pod::Shard,
-    record::{self, Facts},
+    record::{self, ACCESS, Facts},
     relay::relay,
     socket::original_destination,
 };
@@ -29,7 +30,18 @@ const ATTEMPTS: usize = 4;
 const LOOKUPS: usize = 3;
 
 /// Serves one connection to its end.
-pub async fn handle(shard: Arc<Shard>, stream: TcpStream, source: SocketAddr) {
+pub fn handle(
+    shard: Arc<Shard>,
+    stream: TcpStream,
+    source: SocketAddr,
+) -> impl Future<Output = ()> + Send + 'static {
+    let trace: u128 = rand::random();
+    let span = tracing::debug_span!(target: ACCESS, "outbound", id = format_args!("{trace:032x}"));
+    serve(shard, stream, Origin { source, trace }).instrument(span)
+}
+
+async fn serve(shard: Arc<Shard>, stream: TcpStream, origin: Origin) {
+    let source = origin.source;
     let started = Instant::now();
     let Ok(destination) = original_destination(&stream, shard.pod.node.capture) else { return };
     let flow = Flow {
@@ -39,21 +51,25 @@ pub async fn handle(shard: Arc<Shard>, stream: TcpStream, source: SocketAddr) {
         seed: rand::random(),
         resolved: Resolved::default(),
     };
-    match Box::pin(reach(&shard, flow)).await {
+    match Box::pin(reach(&shard, flow, origin.trace)).await {
         Ok((facts, upstream)) => {
             let near = Socket::new(stream);
             match upstream {
                 Upstream::Plain(far) => relay(&shard, (facts, started), None, near, Socket::new(far)).await,
-                Upstream::Tunnel(far, _baggage) => relay(&shard, (facts, started), None, near, *far).await,
+                Upstream::Tunnel(far) | Upstream::Nested(far, _) => {
+                    relay(&shard, (facts, started), None, near, *far).await;
+                }
             }
         }
-        Err(Unreached { facts: Some(facts), failure }) => {
+        Err(unreached) => {
             reset(&stream);
-            record::failed(&shard.pod.node.metrics, &facts, &failure, started, Instant::now());
-        }
-        Err(Unreached { facts: None, failure }) => {
-            reset(&stream);
-            record::turned_away(Reporter::Source, source, destination, &failure);
+            let Unreached { facts, failure } = *unreached;
+            match facts {
+                Some(facts) => {
+                    record::failed(&shard.pod.node.metrics, &facts, &failure, started, Instant::now());
+                }
+                None => record::turned_away(Reporter::Source, source, destination, &failure),
+            }
         }
     }
 }
@@ -70,16 +86,17 @@ struct Unreached {
     failure: Failure,
 }
 
-impl From<Failure> for Unreached {
+impl From<Failure> for Box<Unreached> {
     fn from(failure: Failure) -> Self {
-        Self { facts: None, failure }
+        Self::new(Unreached { facts: None, failure })
     }
 }
 
-async fn reach(shard: &Arc<Shard>, mut flow: Flow) -> Result<(Facts, Upstream), Unreached> {
+async fn reach(shard: &Arc<Shard>, mut flow: Flow, trace: u128) -> Result<(Facts, Upstream), Box<Unreached>> {
     let node = &shard.pod.node;
+    let origin = Origin { source: flow.source, trace };
     let mut failed = HashSet::new();
-    let mut last: Option<Unreached> = None;
+    let mut last: Option<Box<Unreached>> = None;
     for _attempt in 0..ATTEMPTS {
         let hop = match next(shard, &mut flow, &failed).await {
             Ok(Some(hop)) => hop,
@@ -89,9 +106,9 @@ async fn reach(shard: &Arc<Shard>, mut flow: Flow) -> Result<(Facts, Upstream), 
         if last.is_some() {
             metrics::counter!("ambit_retries_total").increment(1);
         }
-        let facts = facts(&hop, flow.source);
+        let mut facts = facts(&hop, flow.source);
         let began = Instant::now();
-        let outcome = dial(shard, &hop, flow.source).await;
+        let outcome = dial(shard, &hop, origin).await;
         let endpoint = hop.endpoint();
         match outcome {
             Ok(upstream) => {
@@ -100,11 +117,14 @@ async fn reach(shard: &Arc<Shard>, mut flow: Flow) -> Result<(Facts, Upstream), 
                     Some(endpoint) => node.aside.forgive(endpoint),
                     None => {}
                 }
+                if let Upstream::Nested(_, beyond) = &upstream {
+                    facts.destination = far_end(shard, &hop, beyond);
+                }
                 return Ok((facts, upstream));
             }
             Err(failure) => {
                 let again = note(shard, endpoint, &failure, &mut failed);
-                last = Some(Unreached { facts: Some(Box::new(facts)), failure });
+                last = Some(Box::new(Unreached { facts: Some(Box::new(facts)), failure }));
                 if !again {
                     break;
                 }
@@ -194,16 +214,30 @@ fn facts(hop: &Hop, source: SocketAddr) -> Facts {
         source: End {
             principal: principal(Some(hop.source.identity())),
             workload: Some(Arc::clone(&hop.source)),
+            ..End::default()
         },
         source_address: source,
         destination: End {
             principal: principal(hop.destination.as_deref().map(mesh::Workload::identity)),
             workload: hop.destination.clone(),
+            ..End::default()
         },
         destination_address: hop.address(),
         authority,
         service: hop.service.clone(),
         mutual_tls,
+    }
+}
+
+/// Behind a gateway there is another workload than the one that discovery knows as the whole other network.
+fn far_end(shard: &Shard, hop: &Hop, beyond: &Beyond) -> End {
+    let node = &shard.pod.node;
+    let told = beyond.baggage.as_deref().map(baggage::parse).filter(|_| node.config.tunnel.response_baggage);
+    let hearsay = told.and_then(|told| node.metrics.hear(&told, Instant::now()));
+    End {
+        workload: hop.destination.clone().filter(|_| hearsay.is_none()),
+        hearsay,
+        principal: Some(beyond.identity.clone()),
     }
 }
 

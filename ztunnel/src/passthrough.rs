@@ -64,11 +64,16 @@ async fn admit(shard: &Shard, plain: &Plain) -> Result<(Upstream, TcpStream, Fac
 fn facts(plain: &Plain, upstream: Option<&Upstream>) -> Facts {
     Facts {
         reporter: Reporter::Destination,
-        source: End { workload: upstream.and_then(|upstream| upstream.source.clone()), principal: None },
+        source: End {
+            workload: upstream.and_then(|upstream| upstream.source.clone()),
+            principal: None,
+            ..End::default()
+        },
         source_address: plain.source,
         destination: End {
             workload: upstream.map(|upstream| Arc::clone(&upstream.destination)),
             principal: None,
+            ..End::default()
         },
         destination_address: plain.destination,
         authority: None,

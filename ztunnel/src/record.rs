@@ -23,23 +23,21 @@ pub const POLICY: &str = "policy";
 macro_rules! access {
     ($level:ident, $target:expr, $facts:expr, $message:literal $(, $($more:tt)*)?) => {{
         let facts: &Facts = $facts;
-        let source = facts.source.workload.as_deref();
-        let destination = facts.destination.workload.as_deref();
         tracing::$level!(
             target: $target,
             {
             src.addr = %facts.source_address,
-            src.workload = source.map(|workload| workload.name.as_str()),
-            src.namespace = source.map(|workload| workload.namespace.as_str()),
+            src.workload = facts.source.name(),
+            src.namespace = facts.source.namespace(),
             src.identity = shown(facts.source.principal.as_ref()),
-            src.cluster = source.map(|workload| workload.cluster.as_str()),
+            src.cluster = facts.source.cluster(),
             dst.addr = %facts.destination_address,
             dst.hbone_addr = facts.authority.as_deref(),
             dst.service = facts.service.as_deref().map(|service| service.hostname.as_str()),
-            dst.workload = destination.map(|workload| workload.name.as_str()),
-            dst.namespace = destination.map(|workload| workload.namespace.as_str()),
+            dst.workload = facts.destination.name(),
+            dst.namespace = facts.destination.namespace(),
             dst.identity = shown(facts.destination.principal.as_ref()),
-            dst.cluster = destination.map(|workload| workload.cluster.as_str()),
+            dst.cluster = facts.destination.cluster(),
             direction = facts.direction(),
             $($($more)*)?
             },

@@ -13,8 +13,8 @@ pub struct Baggage<'a> {
     pub cluster: Option<&'a str>,
     /// `k8s.namespace.name`.
     pub namespace: Option<&'a str>,
-    /// Type and name of `k8s.<type>.name`: deployment, cronjob, pod or job.
-    pub workload: Option<(&'a str, &'a str)>,
+    /// Name of what owns it, `k8s.<type>.name`: of a deployment, cronjob, pod or job.
+    pub workload: Option<&'a str>,
     /// `service.name`.
     pub service: Option<&'a str>,
     /// `service.version`.
@@ -79,19 +79,13 @@ pub fn parse(value: &str) -> Baggage<'_> {
             VERSION => baggage.version = text,
             REGION => baggage.region = text,
             ZONE => baggage.zone = text,
-            other => {
-                if let Some(kind) = workload_kind(other) {
-                    baggage.workload = text.map(|name| (kind, name));
-                }
+            "k8s.deployment.name" | "k8s.cronjob.name" | "k8s.pod.name" | "k8s.job.name" => {
+                baggage.workload = text;
             }
+            _ => {}
         }
     }
     baggage
-}
-
-fn workload_kind(key: &str) -> Option<&str> {
-    let kind = key.strip_prefix("k8s.")?.strip_suffix(".name")?;
-    matches!(kind, "deployment" | "cronjob" | "pod" | "job").then_some(kind)
 }
 
 #[cfg(test)]
@@ -134,10 +128,7 @@ mod tests {
                 " service.name = web ;p=1, cloud.region=r=1",
                 Baggage { service: Some("web"), region: Some("r=1"), ..Baggage::default() },
             ),
-            (
-                "k8s.pod.name=a,k8s.deployment.name=b",
-                Baggage { workload: Some(("deployment", "b")), ..Baggage::default() },
-            ),
+            ("k8s.pod.name=a,k8s.deployment.name=b", Baggage { workload: Some("b"), ..Baggage::default() }),
         ];
         for (value, expected) in cases {
             assert_eq!(parse(value), expected, "{value}");
@@ -151,7 +142,7 @@ mod tests {
         let expected = Baggage {
             cluster: Some("Kubernetes"),
             namespace: Some("shop"),
-            workload: Some(("pod", "web")),
+            workload: Some("web"),
             service: Some("web"),
             version: Some("v1"),
             region: None,

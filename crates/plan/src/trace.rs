@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The `traceparent` header (W3C Trace Context §3.2): names one flow in both proxies' logs.
+//! The `traceparent` header (W3C Trace Context §3.2): names one flow in the logs of both proxies.
 
 /// The header's value for two random numbers; zero, which the standard forbids, becomes one.
 pub fn header(trace: u128, span: u64) -> String {
     format!("00-{:032x}-{:016x}-00", trace.max(1), span.max(1))
 }
 
-/// The trace and span of a value; `None` when it is malformed. A later version may have more fields, which are skipped.
-pub fn parse(value: &str) -> Option<(u128, u64)> {
+/// The trace of a value; `None` when it is malformed. A later version may have more fields, which are skipped.
+pub fn parse(value: &str) -> Option<u128> {
     let mut fields = value.split('-');
     let version = fields.next().filter(|text| is_hex(text, 2) && *text != "ff")?;
     let trace = fields.next().filter(|text| is_hex(text, 32))?;
@@ -17,8 +17,8 @@ pub fn parse(value: &str) -> Option<(u128, u64)> {
         return None;
     }
     let trace = u128::from_str_radix(trace, 16).ok().filter(|trace| *trace != 0)?;
-    let span = u64::from_str_radix(span, 16).ok().filter(|span| *span != 0)?;
-    Some((trace, span))
+    u64::from_str_radix(span, 16).ok().filter(|span| *span != 0)?;
+    Some(trace)
 }
 
 fn is_hex(text: &str, length: usize) -> bool {
@@ -33,8 +33,8 @@ mod tests {
     fn a_header_is_read_back() {
         let value = header(0xabc, 0xdef);
         assert_eq!(value, "00-00000000000000000000000000000abc-0000000000000def-00");
-        assert_eq!(parse(&value), Some((0xabc, 0xdef)));
-        assert_eq!(parse(&header(0, 0)), Some((1, 1)));
+        assert_eq!(parse(&value), Some(0xabc));
+        assert_eq!(parse(&header(0, 0)), Some(1));
     }
 
     #[test]
