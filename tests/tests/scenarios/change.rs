@@ -363,7 +363,7 @@ fn problem_of(status: &Value, file: &str) -> Option<Value> {
 }
 
 /// What control says of itself.
-async fn status(scene: &Scene) -> Result<Value> {
+pub(crate) async fn status(scene: &Scene) -> Result<Value> {
     let host = scene.cluster.control().host();
     let address = SocketAddr::new(IpAddr::V4(host.addresses.v4), 15014);
     let text = host.namespace.run(async move || http::get(address, "/status").await).await?;

@@ -497,7 +497,7 @@ fn heard(target: SocketAddr, request: &str) -> io::Result<Vec<u8>> {
 }
 
 /// What the node's agent says of a pod.
-async fn said_of(scene: &Scene, pod: &Pod) -> Result<Value> {
+pub(crate) async fn said_of(scene: &Scene, pod: &Pod) -> Result<Value> {
     let socket = run_folder(scene.cluster.name()).join(pod.object().node).join("node.sock");
     let (status, body) = http::over_unix(&socket, "GET", "/pods", None).await?;
     ensure!(status.is_success(), "{status}: {body}");

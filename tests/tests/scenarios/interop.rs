@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Others that speak HBONE: Envoy as the client of our inbound and as the server of our outbound, with certificates of
 //! our own CA, asked for over its wire protocol by somebody who is not ours (openssl, curl). Istio's ztunnel takes node b
-//! for all scenarios (`AMBIT_LAB_PEER_ZTUNNEL`).
+//! for all scenarios and has a group of its own, `peer` (`AMBIT_LAB_PEER_ZTUNNEL`).
 
 mod certify;
 mod envoy;
@@ -18,7 +18,12 @@ use crate::scene::{SOON, Scenario, Scene, refused, scenarios, sees, written};
 use certify::Certified;
 
 pub(crate) fn all() -> Vec<Scenario> {
-    scenarios![envoy_speaks_hbone_to_our_inbound, our_outbound_speaks_hbone_to_envoy]
+    let mut all = scenarios![our_outbound_speaks_hbone_to_envoy];
+    let inbound = scenarios![envoy_speaks_hbone_to_our_inbound];
+    all.extend(
+        inbound.into_iter().map(|scenario| scenario.without_peer("its server is behind the other's inbound")),
+    );
+    all
 }
 
 /// Where Envoy listens in its pod, for its own application; one port for each address of the server.

@@ -12,6 +12,7 @@ mod hostile;
 mod identity;
 mod interop;
 mod names;
+mod peer;
 mod policy;
 mod scene;
 mod traffic;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         balance::all(),
         hostile::all(),
         interop::all(),
+        peer::all(),
     ];
     let ground = ground::all().into_iter().map(|check| {
         let stage = stage.clone();
@@ -51,7 +53,13 @@ fn main() -> ExitCode {
             stage.check(check.play).map_err(|error| format!("{error:#}").into())
         })
     });
-    let scenarios = all.into_iter().flatten().map(|scenario| trial(&stage, scenario));
+    // Those that do not apply are listed as ignored with their reason; asking for the ignored ones means the long ones.
+    let ignored_too = arguments.ignored || arguments.include_ignored;
+    let scenarios = all
+        .into_iter()
+        .flatten()
+        .filter(|scenario| !ignored_too || scenario.obstacle(stage.has_peer()).is_none())
+        .map(|scenario| trial(&stage, scenario));
     let conclusion = libtest_mimic::run(&arguments, ground.chain(scenarios).collect());
     match stage.end() {
         Ok(()) => conclusion.exit_code(),
@@ -64,10 +72,12 @@ fn main() -> ExitCode {
 
 fn trial(stage: &Stage, scenario: Scenario) -> Trial {
     let stage = stage.clone();
-    let long = scenario.long;
+    let obstacle = scenario.obstacle(stage.has_peer());
+    let ignored = scenario.long || obstacle.is_some();
     let group = scenario.group.rsplit("::").next().unwrap_or_default();
     Trial::test(format!("{group}::{}", scenario.name), move || {
         stage.play(&scenario).map_err(|error| format!("{error:#}").into())
     })
-    .with_ignored_flag(long)
+    .with_kind(obstacle.unwrap_or_default())
+    .with_ignored_flag(ignored)
 }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 use futures_util::future::BoxFuture;
 use lab::{
-    Cluster, Node, Pod,
+    Cluster, Node, Pod, Settings,
     cluster::{PodBuilder, Service, ServiceBuilder},
     config::require_root,
     echo::Echo,
@@ -37,8 +37,42 @@ pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     /// Whether it only runs with `--include-ignored`.
     pub(crate) long: bool,
+    /// Whether it fits a lab whose node b runs another ztunnel than ours.
+    pub(crate) peer: Peer,
     /// What happens.
     pub(crate) play: fn(Scene) -> BoxFuture<'static, Result<()>>,
+}
+
+/// What a scenario makes of another ztunnel on node b (`AMBIT_LAB_PEER_ZTUNNEL`).
+#[derive(Clone, Copy)]
+pub(crate) enum Peer {
+    /// It holds with and without.
+    Either,
+    /// It is about our own ztunnel on node b; why.
+    Absent(&'static str),
+    /// It is about the other one.
+    Present,
+}
+
+impl Scenario {
+    /// It says nothing where node b has another ztunnel.
+    pub(crate) fn without_peer(self, reason: &'static str) -> Self {
+        Self { peer: Peer::Absent(reason), ..self }
+    }
+
+    /// It says nothing where both nodes have ours.
+    pub(crate) fn with_peer(self) -> Self {
+        Self { peer: Peer::Present, ..self }
+    }
+
+    /// Why it does not apply to a lab with, or without, another ztunnel on node b.
+    pub(crate) fn obstacle(&self, peer: bool) -> Option<&'static str> {
+        match (self.peer, peer) {
+            (Peer::Either, _) | (Peer::Absent(_), false) | (Peer::Present, true) => None,
+            (Peer::Absent(reason), true) => Some(reason),
+            (Peer::Present, false) => Some("needs AMBIT_LAB_PEER_ZTUNNEL"),
+        }
+    }
 }
 
 /// Lists functions as scenarios, each named as it is.
@@ -48,6 +82,7 @@ macro_rules! scenarios {
             group: module_path!(),
             name: stringify!($name),
             long: false,
+            peer: $crate::scene::Peer::Either,
             play: |scene| Box::pin($name(scene)),
         }),*]
     };
@@ -59,6 +94,7 @@ pub(crate) use scenarios;
 pub(crate) struct Stage {
     runtime: &'static Runtime,
     cluster: Arc<OnceCell<Cluster>>,
+    peer: bool,
 }
 
 /// A scenario's own corner of the lab.
@@ -80,7 +116,13 @@ struct Made {
 impl Stage {
     pub(crate) fn new() -> Result<Self> {
         let runtime = RUNTIME.as_ref().map_err(|error| anyhow!("starting a runtime: {error}"))?;
-        Ok(Self { runtime, cluster: Arc::new(OnceCell::new()) })
+        let peer = Settings::from_environment()?.peer_ztunnel.is_some();
+        Ok(Self { runtime, cluster: Arc::new(OnceCell::new()), peer })
+    }
+
+    /// Whether node b of its labs runs another ztunnel than ours.
+    pub(crate) fn has_peer(&self) -> bool {
+        self.peer
     }
 
     /// Plays a scenario and removes what it made.
