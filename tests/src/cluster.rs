@@ -48,7 +48,7 @@ use crate::{
 };
 use control::Token;
 use manifests::Manifests;
-use node::NodePart;
+use node::{NodePart, Seat};
 
 /// How long the mesh may take to follow a change of the manifests.
 const SETTLE: Duration = Duration::from_secs(15);
@@ -68,11 +68,17 @@ pub struct Options {
     pub nodes: Vec<String>,
     /// Life of certificates; control's default without.
     pub certificate_life: Option<Duration>,
+    /// Names of the nodes that run the peer's ztunnel, where the settings name one.
+    pub peers: Vec<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: vec!["a".to_owned(), "b".to_owned()], certificate_life: None }
+        Self {
+            nodes: vec!["a".to_owned(), "b".to_owned()],
+            certificate_life: None,
+            peers: vec!["b".to_owned()],
+        }
     }
 }
 
@@ -358,7 +364,13 @@ impl Whole {
         for ((name, number), token) in options.nodes.iter().zip(&numbers).zip(&tokens) {
             let host = join(&format!("node-{name}"), *number).await?;
             link::forward(&host.namespace)?;
-            starting.push(NodePart::start(&parts, host, (name, *number), &control, token));
+            let peer = parts.settings.peer_ztunnel.as_deref().filter(|_path| options.peers.contains(name));
+            starting.push(NodePart::start(
+                &parts,
+                Seat { name, number: *number, host, peer },
+                &control,
+                token,
+            ));
         }
         let mut nodes = BTreeMap::new();
         for part in futures_util::future::try_join_all(starting).await? {

@@ -11,6 +11,8 @@ pub struct Settings {
     /// Folder of the built binaries: `ztunnel`, `control`, `node-agent`, `lab-app` (`AMBIT_LAB_BIN_DIR`, default:
     /// beside the running program).
     pub binaries: PathBuf,
+    /// Whether the environment chose them.
+    pub chosen: bool,
     /// Folder under which each lab keeps manifests and logs (`AMBIT_LAB_STATE_DIR`, default: `<target>/lab`).
     pub state: PathBuf,
     /// Another ztunnel for node b, for example Istio's (`AMBIT_LAB_PEER_ZTUNNEL`).
@@ -25,10 +27,9 @@ impl Settings {
     /// # Errors
     /// When the running program's own path cannot be told, or a path that was given does not exist.
     pub fn from_environment() -> Result<Self> {
-        let binaries = match variable("AMBIT_LAB_BIN_DIR") {
-            Some(folder) => PathBuf::from(folder),
-            None => folder_of_this_program()?,
-        };
+        let given = variable("AMBIT_LAB_BIN_DIR").map(PathBuf::from);
+        let chosen = given.is_some();
+        let binaries = given.map_or_else(folder_of_this_program, Ok)?;
         let state = match variable("AMBIT_LAB_STATE_DIR") {
             Some(folder) => PathBuf::from(folder),
             None => binaries.parent().unwrap_or(&binaries).join("lab"),
@@ -38,7 +39,7 @@ impl Settings {
             ensure!(peer.is_file(), "AMBIT_LAB_PEER_ZTUNNEL names {}, which is no file", peer.display());
         }
         let log = variable("AMBIT_LAB_LOG").unwrap_or_else(|| "info".to_owned());
-        Ok(Self { binaries, state, peer_ztunnel, log })
+        Ok(Self { binaries, chosen, state, peer_ztunnel, log })
     }
 
     /// The path of one of the built binaries.

@@ -12,7 +12,7 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use lab::{Settings, clean, config::require_root};
+use lab::{Settings, config::require_root};
 
 use crate::{
     lab::runtime,
@@ -23,10 +23,6 @@ use load::Tools;
 use place::Configuration;
 use report::{Figure, Report};
 
-/// Name of the lab of Ambit and of the pods outside the mesh.
-const NAME: &str = "bench";
-/// Name of the lab whose node b runs the peer's ztunnel.
-const PEER: &str = "benchpeer";
 /// Connections that make the peak.
 const CONNECTIONS: u32 = 64;
 /// Connections that stay idle while memory is read: fewer than the descriptors that a shell commonly allows (1024).
@@ -44,6 +40,9 @@ pub(crate) struct Bench {
     /// How long one measurement takes, in seconds.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=30))]
     seconds: u64,
+    /// Folder with the binaries of another build, to be measured beside this one.
+    #[arg(long)]
+    before: Option<PathBuf>,
 }
 
 impl Bench {
@@ -52,9 +51,9 @@ impl Bench {
         packages::ensure_installed(&[WRK, IPERF])?;
         let nginx = packages::unpacked("nginx", "/usr/sbin/nginx")?;
         let mut settings = Settings::from_environment()?;
-        if let Some(folder) = released(&settings)? {
+        if !settings.chosen {
             step("release build", build)?;
-            settings.binaries = folder;
+            settings.binaries = released()?;
         }
         let tools = Tools { nginx, seconds: self.seconds };
         runtime()?.block_on(async {
@@ -66,9 +65,8 @@ impl Bench {
     }
 
     async fn measure(&self, settings: &Settings, tools: &Tools) -> Result<()> {
-        // What an interrupted run has left takes processor time from this one.
-        clean::remove(PEER)?;
-        let places = place::all(settings, tools).await?;
+        place::clear()?;
+        let places = place::all(settings, tools, self.before.as_deref()).await?;
         let mut report = Report::new(places.iter().map(|place| place.name).collect());
         say("memory");
         for place in places.iter().filter(|place| place.captured()) {
@@ -105,17 +103,17 @@ impl Bench {
     }
 }
 
-/// Where release binaries are going to be; `None` when the environment names binaries.
-fn released(settings: &Settings) -> Result<Option<PathBuf>> {
+/// Where release binaries are, seen from this program's own folder.
+fn released() -> Result<PathBuf> {
     let program = std::env::current_exe().context("where this program is")?;
     let beside = program.parent().context("this program has no folder")?;
-    let target = beside.parent().context("this program's folder has no parent")?;
-    Ok((settings.binaries == beside).then(|| target.join("release")))
+    Ok(beside.with_file_name("release"))
 }
 
 fn build() -> Result<()> {
-    let packages = ["-p", "ztunnel", "-p", "control", "-p", "node", "-p", "lab"];
-    run("cargo", &[["build", "--release", "--bins", "--locked"].as_slice(), packages.as_slice()].concat())
+    let binaries = ["--bin", "ztunnel", "--bin", "control", "--bin", "node-agent", "--bin", "lab-app"];
+    // The whole workspace, so that it resolves the same features as every other build.
+    run("cargo", &[["build", "--release", "--workspace", "--locked"].as_slice(), &binaries].concat())
 }
 
 /// Resident memory without and with idle connections, before anything else was asked of the ztunnels.

@@ -52,6 +52,14 @@ pub(super) struct NodePart {
     taken: Mutex<Taken>,
 }
 
+/// Where a node is to be, and whose ztunnel it is to run.
+pub(super) struct Seat<'a> {
+    pub(super) name: &'a str,
+    pub(super) number: u8,
+    pub(super) host: Host,
+    pub(super) peer: Option<&'a Path>,
+}
+
 /// Host numbers of pods, given out in turn so that an address is not used again at once.
 #[derive(Debug, Default)]
 struct Taken {
@@ -154,21 +162,19 @@ impl NodePart {
     /// Starts the agent and the ztunnel of `host`, side by side as the kubelet would.
     pub(super) async fn start(
         parts: &Parts,
-        host: Host,
-        (name, number): (&str, u8),
+        Seat { name, number, host, peer }: Seat<'_>,
         control: &Control,
         token: &Token,
     ) -> Result<Self> {
         let place = Place::make(parts, name)?;
         fs::write(&place.token, &token.secret).context("writing the node's token")?;
-        let peer = parts.settings.peer_ztunnel.as_ref().filter(|_| name == "b");
         let agent =
             host.start(parts, &format!("agent-{name}"), agent(parts, &place, &host, peer.is_some())?)?;
         let mut program = ztunnel(&place, &host, control, name);
         program.environment.insert("RUST_LOG".to_owned(), parts.settings.log.clone());
         match peer {
             Some(path) => {
-                program.path.clone_from(path);
+                program.path = path.to_path_buf();
                 // It reads no variable for this.
                 program.resolv_conf = Some(parts.outside_resolv_conf());
             }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Debian's wrk and iperf3, run in the client's pod. It reads what they print and knows nothing of the mesh.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use lab::eventually;
 use serde::Deserialize;
 
 use super::place::Configuration;
@@ -16,6 +17,9 @@ const SCRIPT: &str = r#"done = function(summary, latency, requests)
     latency:percentile(50), latency:percentile(99), latency:percentile(99.9)))
 end
 "#;
+
+/// How long iperf3 may take beyond the time it was given.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where the programs are, and how long one run takes.
 pub(crate) struct Tools {
@@ -65,11 +69,13 @@ impl Received {
 #[derive(Deserialize)]
 struct Iperf {
     end: End,
+    /// It says so here and ends as if all were well.
+    error: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct End {
-    sum_received: Received,
+    sum_received: Option<Received>,
 }
 
 /// Requests over `connections`, as fast as they are answered; each on a connection of its own when `fresh`.
@@ -106,10 +112,19 @@ pub(crate) async fn iperf(place: &Configuration, tools: &Tools, streams: u32) ->
     let (server, seconds, streams) = (place.iperf(), tools.seconds.to_string(), streams.to_string());
     let (ip, port) = (server.ip().to_string(), server.port().to_string());
     let arguments = ["-c", &ip, "-p", &port, "-t", &seconds, "-P", &streams, "-J"];
-    let text = run(place, super::IPERF.program, &arguments).await?;
-    let iperf: Iperf = serde_json::from_str(&text).context("reading iperf3's result")?;
-    ensure!(iperf.end.sum_received.bytes > 0.0, "{}: iperf3 has moved nothing", place.name);
-    Ok(iperf.end.sum_received)
+    let what = format!("{}: iperf3 with {streams} streams", place.name);
+    // For a moment after a test the server is busy with having ended it.
+    let deadline = Duration::from_secs(tools.seconds) + PATIENCE;
+    eventually(deadline, &what, async || received(&run(place, super::IPERF.program, &arguments).await?)).await
+}
+
+fn received(text: &str) -> Result<Received> {
+    let iperf: Iperf = serde_json::from_str(text).context("reading its result")?;
+    if let Some(error) = iperf.error {
+        bail!(error);
+    }
+    let received = iperf.end.sum_received.filter(|received| received.bytes > 0.0);
+    received.context("it has moved nothing")
 }
 
 async fn run(place: &Configuration, program: &str, arguments: &[&str]) -> Result<String> {
@@ -140,5 +155,14 @@ mod tests {
         let text = "Running 3s test\n\nRESULT {\"requests\":3000,\"micros\":1500000,\"failed\":0,\"p50\":1,\"p99\":2,\"p999\":3}\n";
         assert!((result_of(text).unwrap().rate() - 2000.0).abs() < 1e-9);
         assert!(result_of("unable to connect").is_err());
+    }
+
+    #[test]
+    fn what_iperf_received_is_told_from_why_it_received_nothing() {
+        let good = r#"{"end": {"sum_received": {"bytes": 10, "bits_per_second": 8e9}}}"#;
+        assert!((received(good).unwrap().gigabits() - 8.0).abs() < 1e-9);
+        let busy = r#"{"start": {}, "end": {}, "error": "the server is busy"}"#;
+        assert_eq!(received(busy).unwrap_err().to_string(), "the server is busy");
+        assert!(received(r#"{"end": {}}"#).is_err());
     }
 }

@@ -1,14 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Configurations: a client on node a and a server on node b, outside the mesh, in it, or with a peer's ztunnel on
-//! node b. It knows how they are set up, not what is measured.
+//! Configurations: a client on node a and a server on node b, outside the mesh, in it, or in it with the
+//! ztunnels of a peer. It knows how they are set up, not what is measured.
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
-use lab::{Cluster, Node, Pod, Settings, cluster::Options};
+use lab::{Cluster, Node, Pod, Settings, clean, cluster::Options};
 use tokio::net::TcpStream;
 
-use super::{NAME, PEER, load::Tools};
+use super::load::Tools;
+
+/// Lab of Ambit and of the pods outside the mesh.
+const OWN: &str = "bench";
+/// Lab of another build of Ambit.
+const BEFORE: &str = "benchbefore";
+/// Lab whose nodes run the peer's ztunnel.
+const PEER: &str = "benchpeer";
 
 /// What the web server's answer ends with.
 pub(crate) const END_OF_ANSWER: &str = "served~";
@@ -49,7 +56,7 @@ impl Configuration {
     }
 
     /// Where files of this configuration are kept.
-    pub(crate) fn folder(&self) -> &std::path::Path {
+    pub(crate) fn folder(&self) -> &Path {
         self.cluster.state()
     }
 
@@ -64,17 +71,33 @@ impl Configuration {
     }
 }
 
-/// All configurations that this machine can measure.
-pub(crate) async fn all(settings: &Settings, tools: &Tools) -> Result<Vec<Configuration>> {
+/// All configurations that are to be measured: `before` is a folder with the binaries of another build.
+pub(crate) async fn all(
+    settings: &Settings,
+    tools: &Tools,
+    before: Option<&Path>,
+) -> Result<Vec<Configuration>> {
     let own = Settings { peer_ztunnel: None, ..settings.clone() };
-    let cluster = Cluster::start_with(NAME, own, Options::default()).await?;
+    let cluster = Cluster::start_with(OWN, own.clone(), Options::default()).await?;
     let mut places =
         vec![open(&cluster, "direct", false, tools).await?, open(&cluster, "ambit", true, tools).await?];
+    if let Some(folder) = before {
+        let other = Settings { binaries: folder.to_path_buf(), ..own };
+        let cluster = Cluster::start_with(BEFORE, other, Options::default()).await?;
+        places.push(open(&cluster, "before", true, tools).await?);
+    }
     if settings.peer_ztunnel.is_some() {
-        let cluster = Cluster::start_with(PEER, settings.clone(), Options::default()).await?;
+        let options = Options::default();
+        let options = Options { peers: options.nodes.clone(), ..options };
+        let cluster = Cluster::start_with(PEER, settings.clone(), options).await?;
         places.push(open(&cluster, "peer", true, tools).await?);
     }
     Ok(places)
+}
+
+/// Removes what an interrupted run has left: it would take processor time from this one.
+pub(crate) fn clear() -> Result<()> {
+    [OWN, BEFORE, PEER].into_iter().try_for_each(|name| clean::remove(name).map(drop))
 }
 
 async fn open(cluster: &Cluster, name: &'static str, captured: bool, tools: &Tools) -> Result<Configuration> {
