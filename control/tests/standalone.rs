@@ -106,8 +106,10 @@ impl Plane {
         let writer = Writer::new();
         let replica = writer.replica();
         let config = ClientConfig {
-            server: connector.uri().clone(),
-            tls: Some(Arc::new(move || Ok(connector.tls_config()?))),
+            channel: Arc::new(move || {
+                let connector = connector.clone();
+                Box::pin(async move { Ok(connector.open().await?) })
+            }),
             token: Some(Arc::new(move || Ok(token.clone()))),
             headers: vec![("clusterid".to_owned(), "Kubernetes".to_owned())],
             node_id: "ztunnel~10.20.0.1~ztunnel-1.istio-system~istio-system.svc.cluster.local".to_owned(),

@@ -11,7 +11,7 @@ use ebpf_claim::Claims;
 use hbone::{PoolSettings, Settings};
 use identity::{
     CaClient, CaSettings, Compliance, Connector, Credentials, Identities, IdentitiesSettings, Profile,
-    RootSource, SystemClock, Token, Trust, ca::Subject,
+    SystemClock, Trust, ca::Subject,
 };
 use runtime::{Tasks, log, metrics::MetricsSettings, readiness::Readiness, signals};
 use tokio::{
@@ -24,7 +24,7 @@ use xds::{ClientConfig, Writer};
 use crate::{
     admin::{self, Admin},
     aside::Aside,
-    config::{Config, Text, TunnelConfig, Upstream},
+    config::{Config, TunnelConfig, Upstream},
     metrics::{IDLE, Metrics},
     netns::Netns,
     node::Node,
@@ -179,11 +179,8 @@ fn profile(config: &Config) -> Profile {
 }
 
 fn connector(upstream: &Upstream, profile: &Profile) -> anyhow::Result<Connector> {
-    let roots = match &upstream.roots {
-        Text::Inline(pem) => RootSource::Pem(pem.clone()),
-        Text::File(path) => RootSource::from(path.to_string_lossy().as_ref()),
-    };
-    Ok(Connector::new(&upstream.address, roots, upstream.alternative_name.as_deref(), profile.clone())?)
+    let alternative = upstream.alternative_name.as_deref();
+    Ok(Connector::new(&upstream.address, upstream.roots.clone(), alternative, profile.clone())?)
 }
 
 fn discovery(config: &Config, profile: &Profile, writer: Writer) -> anyhow::Result<xds::Client> {
@@ -191,13 +188,12 @@ fn discovery(config: &Config, profile: &Profile, writer: Writer) -> anyhow::Resu
     let token = config.token.clone();
     let mut headers = vec![("clusterid".to_owned(), config.cluster.clone())];
     headers.extend(config.xds.headers.clone());
-    let server = connector.uri().clone();
-    let tls: Option<xds::client::TlsSource> =
-        if connector.is_encrypted() { Some(Arc::new(move || Ok(connector.tls_config()?))) } else { None };
     let metadata = config.node_id.metadata.iter();
     let client = ClientConfig {
-        server,
-        tls,
+        channel: Arc::new(move || {
+            let connector = connector.clone();
+            Box::pin(async move { Ok(connector.open().await?) })
+        }),
         token: Some(Arc::new(move || Ok(token.read()?))),
         headers,
         node_id: config.node_id.id.clone(),
@@ -208,14 +204,10 @@ fn discovery(config: &Config, profile: &Profile, writer: Writer) -> anyhow::Resu
 }
 
 fn identities(config: &Config, profile: &Profile) -> anyhow::Result<(Identities, identity::Renewal)> {
-    let token = match config.token.clone() {
-        Text::Inline(token) => Token::Literal(token),
-        Text::File(path) => Token::File(path),
-    };
     let headers = config.ca.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let authority = CaClient::new(CaSettings {
         connector: connector(&config.ca, profile).context("CA_ADDRESS")?,
-        credentials: Credentials::new(Some(token), &config.cluster, headers)?,
+        credentials: Credentials::new(Some(config.token.clone()), &config.cluster, headers)?,
         subject: Subject::Impersonated,
     });
     let settings = IdentitiesSettings { validity: config.certificate_life, ..IdentitiesSettings::default() };

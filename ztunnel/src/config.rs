@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use identity::{RootSource, Token};
 use mesh::{Network, TrustDomain};
 use runtime::{
     env::{Env, InvalidEnvironment},
@@ -24,7 +25,7 @@ pub struct Config {
     /// Certificates (`CA_ADDRESS`).
     pub ca: Upstream,
     /// Bearer token: a file, or the token itself (`AUTH_TOKEN`).
-    pub token: Text,
+    pub token: Token,
     /// `CLUSTER_ID`.
     pub cluster: String,
     /// `CLUSTER_DOMAIN`.
@@ -82,38 +83,12 @@ pub struct Config {
 pub struct Upstream {
     /// `https://host:port`.
     pub address: String,
-    /// Root certificates: a file, the PEM text itself.
-    pub roots: Text,
+    /// Root certificates: a file, the PEM text itself, or `SYSTEM`.
+    pub roots: RootSource,
     /// Another name that the server's certificate may carry (`ALT_*_HOSTNAME`).
     pub alternative_name: Option<String>,
     /// `*_HEADER_*`.
     pub headers: BTreeMap<String, String>,
-}
-
-/// Something given in place or as the path of a file, which is read anew at every use.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Text {
-    /// In place.
-    Inline(String),
-    /// Path of a file.
-    File(PathBuf),
-}
-
-impl Text {
-    fn new(value: String, inline: bool) -> Self {
-        if inline { Self::Inline(value) } else { Self::File(value.into()) }
-    }
-
-    /// The text as it is now.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn read(&self) -> std::io::Result<String> {
-        match self {
-            Self::Inline(text) => Ok(text.clone()),
-            Self::File(path) => std::fs::read_to_string(path).map(|text| text.trim().to_owned()),
-        }
-    }
 }
 
 /// Bounds of tunnels and of their pool.
@@ -159,7 +134,11 @@ impl Config {
             xds: upstream(&env, "XDS"),
             ca: upstream(&env, "CA"),
             // A path has a slash; a token (base64 of JSON, or an opaque word) that starts with one does not exist.
-            token: Text::new(token.clone(), !token.starts_with(['/', '.'])),
+            token: if token.starts_with(['/', '.']) {
+                Token::File(token.into())
+            } else {
+                Token::Literal(token)
+            },
             cluster_domain: env.string("CLUSTER_DOMAIN", "cluster.local"),
             network: Network(env.string("NETWORK", "").into()),
             node: env.string("NODE_NAME", ""),
@@ -207,7 +186,7 @@ fn upstream(env: &Env, which: &str) -> Upstream {
     let roots = env.string(&format!("{which}_ROOT_CA"), "./var/run/secrets/istio/root-cert.pem");
     Upstream {
         address: env.string(&format!("{which}_ADDRESS"), "https://istiod.istio-system.svc:15012"),
-        roots: Text::new(roots.clone(), roots.contains("-----BEGIN")),
+        roots: RootSource::from(roots.as_str()),
         alternative_name: env.optional_string(&format!("ALT_{which}_HOSTNAME")),
         headers: env.with_prefix(&format!("{which}_HEADER_")),
     }
@@ -326,9 +305,9 @@ mod tests {
     #[test]
     fn a_token_is_given_in_place_or_as_a_path() {
         let token = |value| config(&[("AUTH_TOKEN", value)]).unwrap().token;
-        assert_eq!(token("abc"), Text::Inline("abc".into()));
-        assert_eq!(token("/run/token"), Text::File("/run/token".into()));
-        assert_eq!(token("./token"), Text::File("./token".into()));
+        assert_eq!(token("abc"), Token::Literal("abc".into()));
+        assert_eq!(token("/run/token"), Token::File("/run/token".into()));
+        assert_eq!(token("./token"), Token::File("./token".into()));
     }
 
     #[test]

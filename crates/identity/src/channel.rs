@@ -184,34 +184,37 @@ impl Connector {
         Ok(Self { port: uri.port_u16().unwrap_or(port), uri, host, roots, encrypted, alternatives, profile })
     }
 
-    /// Where to.
-    pub fn uri(&self) -> &Uri {
-        &self.uri
-    }
-
     /// Whether there is TLS: always, but to this host itself by `http`.
-    pub fn is_encrypted(&self) -> bool {
+    pub(crate) fn is_encrypted(&self) -> bool {
         self.encrypted
     }
 
-    /// The TLS configuration for a new connection, under the roots as they are now; for clients that dial themselves.
-    ///
-    /// # Errors
-    /// When the roots cannot be read or used.
-    pub fn tls_config(&self) -> Result<Arc<ClientConfig>, ConnectError> {
+    /// The TLS configuration for a new connection, under the roots as they are now.
+    fn tls_config(&self) -> Result<Arc<ClientConfig>, ConnectError> {
         let roots = Roots::from_pem(&self.read_roots()?).map_err(ConnectError::Roots)?;
         Ok(self.profile.control_config(roots, self.alternatives.clone())?)
     }
 
     /// A gRPC channel over these connections: it connects when it is first used, and again after a connection is lost.
     pub fn channel(&self) -> Channel {
+        self.endpoint().connect_with_connector_lazy(self.clone())
+    }
+
+    /// A gRPC channel over a connection that is made now, under the roots as they are now.
+    ///
+    /// # Errors
+    /// When there is no connection within 5 s.
+    pub async fn open(&self) -> Result<Channel, tonic::transport::Error> {
+        self.endpoint().connect_with_connector(self.clone()).await
+    }
+
+    fn endpoint(&self) -> Endpoint {
         Endpoint::from(self.uri.clone())
             .http2_keep_alive_interval(HTTP2_KEEPALIVE.0)
             .keep_alive_timeout(HTTP2_KEEPALIVE.1)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(WINDOWS.0)
             .initial_connection_window_size(WINDOWS.1)
-            .connect_with_connector_lazy(self.clone())
     }
 
     /// A connection, within 5 s.

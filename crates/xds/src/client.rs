@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The client on gRPC: one stream at a time, again and again, into a [`Writer`].
 //!
-//! What arrives is judged by `delta::Subscriber`; this connects, sends, receives and waits. It reads no files and no
-//! environment: certificates and tokens come from the caller's closures, asked anew for every stream.
+//! What arrives is judged by `delta::Subscriber`; this sends, receives and waits. It reads no files and no
+//! environment and knows no TLS: connections and tokens come from the caller's closures, asked anew for every stream.
 
 mod backoff;
 mod config;
 mod demand;
-mod dial;
 mod stats;
 mod stream;
 
@@ -21,9 +20,8 @@ use self::{
     stream::{Ended, Stream},
 };
 pub use self::{
-    config::{BoxError, ClientConfig, InvalidClientConfig, TlsSource, TokenSource},
+    config::{BoxError, ChannelSource, ClientConfig, InvalidHeader, TokenSource},
     demand::{Demand, Unanswered},
-    dial::DialError,
     stats::{Stats, Termination},
     stream::StreamError,
 };
@@ -44,9 +42,9 @@ impl Client {
     /// A client that has not connected yet.
     ///
     /// # Errors
-    /// When a header or the server's address cannot be used.
-    pub fn new(config: ClientConfig, writer: Writer) -> Result<Self, InvalidClientConfig> {
-        config.check()?;
+    /// When a header cannot be used.
+    pub fn new(config: ClientConfig, writer: Writer) -> Result<Self, InvalidHeader> {
+        config.fixed_headers()?;
         let node =
             Node { id: config.node_id.clone(), cluster: String::new(), metadata: Some(config.metadata()) };
         let (demand, requests) = demand::channel(config.on_demand);

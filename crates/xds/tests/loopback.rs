@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Client and server over loopback: TLS, credentials, reconnection, refusals.
+//! Client and server over loopback: credentials, reconnection, refusals.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests, their helpers too")]
 
 use std::{
@@ -9,7 +9,6 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
@@ -25,21 +24,17 @@ use proto::discovery::{
     aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
     aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
 };
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::mpsc,
     task::JoinSet,
     time::timeout,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{
     Request, Response, Status, Streaming,
     metadata::MetadataMap,
-    transport::server::{Connected, Server as Grpc},
+    transport::{Endpoint, server::Server as Grpc},
 };
 use xds::{
     Catalogue, Client, ClientConfig, Kind, Replica, Resource, Server, Update, Writer,
@@ -144,82 +139,6 @@ impl Authenticator for Token {
     }
 }
 
-/// A certificate authority and a server certificate for `localhost`.
-struct Pki {
-    server: Arc<rustls::ServerConfig>,
-    client: Arc<rustls::ClientConfig>,
-}
-
-impl Pki {
-    fn new() -> Self {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut authority = CertificateParams::new(Vec::new()).unwrap();
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority_key = KeyPair::generate().unwrap();
-        let root = authority.self_signed(&authority_key).unwrap();
-        let issuer = Issuer::new(authority, authority_key);
-        let key = KeyPair::generate().unwrap();
-        let leaf =
-            CertificateParams::new(["localhost".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
-        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        let mut server = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![CertificateDer::from(leaf)], key)
-            .unwrap();
-        server.alpn_protocols = vec![b"h2".to_vec()];
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from(root)).unwrap();
-        let mut client = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        client.alpn_protocols = vec![b"h2".to_vec()];
-        Self { server: Arc::new(server), client: Arc::new(client) }
-    }
-}
-
-/// A TLS stream that tells tonic its peer.
-struct Secured(TlsStream<TcpStream>);
-
-impl Connected for Secured {
-    type ConnectInfo = tonic::transport::server::TcpConnectInfo;
-
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.0.get_ref().0.connect_info()
-    }
-}
-
-impl AsyncRead for Secured {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Secured {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
-
 /// Tasks that end with the test.
 #[derive(Default)]
 struct Running(JoinSet<()>);
@@ -233,18 +152,6 @@ impl Running {
         let served =
             Grpc::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener));
         self.0.spawn(async move { served.await.unwrap() })
-    }
-
-    fn secured<A: Authenticator>(&mut self, listener: TcpListener, server: &Server<A>, pki: &Pki) {
-        let acceptor = TlsAcceptor::from(Arc::clone(&pki.server));
-        let incoming = TcpListenerStream::new(listener).then(move |tcp| {
-            let acceptor = acceptor.clone();
-            async move { Some(Ok::<_, std::io::Error>(Secured(acceptor.accept(tcp.ok()?).await.ok()?))) }
-        });
-        let served = Grpc::builder()
-            .add_service(server.service())
-            .serve_with_incoming(Box::pin(incoming.filter_map(std::future::ready)));
-        self.0.spawn(async move { served.await.unwrap() });
     }
 
     /// Starts a client.
@@ -304,8 +211,9 @@ async fn listen() -> (TcpListener, SocketAddr) {
 
 fn plain(address: SocketAddr) -> ClientConfig {
     ClientConfig {
-        server: format!("http://{address}").parse().unwrap(),
-        tls: None,
+        channel: Arc::new(move || {
+            Box::pin(async move { Ok(Endpoint::from_shared(format!("http://{address}"))?.connect().await?) })
+        }),
         token: Some(Arc::new(|| Ok("secret\n".to_owned()))),
         headers: vec![("clusterid".to_owned(), "Kubernetes".to_owned())],
         node_id: NODE.to_owned(),
@@ -322,17 +230,12 @@ fn server(catalogue: &Catalogue) -> Server<Token> {
 }
 
 #[tokio::test]
-async fn a_change_travels_over_tls() {
-    let (pki, catalogue, mut running) = (Pki::new(), catalogue(), Running::default());
+async fn a_change_travels() {
+    let (catalogue, mut running) = (catalogue(), Running::default());
     let (listener, address) = listen().await;
     let server = server(&catalogue);
-    running.secured(listener, &server, &pki);
-    let tls = Arc::clone(&pki.client);
-    let proxy = running.client(ClientConfig {
-        server: format!("https://localhost:{}", address.port()).parse().unwrap(),
-        tls: Some(Arc::new(move || Ok(Arc::clone(&tls)))),
-        ..plain(address)
-    });
+    running.plain(listener, server.service());
+    let proxy = running.client(plain(address));
     proxy.synced().await;
     let counts =
         |index: &mesh::Index| (index.workloads().count(), index.services().count(), index.policies().count());
@@ -359,19 +262,17 @@ async fn a_change_travels_over_tls() {
 }
 
 #[tokio::test]
-async fn a_server_with_another_root_is_not_talked_to_until_the_root_is_right() {
-    let (pki, other, catalogue, mut running) = (Pki::new(), Pki::new(), catalogue(), Running::default());
+async fn a_connection_is_asked_for_until_there_is_one() {
+    let (catalogue, mut running) = (catalogue(), Running::default());
     let (listener, address) = listen().await;
-    running.secured(listener, &server(&catalogue), &pki);
+    running.plain(listener, server(&catalogue).service());
     let asked = Arc::new(AtomicUsize::new(0));
-    let (counted, right, wrong) = (Arc::clone(&asked), pki.client, other.client);
+    let (counted, right) = (Arc::clone(&asked), plain(address).channel);
     let proxy = running.client(ClientConfig {
-        server: format!("https://localhost:{}", address.port()).parse().unwrap(),
-        tls: Some(Arc::new(move || match counted.fetch_add(1, Ordering::SeqCst) {
-            0 => Err(BoxError::from("no root yet")),
-            1 | 2 => Ok(Arc::clone(&wrong)),
-            _ => Ok(Arc::clone(&right)),
-        })),
+        channel: Arc::new(move || match counted.fetch_add(1, Ordering::SeqCst) {
+            0..3 => Box::pin(std::future::ready(Err(BoxError::from("no root yet")))),
+            _ => right(),
+        }),
         ..plain(address)
     });
     proxy.synced().await;
@@ -649,18 +550,15 @@ async fn a_client_refuses_by_name_what_it_cannot_use_and_keeps_the_rest() {
     assert_eq!((error.code, refusal.response_nonce.as_str()), (3, "n1"));
     assert_eq!(proxy.replica.read(|index| index.workloads().count()), 1);
     assert_eq!(proxy.stats.refused(Kind::Address), 1);
-    assert!(!proxy.replica.synced_of(Kind::Address));
+    assert!(!proxy.replica.synced());
 }
 
 #[test]
-fn a_configuration_that_cannot_work_is_said_at_once() {
-    let config = plain("127.0.0.1:1".parse().unwrap());
-    let no_host = ClientConfig { server: "/path".parse().unwrap(), ..config.clone() };
-    let bad_header = ClientConfig { headers: vec![("bad header".into(), "x".into())], ..config };
-    for (config, expected) in [
-        (no_host, "discovery address \"/path\" has no host"),
-        (bad_header, "header \"bad header\" is not valid"),
-    ] {
-        assert_eq!(Client::new(config, Writer::new()).unwrap_err().to_string(), expected);
-    }
+fn a_header_that_cannot_be_sent_is_said_at_once() {
+    let config = ClientConfig {
+        headers: vec![("bad header".into(), "x".into())],
+        ..plain("127.0.0.1:1".parse().unwrap())
+    };
+    let error = Client::new(config, Writer::new()).unwrap_err();
+    assert_eq!(error.to_string(), "header \"bad header\" is not valid");
 }

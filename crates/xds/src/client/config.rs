@@ -3,18 +3,20 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use http::Uri;
+use futures_util::future::BoxFuture;
 use prost_types::{ListValue, Struct, Value, value};
-use rustls::ClientConfig as TlsConfig;
 use serde_json::{Map, Value as Json};
-use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
+use tonic::{
+    metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap},
+    transport::Channel,
+};
 
 /// Any error.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Gives the TLS configuration for a new connection, with ALPN `h2`; asked each time, so that a changed root file
-/// counts from the next connection on.
-pub type TlsSource = Arc<dyn Fn() -> Result<Arc<TlsConfig>, BoxError> + Send + Sync>;
+/// Connects to the server, with a deadline and with pings: those are what notices that a server on an open stream is
+/// gone. Asked for each stream, so that changed roots count from the next one on.
+pub type ChannelSource = Arc<dyn Fn() -> BoxFuture<'static, Result<Channel, BoxError>> + Send + Sync>;
 
 /// Gives the bearer token for a new stream; asked each time, since projected tokens are renewed.
 pub type TokenSource = Arc<dyn Fn() -> Result<String, BoxError> + Send + Sync>;
@@ -22,11 +24,8 @@ pub type TokenSource = Arc<dyn Fn() -> Result<String, BoxError> + Send + Sync>;
 /// What a client must be told.
 #[derive(Clone)]
 pub struct ClientConfig {
-    /// Where the server is: `https://host:port`, or `http://` where `tls` is `None`. The host is the name that its
-    /// certificate must have, unless the configuration of `tls` verifies another one.
-    pub server: Uri,
-    /// `None`: plain text.
-    pub tls: Option<TlsSource>,
+    /// The way to the server.
+    pub channel: ChannelSource,
     /// `None`: no `authorization` header.
     pub token: Option<TokenSource>,
     /// Further headers, `clusterid` among them.
@@ -39,37 +38,22 @@ pub struct ClientConfig {
     pub on_demand: bool,
 }
 
-/// A configuration that cannot work.
+/// A header that is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidClientConfig {
-    /// No host to connect to.
-    #[error("discovery address {address:?} has no host")]
-    NoHost {
-        /// As given.
-        address: String,
-    },
-    /// Not a header.
-    #[error("header {name:?} is not valid")]
-    Header {
-        /// Its name.
-        name: String,
-    },
+#[error("header {name:?} is not valid")]
+pub struct InvalidHeader {
+    /// Its name.
+    pub name: String,
 }
 
 impl ClientConfig {
-    pub(super) fn check(&self) -> Result<(), InvalidClientConfig> {
-        if self.server.host().is_none_or(str::is_empty) {
-            return Err(InvalidClientConfig::NoHost { address: self.server.to_string() });
-        }
-        self.fixed_headers().map(drop)
-    }
-
-    fn fixed_headers(&self) -> Result<MetadataMap, InvalidClientConfig> {
+    /// The headers that do not change.
+    pub(super) fn fixed_headers(&self) -> Result<MetadataMap, InvalidHeader> {
         let mut map = MetadataMap::new();
         for (name, text) in &self.headers {
             let key = AsciiMetadataKey::from_bytes(name.to_ascii_lowercase().as_bytes());
             let (Ok(key), Ok(text)) = (key, AsciiMetadataValue::try_from(text.as_str())) else {
-                return Err(InvalidClientConfig::Header { name: name.clone() });
+                return Err(InvalidHeader { name: name.clone() });
             };
             map.append(key, text);
         }
@@ -95,8 +79,6 @@ impl ClientConfig {
 impl fmt::Debug for ClientConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientConfig")
-            .field("server", &self.server)
-            .field("tls", &self.tls.is_some())
             .field("token", &self.token.is_some())
             .field("node_id", &self.node_id)
             .field("on_demand", &self.on_demand)

@@ -15,7 +15,6 @@ use tonic::{Code, Request, Status};
 use super::{
     config::{BoxError, ClientConfig},
     demand::Requests,
-    dial::{DialError, dial},
     stats::{Stats, Termination},
 };
 use crate::{
@@ -38,7 +37,7 @@ const OUTGOING: usize = 64;
 pub enum StreamError {
     /// No connection.
     #[error("could not connect")]
-    Dial(#[from] DialError),
+    Dial(#[source] BoxError),
     /// No token, or one that no header can carry.
     #[error("no credentials for the stream")]
     Credentials(#[source] BoxError),
@@ -94,7 +93,7 @@ impl Stream<'_> {
 
     async fn talk(&mut self) -> Result<(), StreamError> {
         let headers = self.config.stream_headers().map_err(StreamError::Credentials)?;
-        let channel = dial(self.config).await?;
+        let channel = (self.config.channel)().await.map_err(StreamError::Dial)?;
         let (outgoing, requests) = mpsc::channel(OUTGOING);
         for request in self.subscriber.connect() {
             // There is room: nothing else was sent yet.
