@@ -250,7 +250,7 @@ fn roots(certificate: &Certificate) -> Vec<Value> {
 fn described(chain: &[Described]) -> Vec<Value> {
     let list = chain.iter().map(|one| {
         json!({
-            "pem": base64(pem(&one.der)),
+            "pem": one.pem_base64(),
             "serialNumber": one.serial,
             "validFrom": time(one.not_before),
             "expirationTime": time(one.not_after),
@@ -261,16 +261,4 @@ fn described(chain: &[Described]) -> Vec<Value> {
 
 fn time(at: SystemTime) -> String {
     jiff::Timestamp::try_from(at).map_or_else(|_out_of_range| String::new(), |at| at.to_string())
-}
-
-/// RFC 7468.
-fn pem(der: &[u8]) -> String {
-    let text = base64(der);
-    let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
-    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
-}
-
-fn base64(bytes: impl AsRef<[u8]>) -> String {
-    use base64::Engine as _;
-    base64::engine::general_purpose::STANDARD.encode(bytes)
 }

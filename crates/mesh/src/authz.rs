@@ -41,16 +41,6 @@ pub enum Verdict {
     NotAllowed(PolicyName),
 }
 
-impl Verdict {
-    /// Whether the connection may pass.
-    pub fn passes(&self) -> bool {
-        match self {
-            Self::Open | Self::Allowed(_) => true,
-            Self::Denied(_) | Self::NotAllowed(_) => false,
-        }
-    }
-}
-
 /// What [`authorize`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {

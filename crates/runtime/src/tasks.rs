@@ -237,19 +237,9 @@ impl Shutdown {
         self.requested.cancelled().await;
     }
 
-    /// Whether the group was asked to finish.
-    pub fn is_requested(&self) -> bool {
-        self.requested.is_cancelled()
-    }
-
     /// Resolves when the deadline has passed; for what is not a task of the group itself. Cancel-safe.
     pub async fn forced(&self) {
         self.forced.cancelled().await;
-    }
-
-    /// Whether the deadline has passed.
-    pub fn is_forced(&self) -> bool {
-        self.forced.is_cancelled()
     }
 }
 

@@ -72,11 +72,6 @@ impl Replica {
         Kind::ALL.into_iter().all(|kind| *synced.of(kind))
     }
 
-    /// The same for one kind.
-    pub fn synced_of(&self, kind: Kind) -> bool {
-        *self.shared.synced.borrow().of(kind)
-    }
-
     /// Waits until [`Self::synced`]; cancel safe.
     pub async fn wait_synced(&self) {
         let mut synced = self.shared.synced.subscribe();
