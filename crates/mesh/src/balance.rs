@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     chance::Chance,
-    index::Index,
+    index::{Index, neighbours::LARGE},
     name::{Hostname, ServiceName, WorkloadUid},
     service::{BalanceMode, IpFamilies, LoadBalancing, Scope, Service},
     workload::Workload,
@@ -54,66 +54,107 @@ pub struct Pick {
 
 /// Chooses an endpoint of a service by locality and weight; `None` when there is none.
 pub fn pick(index: &Index, service: &Service, request: &Request<'_>) -> Option<Pick> {
-    let mut chance = Chance::new(request.seed, PURPOSE);
-    probe(index, service, request, &mut chance).or_else(|| scan(index, service, request, &mut chance))
+    let name = service.key();
+    let members = index.members(&name);
+    let mut choice = Choice { service, name: &name, request, chance: Chance::new(request.seed, PURPOSE) };
+    let best = if members.len() < LARGE { choice.scan(members) } else { choice.of_many(index, members) };
+    best.map(|best| best.candidate.pick(best.workload))
 }
 
 /// Purposes keep the choices of one flow independent of each other.
 const PURPOSE: u64 = 1;
 /// See [`PURPOSE`].
 const PURPOSE_ADDRESS: u64 = 2;
-/// From this number of endpoints on, a few random probes come before a scan of all.
-const PROBE_FROM: usize = 64;
 /// Probes before the scan: 16 miss with a probability of 1/65536 if half of the endpoints can be used.
 const PROBES: usize = 16;
 
-/// Looks at random endpoints until one can be used: any that can has the chance of its weight, as in a scan, without
-/// looking at all of them. Only where there is no preference among them.
-fn probe(index: &Index, service: &Service, request: &Request<'_>, chance: &mut Chance) -> Option<Pick> {
-    match service.load_balancing.mode {
-        BalanceMode::Unspecified | BalanceMode::Passthrough => {}
-        BalanceMode::Strict | BalanceMode::Failover => return None,
-    }
-    let name = service.key();
-    let members = index.members(&name);
-    if members.len() < PROBE_FROM {
-        return None;
-    }
-    let heaviest = u64::from(index.heaviest(&name));
-    for _ in 0..PROBES {
-        let workload = members.get(chance.below(members.len() as u64) as usize)?;
-        let heavy_enough = chance.below(heaviest) < u64::from(workload.capacity);
-        if !heavy_enough || !service.admits(workload) {
-            continue;
-        }
-        if let Some(candidate) = Candidate::of(service, &name, workload, request)
-            && candidate.rank.standing == Standing::Good
-        {
-            return Some(candidate.pick(workload));
-        }
-    }
-    None
+/// One choice under way.
+struct Choice<'a> {
+    service: &'a Service,
+    name: &'a ServiceName,
+    request: &'a Request<'a>,
+    chance: Chance,
 }
 
-/// Looks at all endpoints once: of those with the best rank, each replaces the one chosen so far with the probability of
-/// its share of the weight seen, so that no list is built.
-fn scan(index: &Index, service: &Service, request: &Request<'_>, chance: &mut Chance) -> Option<Pick> {
-    let mut best: Option<(Candidate, &Arc<Workload>)> = None;
-    let mut weight = 0;
-    let name = service.key();
-    for workload in index.members(&name).iter().filter(|workload| service.admits(workload)) {
-        let Some(candidate) = Candidate::of(service, &name, workload, request) else { continue };
-        match best.as_ref().map(|(best, _)| candidate.rank.cmp(&best.rank)) {
-            Some(std::cmp::Ordering::Less) => continue,
-            Some(std::cmp::Ordering::Equal) => {}
-            Some(std::cmp::Ordering::Greater) | None => weight = 0,
+/// The best endpoint of some.
+struct Best<'a> {
+    workload: &'a Arc<Workload>,
+    candidate: Candidate,
+}
+
+impl Choice<'_> {
+    /// Chooses without looking at all endpoints, unless the last resort is needed: nearest first, and of many that are
+    /// equally near some at random.
+    fn of_many<'w>(&mut self, index: &'w Index, members: &'w [Arc<Workload>]) -> Option<Best<'w>> {
+        let balancing = &self.service.load_balancing;
+        let scopes = balancing.preference();
+        let farthest = match balancing.mode {
+            BalanceMode::Strict => scopes.len(),
+            BalanceMode::Unspecified | BalanceMode::Passthrough | BalanceMode::Failover => 0,
+        };
+        let heaviest = u64::from(index.heaviest(self.name));
+        for met in (farthest..=scopes.len()).rev() {
+            let near = match met {
+                0 => Some(members),
+                _ => index.sharing(self.name, self.request.source, (scopes, met)),
+            };
+            let Some(near) = near else { break };
+            let wanted = Rank { standing: Standing::Good, near: true, met };
+            if near.len() >= LARGE
+                && let Some(best) = self.probe(near, wanted, heaviest)
+            {
+                return Some(best);
+            }
+            let best = self.scan(near);
+            // Whoever shares more is not good, or would have been chosen before.
+            if met == farthest || best.as_ref().is_some_and(|best| best.candidate.rank == wanted) {
+                return best;
+            }
         }
-        weight += u64::from(workload.capacity);
-        if chance.below(weight) < u64::from(workload.capacity) {
-            best = Some((candidate, workload));
-        }
+        self.scan(members)
     }
-    best.map(|(candidate, workload)| candidate.pick(workload))
+
+    /// Looks at random endpoints until one has the rank: any that has it has the chance of its weight, as in a scan.
+    fn probe<'w>(&mut self, among: &'w [Arc<Workload>], wanted: Rank, heaviest: u64) -> Option<Best<'w>> {
+        for _ in 0..PROBES {
+            let workload = among.get(self.chance.below(among.len() as u64) as usize)?;
+            let heavy_enough = self.chance.below(heaviest) < u64::from(workload.capacity);
+            if heavy_enough
+                && let Some(candidate) = self.candidate(workload)
+                && candidate.rank == wanted
+            {
+                return Some(Best { workload, candidate });
+            }
+        }
+        None
+    }
+
+    /// Looks at all of them once: of those with the best rank, each replaces the one chosen so far with the probability
+    /// of its share of the weight seen, so that no list is built.
+    fn scan<'w>(&mut self, among: &'w [Arc<Workload>]) -> Option<Best<'w>> {
+        let mut best: Option<Best<'w>> = None;
+        let mut weight = 0;
+        for workload in among {
+            let Some(candidate) = self.candidate(workload) else { continue };
+            match best.as_ref().map(|best| candidate.rank.cmp(&best.candidate.rank)) {
+                Some(std::cmp::Ordering::Less) => continue,
+                Some(std::cmp::Ordering::Equal) => {}
+                Some(std::cmp::Ordering::Greater) | None => weight = 0,
+            }
+            weight += u64::from(workload.capacity);
+            if self.chance.below(weight) < u64::from(workload.capacity) {
+                best = Some(Best { workload, candidate });
+            }
+        }
+        best
+    }
+
+    fn candidate(&self, workload: &Workload) -> Option<Candidate> {
+        if !self.service.admits(workload) {
+            return None;
+        }
+        Candidate::of(self.service, self.name, workload, self.request)
+    }
 }
 
 /// An endpoint that may be chosen.
@@ -190,15 +231,7 @@ fn preference(balancing: &LoadBalancing, source: &Workload, workload: &Workload)
 }
 
 fn shared(scope: Scope, source: &Workload, workload: &Workload) -> bool {
-    let (here, there) = (&source.locality, &workload.locality);
-    match scope {
-        Scope::Region => here.region == there.region,
-        Scope::Zone => here.region == there.region && here.zone == there.zone,
-        Scope::Subzone => here == there,
-        Scope::Node => source.node == workload.node,
-        Scope::Cluster => source.cluster == workload.cluster,
-        Scope::Network => source.network == workload.network,
-    }
+    scope.values(source) == scope.values(workload)
 }
 
 /// Port of a workload behind a port of a service: its own map goes before the service's. An application tunnel carries

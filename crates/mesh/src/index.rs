@@ -9,6 +9,7 @@ mod change;
 mod claims;
 mod endpoints;
 mod intern;
+pub(crate) mod neighbours;
 mod nodes;
 mod policies;
 mod vips;
@@ -28,7 +29,7 @@ use crate::{
     authz::rules::Rulebook,
     name::{Hostname, NetworkAddress, PolicyName, ServiceName, SpiffeId, WorkloadUid},
     policy::Policy,
-    service::Service,
+    service::{Scope, Service},
     workload::{NetworkMode, Workload, WorkloadKey},
 };
 
@@ -64,6 +65,7 @@ impl Index {
             },
             Change::Service(service) => self.put_service(service),
             Change::ServiceGone(name) => {
+                self.endpoints.prefer(&name, preference(None));
                 Touched { services: self.remove_service(&name), ..Touched::default() }
             }
             Change::Policy(policy) => {
@@ -108,7 +110,8 @@ impl Index {
                 selections.insert(key.clone());
             }
             self.by_key.claim(key, after);
-            self.endpoints.insert(after);
+            let services = &self.services;
+            self.endpoints.insert(after, |name| preference(services.get(name)));
         }
         if let Some(before) = before {
             self.endpoints.remove(before, after.map(Arc::as_ref));
@@ -150,6 +153,7 @@ impl Index {
         self.remove_service(&name);
         let service = Arc::new(service);
         self.vips.insert(&service);
+        self.endpoints.prefer(&name, preference(Some(&service)));
         self.by_host
             .entry(name.hostname.clone())
             .or_default()
@@ -225,6 +229,17 @@ impl Index {
         self.endpoints.of(service).map_or(0, |group| group.heaviest)
     }
 
+    /// Endpoints that share at least the first `count` of these scopes with a client, and perhaps some that do not;
+    /// `None` where they are not kept apart by these scopes, as of a small service.
+    pub(crate) fn sharing(
+        &self,
+        service: &ServiceName,
+        client: &Workload,
+        (scopes, count): (&[Scope], usize),
+    ) -> Option<&[Arc<Workload>]> {
+        self.endpoints.of(service)?.neighbours.sharing(client, scopes, count)
+    }
+
     /// A policy by its name.
     pub fn policy(&self, name: &PolicyName) -> Option<&Arc<Policy>> {
         self.policies.named(name)
@@ -262,6 +277,10 @@ impl Index {
             .filter(|(name, _)| !self.services.contains_key(name))
             .map(|(name, group)| (name, group.workloads.as_slice()))
     }
+}
+
+fn preference(service: Option<&Arc<Service>>) -> &[Scope] {
+    service.map(|service| service.load_balancing.preference()).unwrap_or_default()
 }
 
 /// Addresses by which a workload is found: none when they are its node's.

@@ -131,6 +131,16 @@ pub struct LoadBalancing {
     pub health_policy: HealthPolicy,
 }
 
+impl LoadBalancing {
+    /// What endpoints are preferred for; nothing where the mode has no preference.
+    pub(crate) fn preference(&self) -> &[Scope] {
+        match self.mode {
+            BalanceMode::Unspecified | BalanceMode::Passthrough => &[],
+            BalanceMode::Strict | BalanceMode::Failover => &self.routing_preference,
+        }
+    }
+}
+
 /// What two ends have in common (Istio `LoadBalancing.Scope`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -146,6 +156,21 @@ pub enum Scope {
     Cluster,
     /// Same network.
     Network,
+}
+
+impl Scope {
+    /// What two workloads have in common here when it is equal.
+    pub(crate) fn values(self, workload: &Workload) -> [&str; 3] {
+        let place = &workload.locality;
+        match self {
+            Self::Region => [&place.region, "", ""],
+            Self::Zone => [&place.region, &place.zone, ""],
+            Self::Subzone => [&place.region, &place.zone, &place.subzone],
+            Self::Node => [&workload.node, "", ""],
+            Self::Cluster => [&workload.cluster, "", ""],
+            Self::Network => [&workload.network.0, "", ""],
+        }
+    }
 }
 
 /// Istio `LoadBalancing.Mode`.

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use proptest::{collection::vec, prelude::*, sample::subsequence};
+
 use super::*;
 use crate::{
     fixtures::{ip, memberships, port_map, service, uid, workload},
@@ -46,16 +48,26 @@ fn balanced(mode: BalanceMode, scopes: &[Scope]) -> Service {
 /// How often each endpoint is picked over many seeds.
 fn picks(service: &Service, endpoints: &[Workload], avoid: &[&str]) -> BTreeMap<String, u64> {
     let mut index = Index::new();
-    for endpoint in endpoints {
-        index.apply(Change::Workload(endpoint.clone()));
+    index.apply_all(endpoints);
+    picks_of(&index, service, avoid)
+}
+
+impl Index {
+    fn apply_all(&mut self, endpoints: &[Workload]) {
+        for endpoint in endpoints {
+            self.apply(Change::Workload(endpoint.clone()));
+        }
     }
+}
+
+fn picks_of(index: &Index, service: &Service, avoid: &[&str]) -> BTreeMap<String, u64> {
     let client = client();
     let avoid = avoid.iter().map(|name| uid(&format!("Kubernetes//Pod/shop/{name}"))).collect();
     let mut picks = BTreeMap::new();
     for seed in 0..SEEDS {
         let request = Request { source: &client, port: PortMode::Service(80), seed, avoid: &avoid };
-        let picked = pick(&index, service, &request);
-        assert_eq!(picked, pick(&index, service, &request), "the same seed picks the same");
+        let picked = pick(index, service, &request);
+        assert_eq!(picked, pick(index, service, &request), "the same seed picks the same");
         if let Some(picked) = picked {
             assert_eq!(picked.port, 8080);
             *picks.entry(picked.workload.name.to_string()).or_default() += 1;
@@ -158,6 +170,100 @@ fn large_services_are_balanced_like_small_ones() {
     assert!(!counts.contains_key("ill"));
     assert_eq!(counts.values().sum::<u64>(), SEEDS);
     assert!(!picks(&service, &endpoints, &["heavy"]).contains_key("heavy"));
+}
+
+#[test]
+fn a_few_near_endpoints_of_a_large_service_share_its_connections() {
+    let scopes = [Scope::Network, Scope::Region, Scope::Zone];
+    let far = (0..300).map(|number| endpoint(&format!("far-{number}"), &format!("r2/z{number}"), "n2", ""));
+    let near = ["near-1", "near-2", "near-3"].map(|name| endpoint(name, "r1/z1", "n3", ""));
+    let west = endpoint("west", "r1/z1", "w1", "west");
+    let endpoints: Vec<_> = far.chain(near).chain([west]).collect();
+    for mode in [BalanceMode::Failover, BalanceMode::Strict] {
+        let service = balanced(mode, &scopes);
+        let mut index = Index::new();
+        index.apply(Change::Service(service.clone()));
+        index.apply_all(&endpoints);
+        let counts = picks_of(&index, &service, &[]);
+        assert_eq!(counts.keys().collect::<Vec<_>>(), ["near-1", "near-2", "near-3"], "{mode:?}");
+        assert!(counts.values().all(|count| (500..850).contains(count)), "{mode:?} {counts:?}");
+    }
+}
+
+fn any_endpoint() -> impl Strategy<Value = Workload> {
+    let place = (0..3_u8, 0..2_u8, 0..2_u8, 0..3_u8, 0..2_u8, any::<bool>());
+    (0..150_u8, place, 0..3_u32, 0..8_u8).prop_map(|(number, place, capacity, health)| {
+        let (region, zone, subzone, node, cluster, west) = place;
+        Workload {
+            cluster: format!("c{cluster}").into(),
+            capacity,
+            health: if health == 0 { Health::Unhealthy } else { Health::Healthy },
+            network_gateway: (number.is_multiple_of(2)).then(|| GatewayAddress {
+                destination: GatewayDestination::Hostname(service("gateway", &[]).key()),
+                hbone_port: 15008,
+            }),
+            services: if number == 7 {
+                Default::default()
+            } else {
+                memberships(&[(&service("web", &[]), &[])])
+            },
+            ..endpoint(
+                &format!("e{number}"),
+                &format!("r{region}/z{zone}/s{subzone}"),
+                &format!("n{node}"),
+                if west { "west" } else { "" },
+            )
+        }
+    })
+}
+
+fn any_preference() -> impl Strategy<Value = Service> {
+    use BalanceMode::{Failover, Passthrough, Strict, Unspecified};
+    use Scope::{Cluster, Network, Node, Region, Subzone, Zone};
+    let scopes = subsequence(vec![Region, Zone, Subzone, Node, Cluster, Network], 0..=4).prop_shuffle();
+    let mode =
+        prop_oneof![1 => Just(Unspecified), 1 => Just(Passthrough), 2 => Just(Strict), 4 => Just(Failover)];
+    (mode, scopes).prop_map(|(mode, scopes)| balanced(mode, &scopes))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// The contract: of all endpoints, those with the best rank.
+    #[test]
+    fn only_the_best_are_picked_whatever_came_in_which_order(
+        before in vec(any_endpoint(), 0..200),
+        after in vec(any_endpoint(), 0..60),
+        services in (any_preference(), any_preference()),
+        avoided in vec(0..150_u8, 0..100),
+        gone in vec(0..150_u8, 0..40),
+    ) {
+        let uid_of = |number: &u8| uid(&format!("Kubernetes//Pod/shop/e{number}"));
+        let mut index = Index::new();
+        index.apply(Change::Service(services.0));
+        index.apply_all(&before);
+        index.apply(Change::Service(services.1.clone()));
+        index.apply_all(&after);
+        for number in &gone {
+            index.apply(Change::WorkloadGone(uid_of(number)));
+        }
+        let (service, client) = (services.1, client());
+        let avoid: HashSet<_> = avoided.iter().map(uid_of).collect();
+        let members: Vec<_> = index.endpoints(&service).collect();
+        for seed in 0..8 {
+            let request = Request { source: &client, port: PortMode::Service(80), seed, avoid: &avoid };
+            let rank = |workload: &Workload| {
+                Candidate::of(&service, &service.key(), workload, &request).map(|candidate| candidate.rank)
+            };
+            let best = members.iter().filter_map(|workload| rank(workload)).max();
+            let picked = pick(&index, &service, &request);
+            prop_assert_eq!(picked.as_ref().and_then(|pick| rank(&pick.workload)), best);
+            if let Some(picked) = picked {
+                prop_assert!(members.contains(&&picked.workload));
+                prop_assert_eq!(picked.set_aside, best.is_some_and(|best| best.standing != Standing::Good));
+            }
+        }
+    }
 }
 
 #[test]
