@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// What differs between two machines or two ways of running the lab.
 #[derive(Clone, Debug)]
@@ -68,6 +69,15 @@ pub fn require_root(how: &str) -> Result<()> {
         "the lab makes network namespaces and loads eBPF, so it runs as root: sudo -E env PATH=$PATH cargo xtask {how}"
     );
     Ok(())
+}
+
+/// Lets this process, and those that it starts from now on, have as many descriptors as it is allowed to take.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn raise_descriptors() -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).context("reading the limit of descriptors")?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("as many descriptors as allowed")
 }
 
 fn variable(name: &str) -> Option<String> {

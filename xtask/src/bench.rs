@@ -12,7 +12,10 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use lab::{Settings, config::require_root};
+use lab::{
+    Settings,
+    config::{raise_descriptors, require_root},
+};
 
 use crate::{
     lab::runtime,
@@ -25,8 +28,10 @@ use report::{Figure, Report};
 
 /// Connections that make the peak.
 const CONNECTIONS: u32 = 64;
-/// Connections that stay idle while memory is read: fewer than the descriptors that a shell commonly allows (1024).
-const IDLE: usize = 800;
+/// Connections before memory is read a second time, so that what the first ones load once is not counted as theirs.
+const FIRST: usize = 100;
+/// Connections that stay idle while memory is read a third time.
+const IDLE: usize = 2000;
 
 const WRK: Package = Package { name: "wrk", program: "wrk" };
 const IPERF: Package = Package { name: "iperf3", program: "iperf3" };
@@ -48,6 +53,7 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) fn run(&self) -> Result<()> {
         require_root("bench")?;
+        raise_descriptors()?;
         packages::ensure_installed(&[WRK, IPERF])?;
         let nginx = packages::unpacked("nginx", "/usr/sbin/nginx")?;
         let mut settings = Settings::from_environment()?;
@@ -123,17 +129,19 @@ async fn memory(place: &Configuration) -> Result<Vec<(Figure, f64)>> {
     let grown = place
         .client
         .run(async move || {
+            let idle = cost::resident(&pids)?;
+            let first = paced::hold(target, FIRST)?;
             let before = cost::resident(&pids)?;
             let held = paced::hold(target, IDLE)?;
             let after = cost::resident(&pids)?;
-            drop(held);
-            Ok(before.into_iter().zip(after).collect::<Vec<_>>())
+            drop((first, held));
+            Ok(idle.into_iter().zip(before.into_iter().zip(after)).collect::<Vec<_>>())
         })
         .await?;
     let sides = [(Figure::IdleClient, Figure::HeldClient), (Figure::IdleServer, Figure::HeldServer)];
     let mut figures = Vec::new();
-    for ((idle, held), (before, after)) in sides.into_iter().zip(grown) {
-        figures.push((idle, before));
+    for ((idle, held), (none, (before, after))) in sides.into_iter().zip(grown) {
+        figures.push((idle, none));
         figures.push((held, (after - before) * 1000.0 / IDLE as f64));
     }
     Ok(figures)

@@ -6,7 +6,7 @@ use std::{io::Write as _, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use lab::config::raise_descriptors;
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -39,8 +39,7 @@ pub(crate) struct Checksum {
 
 impl Checksum {
     pub(crate) async fn run(self) -> Result<()> {
-        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-        setrlimit(Resource::RLIMIT_NOFILE, most, most).context("as many descriptors as allowed")?;
+        raise_descriptors()?;
         let all_open = Arc::new(Barrier::new(self.connections));
         let limit = Duration::from_secs(self.seconds);
         let mut running = JoinSet::new();
