@@ -4,6 +4,8 @@
 //! Groups nest (process → pod → connection): draining a group drains what is below it and nothing beside it. It does not
 //! know what the tasks do.
 
+mod signal;
+
 use std::{
     any::Any,
     fmt,
@@ -20,12 +22,12 @@ use std::{
 
 use futures_util::FutureExt;
 use parking_lot::RwLock;
+use signal::Signal;
 use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
     task::JoinHandle,
 };
-use tokio_util::sync::CancellationToken;
 
 /// How long tasks that were dropped by force may take to notice, before they are reported as stuck.
 const FORCE_GRACE: Duration = Duration::from_secs(1);
@@ -50,8 +52,8 @@ struct Group {
 /// The two signals of a group: please finish, and too late.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
-    requested: CancellationToken,
-    forced: CancellationToken,
+    requested: Signal,
+    forced: Signal,
 }
 
 /// How a drain ended.
@@ -101,7 +103,7 @@ pub struct Task<T> {
 impl Tasks {
     /// The group of a whole process.
     pub fn new() -> Self {
-        let signals = Shutdown { requested: CancellationToken::new(), forced: CancellationToken::new() };
+        let signals = Shutdown { requested: Signal::new(), forced: Signal::new() };
         Self {
             group: Arc::new(Group::new("process".into(), None, signals, watch::Sender::new(None))),
             runtime: None,
@@ -113,8 +115,8 @@ impl Tasks {
     #[must_use]
     pub fn group(&self, owner: impl Into<Arc<str>>) -> Self {
         let signals = Shutdown {
-            requested: self.group.signals.requested.child_token(),
-            forced: self.group.signals.forced.child_token(),
+            requested: self.group.signals.requested.child(),
+            forced: self.group.signals.forced.child(),
         };
         let parent = Some(Arc::clone(&self.group));
         let group = Group::new(owner.into(), parent, signals, self.group.failure.clone());
@@ -142,7 +144,7 @@ impl Tasks {
             let _live = live;
             tokio::select! {
                 biased;
-                () = forced.cancelled() => Err(TaskError::Stopped { name }),
+                () = forced.raised() => Err(TaskError::Stopped { name }),
                 result = AssertUnwindSafe(future).catch_unwind() => result.map_err(|panic| {
                     let message = panic_message(panic.as_ref());
                     tracing::error!(owner = %owner, task = name, %message, "task panicked");
@@ -169,7 +171,7 @@ impl Tasks {
         let requested = self.group.signals.requested.clone();
         self.spawn(name, async move {
             let how = match AssertUnwindSafe(future).catch_unwind().await {
-                Ok(()) if requested.is_cancelled() => return,
+                Ok(()) if requested.is_raised() => return,
                 Ok(()) => "ended".to_owned(),
                 Err(panic) => format!("panicked: {}", panic_message(panic.as_ref())),
             };
@@ -208,10 +210,10 @@ impl Tasks {
     /// Asks the group to finish, waits for it, and drops what is left at the deadline. The group stays drained: what
     /// is spawned on it afterwards is dropped at once.
     pub async fn drain(&self, deadline: Duration) -> Drained {
-        self.group.signals.requested.cancel();
+        self.group.signals.requested.raise();
         let finished = tokio::time::timeout(deadline, self.group.emptied()).await;
         let forced = if finished.is_ok() { Vec::new() } else { self.group.names() };
-        self.group.signals.forced.cancel();
+        self.group.signals.forced.raise();
         if !forced.is_empty() && tokio::time::timeout(FORCE_GRACE, self.group.emptied()).await.is_err() {
             tracing::warn!(owner = %self.group.owner, tasks = ?self.group.names(), "tasks do not stop");
         }
@@ -234,12 +236,12 @@ impl fmt::Debug for Tasks {
 impl Shutdown {
     /// Resolves when the group is asked to finish. Cancel-safe.
     pub async fn requested(&self) {
-        self.requested.cancelled().await;
+        self.requested.raised().await;
     }
 
     /// Resolves when the deadline has passed; for what is not a task of the group itself. Cancel-safe.
     pub async fn forced(&self) {
-        self.forced.cancelled().await;
+        self.forced.raised().await;
     }
 }
 
