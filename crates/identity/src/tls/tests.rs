@@ -93,7 +93,7 @@ async fn two_workloads_know_each_other_after_a_post_quantum_handshake_without_a_
         assert_eq!(seen.negotiated_key_exchange_group().unwrap().name(), NamedGroup::X25519MLKEM768);
         assert_eq!(
             seen.negotiated_cipher_suite().unwrap().suite(),
-            rustls::CipherSuite::TLS13_AES_256_GCM_SHA384
+            rustls::CipherSuite::TLS13_AES_128_GCM_SHA256
         );
         assert_eq!(seen.alpn_protocol(), Some(b"h2".as_slice()));
         assert_eq!(seen.handshake_kind(), Some(HandshakeKind::Full), "no session is resumed");
