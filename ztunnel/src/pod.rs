@@ -198,7 +198,8 @@ where
             if let Err(error) = shard.pod.sockets.accepted(&stream.as_fd()) {
                 tracing::debug!(%error, "a connection was gone before it was served");
             }
-            handle(Arc::clone(&shard), stream, peer)
+            // Moved by value through the futures around it, it would take its size four times per connection.
+            Box::pin(handle(Arc::clone(&shard), stream, peer))
         });
         if let Err(error) = served.await {
             tracing::error!(error = %crate::record::chain(&error), "a listener failed");

@@ -5,6 +5,9 @@
 //! the application (client:Q → application) are different connections with the same ends when P = Q, and the kernel
 //! would mix them up. Left to the kernel, Q comes from the range that the clients' ports come from. So Q is chosen
 //! here, below that range, and is none that a client uses now.
+//!
+//! The range is no limit to how many connections a client opens in a minute: the kernel lets a socket that is bound to a
+//! port connect again over one in TIME_WAIT, as long as TCP timestamps are on (docs/performance.md).
 
 use std::{
     collections::HashMap,
