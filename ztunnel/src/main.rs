@@ -3,6 +3,12 @@
 
 use std::process::ExitCode;
 
+use tikv_jemallocator::Jemalloc;
+
+/// Frames come and go in sizes for which glibc's allocator asks the kernel again and again.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
+
 fn main() -> ExitCode {
     match ztunnel::app::run(std::env::vars()) {
         Ok(()) => ExitCode::SUCCESS,
