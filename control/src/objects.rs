@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The Kubernetes and Istio objects that we read, with the fields that we use.
 //!
-//! Core objects ignore what they do not know, real ones have a hundred fields; in policies an unknown field is an
-//! error, because a misspelt condition would silently let someone in. Nothing here knows where an object came from: a
+//! Core objects ignore what they do not know, real ones have a hundred fields; in Istio's objects an unknown field is an
+//! error, because a misspelt condition would silently let someone in and a misspelt `resolution` lead elsewhere. Nothing here knows where an object came from: a
 //! folder of YAML and a watch of the API server feed the same types.
 
+mod endpoint_slice;
+mod entry;
+mod gateway;
 mod meta;
 mod pod;
 mod security;
@@ -17,6 +20,18 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::meta::contains;
 pub use self::{
+    endpoint_slice::{
+        AddressType, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, EndpointTarget,
+    },
+    entry::{
+        EntryAddress, EntryPort, Location, Resolution, ServiceEntry, ServiceEntrySpec, ServiceEntryStatus,
+        WorkloadEntry, WorkloadEntrySpec, WorkloadEntryStatus, WorkloadGroup, WorkloadGroupSpec,
+        WorkloadSelector,
+    },
+    gateway::{
+        AllowedRoutes, Gateway, GatewayClass, GatewayClassSpec, GatewaySpec, GatewayStatus, Listener,
+        NamespaceSelector, RouteNamespaces, SelectorRequirement, StatusAddress,
+    },
     meta::{LabelSelector, Labels, Metadata, OwnerReference},
     pod::{Condition, Container, ContainerPort, Phase, Pod, PodIp, PodSpec, PodStatus, Protocol},
     security::{
@@ -24,7 +39,10 @@ pub use self::{
         ExtensionProvider, From, MtlsMode, MutualTls, Operation, PeerAuthentication, PeerAuthenticationSpec,
         Source, TargetReference, To, When,
     },
-    service::{ClusterIp, IpFamily, Port, Service, ServiceSpec, TargetPort, TrafficPolicy},
+    service::{
+        ClusterIp, Ingress, IpFamily, LoadBalancerStatus, Port, Service, ServiceSpec, ServiceStatus,
+        TargetPort, TrafficPolicy,
+    },
 };
 
 /// A namespace; its labels and annotations are defaults for what lives in it.
@@ -48,64 +66,74 @@ pub struct ServiceAccount {
     pub metadata: Metadata,
 }
 
-/// Kind of an object that we read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub enum Kind {
-    /// v1
-    Namespace,
-    /// v1
-    Node,
-    /// v1
-    ServiceAccount,
-    /// v1
-    Pod,
-    /// v1
-    Service,
-    /// security.istio.io/v1
-    AuthorizationPolicy,
-    /// security.istio.io/v1
-    PeerAuthentication,
-}
-
-impl Kind {
-    /// Every kind.
-    pub const ALL: [Self; 7] = [
-        Self::Namespace,
-        Self::Node,
-        Self::ServiceAccount,
-        Self::Pod,
-        Self::Service,
-        Self::AuthorizationPolicy,
-        Self::PeerAuthentication,
-    ];
-
-    /// As in manifests.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Namespace => "Namespace",
-            Self::Node => "Node",
-            Self::ServiceAccount => "ServiceAccount",
-            Self::Pod => "Pod",
-            Self::Service => "Service",
-            Self::AuthorizationPolicy => "AuthorizationPolicy",
-            Self::PeerAuthentication => "PeerAuthentication",
+/// Makes [`Kind`] and [`Object`] of a table: kind, whether it is in a namespace, the `apiVersion`s.
+macro_rules! kinds {
+    ($($kind:ident: $namespaced:literal, [$($version:literal),+];)+) => {
+        /// Kind of an object that we read.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+        pub enum Kind {
+            $(#[doc = concat!($($version, " "),+)] $kind,)+
         }
-    }
 
-    /// The `apiVersion`s under which we read it, the current one first.
-    pub fn api_versions(self) -> &'static [&'static str] {
-        match self {
-            Self::Namespace | Self::Node | Self::ServiceAccount | Self::Pod | Self::Service => &["v1"],
-            Self::AuthorizationPolicy | Self::PeerAuthentication => {
-                &["security.istio.io/v1", "security.istio.io/v1beta1"]
+        impl Kind {
+            /// Every kind.
+            pub const ALL: [Self; [$(stringify!($kind)),+].len()] = [$(Self::$kind),+];
+
+            /// As in manifests.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$kind => stringify!($kind),)+ }
+            }
+
+            /// The `apiVersion`s under which we read it, the current one first.
+            pub fn api_versions(self) -> &'static [&'static str] {
+                match self { $(Self::$kind => &[$($version),+],)+ }
+            }
+
+            /// Whether its objects live in a namespace.
+            pub fn is_namespaced(self) -> bool {
+                match self { $(Self::$kind => $namespaced,)+ }
             }
         }
-    }
 
-    /// Whether its objects live in a namespace.
-    pub fn is_namespaced(self) -> bool {
-        !matches!(self, Self::Namespace | Self::Node)
-    }
+        /// An object.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum Object {
+            $(#[doc = concat!("See [`", stringify!($kind), "`].")] $kind($kind),)+
+        }
+
+        impl Object {
+            /// Its kind.
+            pub fn kind(&self) -> Kind {
+                match self { $(Self::$kind(_) => Kind::$kind,)+ }
+            }
+
+            /// Its metadata.
+            pub fn metadata(&self) -> &Metadata {
+                match self { $(Self::$kind(object) => &object.metadata,)+ }
+            }
+
+            /// Its metadata, to be completed.
+            pub fn metadata_mut(&mut self) -> &mut Metadata {
+                match self { $(Self::$kind(object) => &mut object.metadata,)+ }
+            }
+        }
+    };
+}
+
+kinds! {
+    Namespace: false, ["v1"];
+    Node: false, ["v1"];
+    ServiceAccount: true, ["v1"];
+    Pod: true, ["v1"];
+    Service: true, ["v1"];
+    EndpointSlice: true, ["discovery.k8s.io/v1"];
+    ServiceEntry: true, ["networking.istio.io/v1", "networking.istio.io/v1beta1"];
+    WorkloadEntry: true, ["networking.istio.io/v1", "networking.istio.io/v1beta1"];
+    WorkloadGroup: true, ["networking.istio.io/v1", "networking.istio.io/v1beta1"];
+    Gateway: true, ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
+    GatewayClass: false, ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
+    AuthorizationPolicy: true, ["security.istio.io/v1", "security.istio.io/v1beta1"];
+    PeerAuthentication: true, ["security.istio.io/v1", "security.istio.io/v1beta1"];
 }
 
 impl fmt::Display for Kind {
@@ -141,65 +169,7 @@ impl Serialize for ObjectKey {
     }
 }
 
-/// An object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Object {
-    /// See [`Namespace`].
-    Namespace(Namespace),
-    /// See [`Node`].
-    Node(Node),
-    /// See [`ServiceAccount`].
-    ServiceAccount(ServiceAccount),
-    /// See [`Pod`].
-    Pod(Pod),
-    /// See [`Service`].
-    Service(Service),
-    /// See [`AuthorizationPolicy`].
-    AuthorizationPolicy(AuthorizationPolicy),
-    /// See [`PeerAuthentication`].
-    PeerAuthentication(PeerAuthentication),
-}
-
 impl Object {
-    /// Its kind.
-    pub fn kind(&self) -> Kind {
-        match self {
-            Self::Namespace(_) => Kind::Namespace,
-            Self::Node(_) => Kind::Node,
-            Self::ServiceAccount(_) => Kind::ServiceAccount,
-            Self::Pod(_) => Kind::Pod,
-            Self::Service(_) => Kind::Service,
-            Self::AuthorizationPolicy(_) => Kind::AuthorizationPolicy,
-            Self::PeerAuthentication(_) => Kind::PeerAuthentication,
-        }
-    }
-
-    /// Its metadata.
-    pub fn metadata(&self) -> &Metadata {
-        match self {
-            Self::Namespace(object) => &object.metadata,
-            Self::Node(object) => &object.metadata,
-            Self::ServiceAccount(object) => &object.metadata,
-            Self::Pod(object) => &object.metadata,
-            Self::Service(object) => &object.metadata,
-            Self::AuthorizationPolicy(object) => &object.metadata,
-            Self::PeerAuthentication(object) => &object.metadata,
-        }
-    }
-
-    /// Its metadata, to be completed.
-    pub fn metadata_mut(&mut self) -> &mut Metadata {
-        match self {
-            Self::Namespace(object) => &mut object.metadata,
-            Self::Node(object) => &mut object.metadata,
-            Self::ServiceAccount(object) => &mut object.metadata,
-            Self::Pod(object) => &mut object.metadata,
-            Self::Service(object) => &mut object.metadata,
-            Self::AuthorizationPolicy(object) => &mut object.metadata,
-            Self::PeerAuthentication(object) => &mut object.metadata,
-        }
-    }
-
     /// Which object it is.
     pub fn key(&self) -> ObjectKey {
         self.metadata().key(self.kind())

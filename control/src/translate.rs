@@ -2,22 +2,33 @@
 //! From objects to what proxies are told: pure functions, one file per output.
 //!
 //! ```text
-//!   Pod ──────────────► workload ◄── Node (locality), Service (membership), policies by label
-//!   Service ──────────► service  ◄── Namespace (traffic distribution)
+//!   Pod ──────────────► workload ◄┐
+//!   WorkloadEntry ────► workload ◄┼─ Node (locality), who selects them (member), policies by label
+//!   ServiceEntry ─────► workload ◄┘
+//!         └───────────► service  ◄── Namespace (traffic distribution), Gateway (waypoint)
+//!   Service ──────────► service  ◄┘
+//!   EndpointSlice ────► workload     (endpoints that are no pods; pods by reference: member)
 //!   AuthorizationPolicy ► policy
 //!   PeerAuthentication ─► peer     (synthesized policies; a proxy never sees the object)
 //! ```
 //! Nothing is ignored in silence: what cannot be honoured comes back as a report beside the output.
 
 pub(crate) mod check;
+pub(crate) mod entry;
+pub(crate) mod member;
 pub(crate) mod peer;
 pub(crate) mod policy;
 pub(crate) mod service;
+pub(crate) mod slice;
+pub(crate) mod waypoint;
 pub(crate) mod workload;
+pub(crate) mod workload_entry;
 
+use self::waypoint::Binder;
 use crate::{
-    objects::{Kind, Metadata, Namespace},
+    objects::{Gateway, GatewayClass, Kind, Namespace, ServiceAccount},
     report::{Report, Reports},
+    world::{Objects, Settings},
 };
 
 /// What became of an object.
@@ -30,21 +41,29 @@ pub(crate) struct Translation<T> {
 }
 
 /// What there is to say about a namespace; proxies are not told of it.
-pub(crate) fn namespace(object: &Namespace) -> Translation<()> {
+pub(crate) fn namespace(objects: &Objects, settings: &Settings, object: &Namespace) -> Translation<()> {
     let mut reports = Reports::of(object.metadata.key(Kind::Namespace));
-    waypoint_warning(&object.metadata, &mut reports);
+    Binder { objects, settings }.namespace(object, &mut reports);
     Translation { output: None, reports: reports.done() }
 }
 
-/// The label that binds traffic to a waypoint.
-const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+/// What there is to say about a service account.
+pub(crate) fn service_account(object: &ServiceAccount) -> Translation<()> {
+    let mut reports = Reports::of(object.metadata.key(Kind::ServiceAccount));
+    waypoint::check_misplaced(&object.metadata, &mut reports);
+    Translation { output: None, reports: reports.done() }
+}
 
-/// Says that a waypoint is asked for but not served.
-fn waypoint_warning(metadata: &Metadata, reports: &mut Reports) {
-    if metadata.label(USE_WAYPOINT).is_some_and(|value| value != "none") {
-        reports.warning(
-            format!("metadata.labels[{USE_WAYPOINT:?}]"),
-            "waypoints are not served: traffic goes straight to the workloads; remove the label or set it to none",
-        );
-    }
+/// What there is to say about a gateway.
+pub(crate) fn gateway(object: &Gateway) -> Translation<()> {
+    let mut reports = Reports::of(object.metadata.key(Kind::Gateway));
+    waypoint::check_settings(&object.metadata, &mut reports);
+    Translation { output: None, reports: reports.done() }
+}
+
+/// What there is to say about a class of gateways.
+pub(crate) fn gateway_class(object: &GatewayClass) -> Translation<()> {
+    let mut reports = Reports::of(object.metadata.key(Kind::GatewayClass));
+    waypoint::check_settings(&object.metadata, &mut reports);
+    Translation { output: None, reports: reports.done() }
 }

@@ -5,20 +5,25 @@
 //! translated again; the result is always what a fresh World would say of the same objects.
 
 mod affected;
+mod automatic;
 mod objects;
+mod outputs;
 mod settings;
 
 use std::collections::BTreeMap;
 
-use mesh::{Change, Policy, Service, Workload};
+use mesh::{Change, Policy, PolicyName, Service, ServiceName, Workload, WorkloadUid};
 
-use self::affected::Affected;
-pub(crate) use self::objects::Name;
+use self::{
+    affected::Affected,
+    outputs::{Batch, Outputs, Replaced},
+};
+pub(crate) use self::{automatic::Claim, objects::Name};
 pub use self::{objects::Objects, settings::Settings};
 use crate::{
     objects::{Kind, Object, ObjectKey},
     report::Report,
-    translate::{self, Translation, peer, policy, service, workload},
+    translate::{self, Translation, entry, peer, policy, service, slice, workload, workload_entry},
 };
 
 /// Something happened to an object.
@@ -35,10 +40,9 @@ pub enum Event {
 pub struct World {
     settings: Settings,
     objects: Objects,
-    workloads: BTreeMap<Name, Workload>,
-    services: BTreeMap<Name, Service>,
-    policies: BTreeMap<Name, Policy>,
-    converted: BTreeMap<Name, Policy>,
+    workloads: Outputs<WorkloadUid, Workload>,
+    services: Outputs<ServiceName, Service>,
+    policies: Outputs<PolicyName, Policy>,
     static_strict: Option<Policy>,
     reports: BTreeMap<ObjectKey, Vec<Report>>,
     news: Vec<Report>,
@@ -50,10 +54,9 @@ impl World {
         Self {
             settings,
             objects: Objects::default(),
-            workloads: BTreeMap::new(),
-            services: BTreeMap::new(),
-            policies: BTreeMap::new(),
-            converted: BTreeMap::new(),
+            workloads: Outputs::default(),
+            services: Outputs::default(),
+            policies: Outputs::default(),
             static_strict: None,
             reports: BTreeMap::new(),
             news: Vec::new(),
@@ -77,7 +80,7 @@ impl World {
 
     /// Everything that proxies are told, as if all of it were new.
     pub fn outputs(&self) -> impl Iterator<Item = Change> {
-        let policies = self.policies.values().chain(self.converted.values()).chain(&self.static_strict);
+        let policies = self.policies.values().chain(&self.static_strict);
         let services = self.services.values().cloned().map(Change::Service);
         let workloads = self.workloads.values().cloned().map(Change::Workload);
         policies.cloned().map(Change::Policy).chain(services).chain(workloads)
@@ -100,56 +103,41 @@ impl World {
                 affected.add(&self.objects, &self.settings, old.as_ref(), new.as_ref());
             }
         }
-        self.translate(&affected)
+        if affected.claims {
+            affected.entries(self.objects.allocate());
+        }
+        self.translate(affected)
     }
 
-    fn translate(&mut self, affected: &Affected) -> Vec<Change> {
+    fn translate(&mut self, affected: Affected) -> Vec<Change> {
+        let mut batches = Batches::default();
+        let peers = affected.keys.iter().any(|key| key.kind == Kind::PeerAuthentication);
+        for key in affected.keys {
+            let reports = batches.translate(&self.objects, &self.settings, &key);
+            self.told(key, reports);
+        }
         let mut changes = Changes::default();
-        for name in &affected.namespaces {
-            let found = self.objects.namespace(&name.1).map(translate::namespace);
-            self.told(Kind::Namespace, name, found);
+        for replaced in self.policies.replace(batches.policies) {
+            changes.policy(replaced);
         }
-        for name in &affected.authorizations {
-            let found =
-                self.objects.authorization(name).map(|object| policy::translate(&self.settings, object));
-            let output = self.told(Kind::AuthorizationPolicy, name, found);
-            changes.policy(replace(&mut self.policies, name, output));
-        }
-        for name in &affected.peers {
-            let found =
-                self.objects.peer(name).map(|object| peer::translate(&self.objects, &self.settings, object));
-            let output = self.told(Kind::PeerAuthentication, name, found);
-            changes.policy(replace(&mut self.converted, name, output));
-        }
-        if !affected.peers.is_empty() {
+        if peers {
             let now = peer::static_strict(&self.objects, &self.settings);
             let was = std::mem::replace(&mut self.static_strict, now.clone());
-            changes.policy((was, now));
+            if was != now {
+                changes.policy((was, now));
+            }
         }
-        for name in &affected.services {
-            let found = self
-                .objects
-                .service(name)
-                .map(|object| service::translate(&self.objects, &self.settings, object));
-            let output = self.told(Kind::Service, name, found);
-            changes.service(replace(&mut self.services, name, output));
+        for replaced in self.services.replace(batches.services) {
+            changes.service(replaced);
         }
-        for name in &affected.pods {
-            let found = self
-                .objects
-                .pod(name)
-                .map(|object| workload::translate(&self.objects, &self.settings, object));
-            let output = self.told(Kind::Pod, name, found);
-            changes.workload(replace(&mut self.workloads, name, output));
+        for replaced in self.workloads.replace(batches.workloads) {
+            changes.workload(replaced);
         }
         changes.in_order()
     }
 
-    /// Keeps the reports of a translation and gives its output.
-    fn told<T>(&mut self, kind: Kind, name: &Name, translation: Option<Translation<T>>) -> Option<T> {
-        let key = ObjectKey { kind, namespace: name.0.clone(), name: name.1.clone() };
-        let Translation { output, reports } =
-            translation.unwrap_or(Translation { output: None, reports: Vec::new() });
+    /// Keeps the reports of a translation.
+    fn told(&mut self, key: ObjectKey, reports: Vec<Report>) {
         let known = self.reports.get(&key).map_or(&[] as &[Report], Vec::as_slice);
         self.news.extend(reports.iter().filter(|report| !known.contains(report)).cloned());
         if reports.is_empty() {
@@ -157,19 +145,106 @@ impl World {
         } else {
             self.reports.insert(key, reports);
         }
-        output
     }
 }
 
-/// What an output was and is now.
-type Replaced<T> = (Option<T>, Option<T>);
+/// What objects become now.
+#[derive(Default)]
+struct Batches {
+    policies: Batch<PolicyName, Policy>,
+    services: Batch<ServiceName, Service>,
+    workloads: Batch<WorkloadUid, Workload>,
+}
 
-fn replace<T: Clone>(outputs: &mut BTreeMap<Name, T>, name: &Name, now: Option<T>) -> Replaced<T> {
-    let was = match now.clone() {
-        Some(output) => outputs.insert(name.clone(), output),
-        None => outputs.remove(name),
-    };
-    (was, now)
+impl Batches {
+    /// Translates one object and returns what there is to say about it.
+    fn translate(&mut self, objects: &Objects, settings: &Settings, key: &ObjectKey) -> Vec<Report> {
+        let name = (key.namespace.clone(), key.name.clone());
+        match key.kind {
+            Kind::Namespace => {
+                let found = objects.namespace(&name.1);
+                said(found.map(|object| translate::namespace(objects, settings, object))).1
+            }
+            Kind::Node => Vec::new(),
+            Kind::ServiceAccount => said(objects.service_account(&name).map(translate::service_account)).1,
+            Kind::Pod => {
+                let found = objects.pod(&name).map(|object| workload::translate(objects, settings, object));
+                self.take_workloads(key, said(found))
+            }
+            Kind::WorkloadEntry => {
+                let found = objects.workload_entry(&name);
+                let found = found.map(|object| workload_entry::translate(objects, settings, object));
+                self.take_workloads(key, said(found))
+            }
+            Kind::EndpointSlice => {
+                let found = objects.slice(&name).map(|object| slice::translate(objects, settings, object));
+                let (output, reports) = said(found);
+                self.take_workloads(key, (output.into_iter().flatten(), reports))
+            }
+            Kind::Service => {
+                let found =
+                    objects.service(&name).map(|object| service::translate(objects, settings, object));
+                self.take_services(key, said(found))
+            }
+            Kind::ServiceEntry => {
+                let found = objects.entry(&name).map(|object| entry::translate(objects, settings, object));
+                let (output, reports) = said(found);
+                let (services, workloads) =
+                    output.map(|output| (output.services, output.workloads)).unwrap_or_default();
+                self.take_services(key, (services, Vec::new()));
+                self.take_workloads(key, (workloads, reports))
+            }
+            Kind::WorkloadGroup => said(objects.workload_group(&name).map(workload_entry::group)).1,
+            Kind::Gateway => said(objects.gateway(&name).map(translate::gateway)).1,
+            Kind::GatewayClass => said(objects.gateway_class(&name.1).map(translate::gateway_class)).1,
+            Kind::AuthorizationPolicy => {
+                let found = objects.authorization(&name).map(|object| policy::translate(settings, object));
+                self.take_policies(key, said(found))
+            }
+            Kind::PeerAuthentication => {
+                let found = objects.peer(&name).map(|object| peer::translate(objects, settings, object));
+                self.take_policies(key, said(found))
+            }
+        }
+    }
+
+    fn take_policies(
+        &mut self,
+        key: &ObjectKey,
+        said: Said<impl IntoIterator<Item = Policy>>,
+    ) -> Vec<Report> {
+        let outputs = said.0.into_iter().map(|output| (output.name.clone(), output));
+        self.policies.push((key.clone(), outputs.collect()));
+        said.1
+    }
+
+    fn take_services(
+        &mut self,
+        key: &ObjectKey,
+        said: Said<impl IntoIterator<Item = Service>>,
+    ) -> Vec<Report> {
+        let outputs = said.0.into_iter().map(|output| (output.key(), output));
+        self.services.push((key.clone(), outputs.collect()));
+        said.1
+    }
+
+    fn take_workloads(
+        &mut self,
+        key: &ObjectKey,
+        said: Said<impl IntoIterator<Item = Workload>>,
+    ) -> Vec<Report> {
+        let outputs = said.0.into_iter().map(|output| (output.uid.clone(), output));
+        self.workloads.push((key.clone(), outputs.collect()));
+        said.1
+    }
+}
+
+/// Outputs and reports.
+type Said<T> = (T, Vec<Report>);
+
+/// Of an object that is gone there are none.
+fn said<T>(translation: Option<Translation<T>>) -> Said<Option<T>> {
+    translation.map_or_else(|| (None, Vec::new()), |translation| (translation.output, translation.reports))
 }
 
 #[derive(Default)]
@@ -184,25 +259,25 @@ struct Changes {
 impl Changes {
     fn policy(&mut self, replaced: Replaced<Policy>) {
         match replaced {
-            (was, Some(now)) if was.as_ref() != Some(&now) => self.policies.push(Change::Policy(now)),
+            (_, Some(now)) => self.policies.push(Change::Policy(now)),
             (Some(was), None) => self.policies_gone.push(Change::PolicyGone(was.name)),
-            (None | Some(_), _) => {}
+            (None, None) => {}
         }
     }
 
     fn service(&mut self, replaced: Replaced<Service>) {
         match replaced {
-            (was, Some(now)) if was.as_ref() != Some(&now) => self.services.push(Change::Service(now)),
+            (_, Some(now)) => self.services.push(Change::Service(now)),
             (Some(was), None) => self.gone.push(Change::ServiceGone(was.key())),
-            (None | Some(_), _) => {}
+            (None, None) => {}
         }
     }
 
     fn workload(&mut self, replaced: Replaced<Workload>) {
         match replaced {
-            (was, Some(now)) if was.as_ref() != Some(&now) => self.workloads.push(Change::Workload(now)),
+            (_, Some(now)) => self.workloads.push(Change::Workload(now)),
             (Some(was), None) => self.gone.push(Change::WorkloadGone(was.uid)),
-            (None | Some(_), _) => {}
+            (None, None) => {}
         }
     }
 

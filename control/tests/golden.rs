@@ -70,5 +70,35 @@ fn ports_with_another_mode_get_a_policy_of_their_own() {
 
 #[test]
 fn a_waypoint_that_is_asked_for_is_reported_as_missing() {
-    check("waypoints-not-served");
+    check("waypoints-missing");
+}
+
+#[test]
+fn labels_bind_services_and_workloads_to_waypoints() {
+    check("waypoints");
+}
+
+#[test]
+fn slices_by_hand_feed_services_without_a_selector() {
+    check("endpoint-slices");
+}
+
+#[test]
+fn hosts_of_service_entries_become_services_and_their_endpoints_workloads() {
+    check("service-entries");
+}
+
+#[test]
+fn hosts_without_addresses_get_automatic_ones() {
+    check("automatic-addresses");
+}
+
+#[test]
+fn a_host_that_several_claim_has_one_winner() {
+    check("rival-hosts");
+}
+
+#[test]
+fn workload_entries_are_workloads_like_pods() {
+    check("workload-entries");
 }

@@ -176,6 +176,12 @@ fn parse(kind: Kind, document: Node) -> Result<Object, Vec<tree::FieldError>> {
         Kind::ServiceAccount => as_kind(document, Object::ServiceAccount),
         Kind::Pod => as_kind(document, Object::Pod),
         Kind::Service => as_kind(document, Object::Service),
+        Kind::EndpointSlice => as_kind(document, Object::EndpointSlice),
+        Kind::ServiceEntry => as_kind(document, Object::ServiceEntry),
+        Kind::WorkloadEntry => as_kind(document, Object::WorkloadEntry),
+        Kind::WorkloadGroup => as_kind(document, Object::WorkloadGroup),
+        Kind::Gateway => as_kind(document, Object::Gateway),
+        Kind::GatewayClass => as_kind(document, Object::GatewayClass),
         Kind::AuthorizationPolicy => as_kind(document, Object::AuthorizationPolicy),
         Kind::PeerAuthentication => as_kind(document, Object::PeerAuthentication),
     }

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 
 use arcstr::ArcStr;
 use jiff::Timestamp;
-use serde::{Deserialize, Deserializer, de};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, IgnoredAny},
+};
 
 use super::{Kind, ObjectKey};
 
@@ -86,6 +89,30 @@ impl LabelSelector {
 /// Whether `labels` has every one of `wanted`.
 pub(crate) fn contains(labels: &Labels, wanted: &Labels) -> bool {
     wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+/// A whole Istio object: also its top level takes no field that it does not have.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Envelope<T, S> {
+    #[serde(rename = "apiVersion")]
+    _api_version: IgnoredAny,
+    #[serde(rename = "kind")]
+    _kind: IgnoredAny,
+    pub(super) metadata: Metadata,
+    #[serde(default)]
+    pub(super) spec: T,
+    #[serde(default)]
+    pub(super) status: Option<S>,
+}
+
+/// A list that the API server may write as `null`.
+pub(super) fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// `labels:` with nothing behind it is what templates often leave.

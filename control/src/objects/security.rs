@@ -6,26 +6,11 @@ use std::collections::BTreeMap;
 use arcstr::ArcStr;
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::meta::{LabelSelector, Metadata};
-
-/// A whole object: also its top level takes no field that it does not have.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Envelope<T> {
-    #[serde(rename = "apiVersion")]
-    _api_version: IgnoredAny,
-    #[serde(rename = "kind")]
-    _kind: IgnoredAny,
-    metadata: Metadata,
-    #[serde(default)]
-    spec: T,
-    #[serde(default, rename = "status")]
-    _status: Option<IgnoredAny>,
-}
+use super::meta::{Envelope, LabelSelector, Metadata};
 
 /// Who may connect to what.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(from = "Envelope<AuthorizationPolicySpec>")]
+#[serde(from = "Envelope<AuthorizationPolicySpec, IgnoredAny>")]
 pub struct AuthorizationPolicy {
     /// Name, namespace, annotations.
     pub metadata: Metadata,
@@ -33,8 +18,8 @@ pub struct AuthorizationPolicy {
     pub spec: AuthorizationPolicySpec,
 }
 
-impl std::convert::From<Envelope<AuthorizationPolicySpec>> for AuthorizationPolicy {
-    fn from(envelope: Envelope<AuthorizationPolicySpec>) -> Self {
+impl std::convert::From<Envelope<AuthorizationPolicySpec, IgnoredAny>> for AuthorizationPolicy {
+    fn from(envelope: Envelope<AuthorizationPolicySpec, IgnoredAny>) -> Self {
         Self { metadata: envelope.metadata, spec: envelope.spec }
     }
 }
@@ -204,7 +189,7 @@ pub struct When {
 
 /// Whether mutual TLS is required.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(from = "Envelope<PeerAuthenticationSpec>")]
+#[serde(from = "Envelope<PeerAuthenticationSpec, IgnoredAny>")]
 pub struct PeerAuthentication {
     /// Name, namespace, age.
     pub metadata: Metadata,
@@ -212,8 +197,8 @@ pub struct PeerAuthentication {
     pub spec: PeerAuthenticationSpec,
 }
 
-impl std::convert::From<Envelope<PeerAuthenticationSpec>> for PeerAuthentication {
-    fn from(envelope: Envelope<PeerAuthenticationSpec>) -> Self {
+impl std::convert::From<Envelope<PeerAuthenticationSpec, IgnoredAny>> for PeerAuthentication {
+    fn from(envelope: Envelope<PeerAuthenticationSpec, IgnoredAny>) -> Self {
         Self { metadata: envelope.metadata, spec: envelope.spec }
     }
 }

@@ -7,7 +7,7 @@ use arcstr::ArcStr;
 use serde::{Deserialize, Deserializer, de};
 
 use super::{
-    meta::{Labels, Metadata, null_is_empty},
+    meta::{Labels, Metadata, null_is_default, null_is_empty},
     pod::Protocol,
 };
 
@@ -19,6 +19,59 @@ pub struct Service {
     /// What is wanted.
     #[serde(default)]
     pub spec: ServiceSpec,
+    /// What is.
+    #[serde(default)]
+    pub status: ServiceStatus,
+}
+
+impl Service {
+    /// The addresses it is reached at, each once: its own, and those of load balancers that nodes take for it.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let mut addresses = self.spec.addresses();
+        let ingress = self.status.load_balancer.ingress.iter();
+        for address in ingress.filter(|entry| !entry.is_proxied()).filter_map(|entry| entry.ip) {
+            if !addresses.contains(&address.to_canonical()) {
+                addresses.push(address.to_canonical());
+            }
+        }
+        addresses
+    }
+}
+
+/// `status` of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceStatus {
+    /// Where a load balancer listens for it.
+    #[serde(default)]
+    pub load_balancer: LoadBalancerStatus,
+}
+
+/// `status.loadBalancer`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct LoadBalancerStatus {
+    /// Its addresses.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub ingress: Vec<Ingress>,
+}
+
+/// One of `status.loadBalancer.ingress`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ingress {
+    /// The address; a load balancer may have a host name instead.
+    #[serde(default)]
+    pub ip: Option<IpAddr>,
+    /// `VIP` or `Proxy`.
+    #[serde(default)]
+    pub ip_mode: Option<ArcStr>,
+}
+
+impl Ingress {
+    /// Whether connections must go through the load balancer itself, also from inside.
+    fn is_proxied(&self) -> bool {
+        self.ip_mode.as_ref().is_some_and(|mode| mode == "Proxy")
+    }
 }
 
 /// `spec` of a service.

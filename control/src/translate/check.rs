@@ -4,7 +4,7 @@
 
 use arcstr::ArcStr;
 
-use super::{policy, service};
+use super::{entry, policy, service, workload_entry};
 use crate::{
     objects::{Metadata, Object},
     report::{Report, Reports, Severity},
@@ -19,10 +19,16 @@ pub(crate) fn check(object: &Object) -> Vec<Report> {
         Object::AuthorizationPolicy(object) => {
             policy::convert(object, &mut reports);
         }
+        Object::ServiceEntry(object) => entry::check(object, &mut reports),
+        Object::WorkloadEntry(object) => workload_entry::check(object, &mut reports),
         Object::Namespace(_)
         | Object::Node(_)
         | Object::ServiceAccount(_)
         | Object::Pod(_)
+        | Object::EndpointSlice(_)
+        | Object::WorkloadGroup(_)
+        | Object::Gateway(_)
+        | Object::GatewayClass(_)
         | Object::PeerAuthentication(_) => {}
     }
     let mut reports = reports.done();
@@ -37,6 +43,12 @@ fn check_names(object: &Object, reports: &mut Reports) {
         Object::Node(_)
         | Object::ServiceAccount(_)
         | Object::Pod(_)
+        | Object::EndpointSlice(_)
+        | Object::ServiceEntry(_)
+        | Object::WorkloadEntry(_)
+        | Object::WorkloadGroup(_)
+        | Object::Gateway(_)
+        | Object::GatewayClass(_)
         | Object::AuthorizationPolicy(_)
         | Object::PeerAuthentication(_) => is_subdomain(name),
     };

@@ -10,7 +10,7 @@ use mesh::{
 
 use super::Translation;
 use crate::{
-    objects::{Kind, MtlsMode, PeerAuthentication, Pod},
+    objects::{Kind, Labels, MtlsMode, PeerAuthentication},
     report::Reports,
     world::{Objects, Settings},
 };
@@ -20,13 +20,15 @@ const STATIC_STRICT: &str = "istio_converted_static_strict";
 /// What the name of a policy for single ports starts with. No object can be called so.
 const CONVERTED: &str = "converted_peer_authentication_";
 
-/// The policies of the pod's effective `PeerAuthentication`: of the workload, else of the namespace, else of the mesh.
-pub(crate) fn policies_of(objects: &Objects, settings: &Settings, pod: &Pod) -> Option<PolicyName> {
-    let namespace = pod.metadata.namespace.as_str();
+/// The policy of the effective `PeerAuthentication`: of the workload, else of the namespace, else of the mesh.
+pub(crate) fn policies_of(
+    objects: &Objects,
+    settings: &Settings,
+    namespace: &str,
+    labels: &Labels,
+) -> Option<PolicyName> {
     let own = objects.peers_of(namespace).map(|(_, object)| object);
-    let selecting = own.filter(|object| {
-        object.spec.selector.as_ref().is_some_and(|selector| selector.selects(&pod.metadata.labels))
-    });
+    let selecting = own.filter(|object| selects(object, labels));
     let base = Mode::of_namespace(objects, settings, namespace);
     let Some(object) = oldest(selecting) else {
         return (base == Mode::Strict).then(|| static_strict_name(settings));
@@ -35,6 +37,11 @@ pub(crate) fn policies_of(objects: &Objects, settings: &Settings, pod: &Pod) -> 
         return (Mode::of(object.spec.mode(), base) == Mode::Strict).then(|| static_strict_name(settings));
     }
     Some(converted_name(object))
+}
+
+/// Whether it is for single workloads of its namespace, and those with these labels are among them.
+pub(crate) fn selects(object: &PeerAuthentication, labels: &Labels) -> bool {
+    object.spec.selector.as_ref().is_some_and(|selector| selector.selects(labels))
 }
 
 /// The policy for a `PeerAuthentication` with ports that differ from the rest of their workload.

@@ -17,8 +17,8 @@ use self::attribute::Attribute;
 use super::Translation;
 use crate::{
     objects::{
-        AuthorizationAction, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, Kind,
-        Operation, Pod, Source, When,
+        AuthorizationAction, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, Kind, Labels,
+        Operation, Source, When,
     },
     report::Reports,
     world::Settings,
@@ -44,10 +44,10 @@ pub(crate) fn name(object: &AuthorizationPolicy) -> PolicyName {
     PolicyName { namespace: object.metadata.namespace.clone(), name: object.metadata.name.clone() }
 }
 
-/// Whether a pod of the policy's namespace, or any pod when that is the root namespace, names the policy.
-pub(crate) fn is_named_by(object: &AuthorizationPolicy, pod: &Pod) -> bool {
+/// Whether a workload with these labels names the policy, if it is of the policy's namespace or that is the root namespace.
+pub(crate) fn is_named_by(object: &AuthorizationPolicy, labels: &Labels) -> bool {
     let selector = object.spec.selector.as_ref();
-    action(&object.spec).is_some() && selector.is_some_and(|selector| selector.selects(&pod.metadata.labels))
+    action(&object.spec).is_some() && selector.is_some_and(|selector| selector.selects(labels))
 }
 
 /// The action, where node proxies have to do with the policy at all.

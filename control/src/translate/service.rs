@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A Kubernetes service as a mesh service (Istio `workload.Service`).
 
+use arcstr::ArcStr;
 use ipnet::IpNet;
 use mesh::{
     Hostname, Service, ServiceName,
@@ -10,9 +11,12 @@ use mesh::{
     },
 };
 
-use super::{Translation, waypoint_warning};
+use super::{
+    Translation,
+    waypoint::{Binder, Traffic},
+};
 use crate::{
-    objects::{self, IpFamily, Kind, Labels, Namespace, Port, Protocol, TargetPort, TrafficPolicy},
+    objects::{self, IpFamily, Kind, Labels, Metadata, Namespace, Port, Protocol, TargetPort, TrafficPolicy},
     report::Reports,
     world::{Objects, Settings},
 };
@@ -31,8 +35,10 @@ pub(crate) fn translate(
         reports.warning("spec.type", "an ExternalName service is not part of the mesh: its DNS answer is");
         return Translation { output: None, reports: reports.done() };
     }
-    waypoint_warning(&service.metadata, &mut reports);
     notes(service, &mut reports);
+    let binder = Binder { objects, settings };
+    let waypoint = binder.bind(&service.metadata, Traffic::Service, &mut reports);
+    let ingress_use_waypoint = binder.ingress(&service.metadata, waypoint.is_some(), &mut reports);
     let output = name(settings, service).map(|name| Service {
         name: service.metadata.name.clone(),
         namespace: name.namespace,
@@ -40,12 +46,12 @@ pub(crate) fn translate(
         vips: vips(settings, service),
         ports: ports(service),
         subject_alt_names: Vec::new(),
-        waypoint: None,
+        waypoint,
         weighted_waypoints: Vec::new(),
         load_balancing: load_balancing(service, namespace),
         ip_families: ip_families(service),
         canonical: true,
-        ingress_use_waypoint: false,
+        ingress_use_waypoint,
         visibility: Visibility::Public,
     });
     Translation { output, reports: reports.done() }
@@ -79,6 +85,17 @@ pub(crate) fn name(settings: &Settings, service: &objects::Service) -> Option<Se
     Some(ServiceName { namespace: metadata.namespace.clone(), hostname })
 }
 
+/// The service that a name of the cluster's own stands for.
+pub(crate) fn of_host<'a>(
+    objects: &'a Objects,
+    settings: &Settings,
+    host: &Hostname,
+) -> Option<&'a objects::Service> {
+    let rest = host.as_str().strip_suffix(settings.cluster_domain.as_str())?.strip_suffix(".svc.")?;
+    let (name, namespace) = rest.split_once('.')?;
+    objects.service(&(namespace.into(), name.into())).filter(|service| !is_external_name(service))
+}
+
 /// Whether pods of its namespace with these labels are its endpoints.
 pub(crate) fn selects(service: &objects::Service, labels: &Labels) -> bool {
     !service.spec.selector.is_empty()
@@ -86,12 +103,12 @@ pub(crate) fn selects(service: &objects::Service, labels: &Labels) -> bool {
         && objects::contains(labels, &service.spec.selector)
 }
 
-fn is_external_name(service: &objects::Service) -> bool {
+pub(crate) fn is_external_name(service: &objects::Service) -> bool {
     service.spec.kind.as_ref().is_some_and(|kind| kind == "ExternalName")
 }
 
 fn vips(settings: &Settings, service: &objects::Service) -> Vec<Vip> {
-    let addresses = service.spec.addresses().into_iter();
+    let addresses = service.addresses().into_iter();
     addresses.map(|address| Vip { network: settings.network.clone(), net: IpNet::from(address) }).collect()
 }
 
@@ -132,33 +149,44 @@ fn load_balancing(service: &objects::Service, namespace: Option<&Namespace>) -> 
     };
     let (routing_preference, mode) = match service.spec.internal_traffic_policy {
         TrafficPolicy::Local => (vec![Scope::Node], BalanceMode::Strict),
-        TrafficPolicy::Cluster => match distribution(service, namespace) {
-            Some(Distribution::SameZone) => {
-                (vec![Scope::Network, Scope::Region, Scope::Zone], BalanceMode::Failover)
-            }
-            Some(Distribution::SameNode) => (
-                vec![Scope::Network, Scope::Region, Scope::Zone, Scope::Subzone, Scope::Node],
-                BalanceMode::Failover,
-            ),
-            None => (Vec::new(), BalanceMode::Unspecified),
-        },
+        TrafficPolicy::Cluster => {
+            let field = service.spec.traffic_distribution.as_ref();
+            preference(field.map_or_else(|| distribution_of(&service.metadata, namespace), distribution))
+        }
     };
     LoadBalancing { routing_preference, mode, health_policy }
 }
 
-enum Distribution {
+/// Which endpoints are preferred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Distribution {
+    /// Those of the client's zone.
     SameZone,
+    /// Those of its node, then of its zone.
     SameNode,
 }
 
-/// The service's field, else its annotation, else that of its namespace.
-fn distribution(service: &objects::Service, namespace: Option<&Namespace>) -> Option<Distribution> {
-    let wanted = service
-        .spec
-        .traffic_distribution
-        .as_ref()
-        .or_else(|| service.metadata.annotation(DISTRIBUTION))
-        .or_else(|| namespace?.metadata.annotation(DISTRIBUTION))?;
+/// A preference as proxies are told of it.
+pub(crate) fn preference(distribution: Option<Distribution>) -> (Vec<Scope>, BalanceMode) {
+    match distribution {
+        Some(Distribution::SameZone) => {
+            (vec![Scope::Network, Scope::Region, Scope::Zone], BalanceMode::Failover)
+        }
+        Some(Distribution::SameNode) => {
+            let scopes = vec![Scope::Network, Scope::Region, Scope::Zone, Scope::Subzone, Scope::Node];
+            (scopes, BalanceMode::Failover)
+        }
+        None => (Vec::new(), BalanceMode::Unspecified),
+    }
+}
+
+/// The object's annotation, else that of its namespace.
+pub(crate) fn distribution_of(metadata: &Metadata, namespace: Option<&Namespace>) -> Option<Distribution> {
+    let inherited = || namespace?.metadata.annotation(DISTRIBUTION);
+    distribution(metadata.annotation(DISTRIBUTION).or_else(inherited)?)
+}
+
+fn distribution(wanted: &ArcStr) -> Option<Distribution> {
     match wanted.as_str() {
         "PreferClose" | "PreferSameZone" => Some(Distribution::SameZone),
         "PreferSameNode" => Some(Distribution::SameNode),

@@ -3,27 +3,28 @@
 
 use std::sync::Arc;
 
-use arcstr::{ArcStr, literal};
+use arcstr::ArcStr;
 use mesh::{
-    PolicyName, Workload, WorkloadUid,
-    service::{PortMap, ServicePort},
-    workload::{Health, Locality, Memberships, NetworkMode, TunnelProtocol, WorkloadType},
+    Workload, WorkloadUid,
+    workload::{Health, Locality, NetworkMode, TunnelProtocol, WorkloadType},
 };
 
-use super::{Translation, peer, policy, service, waypoint_warning};
+use super::{
+    Translation,
+    member::{self, Member, NamedPorts},
+    waypoint::{Binder, Traffic},
+};
 use crate::{
-    objects::{Kind, Metadata, Node, OwnerReference, Phase, Pod, Protocol, Service, TargetPort},
+    objects::{Kind, Metadata, Node, OwnerReference, Phase, Pod},
     report::Reports,
     world::{Objects, Settings},
 };
 
 const REDIRECTION: &str = "ambient.istio.io/redirection";
-const TUNNEL: &str = "networking.istio.io/tunnel";
 
 /// The workload of a pod; none once it has ended, or before it has an address.
 pub(crate) fn translate(objects: &Objects, settings: &Settings, pod: &Pod) -> Translation<Workload> {
     let mut reports = Reports::of(pod.metadata.key(Kind::Pod));
-    waypoint_warning(&pod.metadata, &mut reports);
     if pod.spec.host_network && pod.metadata.annotation(REDIRECTION).is_some_and(|value| value == "enabled") {
         reports.warning(
             format!("metadata.annotations[{REDIRECTION:?}]"),
@@ -35,17 +36,24 @@ pub(crate) fn translate(objects: &Objects, settings: &Settings, pod: &Pod) -> Tr
         reports
             .warning("status.podIPs", "has no address, so the mesh does not know the pod: set status.podIPs");
     }
-    let output =
-        if addresses.is_empty() || pod.is_terminal() { None } else { workload(objects, settings, pod) };
+    let output = if addresses.is_empty() || pod.is_terminal() {
+        None
+    } else {
+        workload(&Binder { objects, settings }, pod, &mut reports)
+    };
     Translation { output, reports: reports.done() }
 }
 
-fn workload(objects: &Objects, settings: &Settings, pod: &Pod) -> Option<Workload> {
+fn workload(binder: &Binder<'_>, pod: &Pod, reports: &mut Reports) -> Option<Workload> {
+    let Binder { objects, settings } = binder;
     let metadata = &pod.metadata;
     let uid = format!("{}//Pod/{}/{}", settings.cluster, metadata.namespace, metadata.name);
     let (workload_type, workload_name) = owner(metadata);
     let node = pod.spec.node_name.clone().unwrap_or_default();
     let (tunnel, native_tunnel) = tunnel(pod);
+    let (canonical_name, canonical_revision) = member::canonical(&metadata.labels, &workload_name);
+    let member =
+        Member { namespace: &metadata.namespace, labels: &metadata.labels, ports: NamedPorts::Of(pod) };
     Some(Workload {
         uid: WorkloadUid::parse(&uid).ok()?,
         name: metadata.name.clone(),
@@ -59,24 +67,24 @@ fn workload(objects: &Objects, settings: &Settings, pod: &Pod) -> Option<Workloa
         network_mode: if pod.spec.host_network { NetworkMode::HostNetwork } else { NetworkMode::Standard },
         tunnel,
         native_tunnel,
-        application_tunnel: None,
-        waypoint: None,
+        application_tunnel: binder.application_tunnel(metadata),
+        waypoint: binder.bind(metadata, Traffic::Workload, reports),
         locality: objects.node(&node).map(locality).unwrap_or_default(),
         node,
         cluster: settings.cluster.clone(),
-        canonical_name: canonical_name(metadata).unwrap_or_else(|| workload_name.clone()),
-        canonical_revision: canonical_revision(metadata),
+        canonical_name,
+        canonical_revision,
         workload_type,
         workload_name,
-        policies: policies(objects, settings, pod),
-        services: Arc::new(memberships(objects, settings, pod)),
+        policies: member::policies(objects, settings, &metadata.namespace, &metadata.labels),
+        services: Arc::new(member::memberships(objects, settings, &member)),
         health: if pod.is_ready() { Health::Healthy } else { Health::Unhealthy },
         capacity: 1,
     })
 }
 
 fn tunnel(pod: &Pod) -> (TunnelProtocol, bool) {
-    if pod.metadata.label(TUNNEL).is_some_and(|value| value == "http") {
+    if member::tunnels_itself(&pod.metadata.labels) {
         return (TunnelProtocol::Hbone, true);
     }
     let captured = pod.metadata.annotation(REDIRECTION).is_some_and(|value| value == "enabled");
@@ -123,55 +131,4 @@ fn owner(metadata: &Metadata) -> (WorkloadType, ArcStr) {
         },
         _ => (WorkloadType::Pod, name.clone()),
     }
-}
-
-fn canonical_name(metadata: &Metadata) -> Option<ArcStr> {
-    first_label(metadata, ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"])
-}
-
-fn canonical_revision(metadata: &Metadata) -> ArcStr {
-    let keys = ["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"];
-    first_label(metadata, keys).unwrap_or(literal!("latest"))
-}
-
-fn first_label(metadata: &Metadata, keys: [&str; 3]) -> Option<ArcStr> {
-    keys.into_iter().find_map(|key| metadata.label(key)).cloned()
-}
-
-fn policies(objects: &Objects, settings: &Settings, pod: &Pod) -> Vec<PolicyName> {
-    let namespace = pod.metadata.namespace.as_str();
-    let own = objects.authorizations_of(namespace);
-    let root =
-        (namespace != settings.root_namespace).then(|| objects.authorizations_of(&settings.root_namespace));
-    let mut names: Vec<PolicyName> = own
-        .chain(root.into_iter().flatten())
-        .filter(|(_, object)| policy::is_named_by(object, pod))
-        .map(|(_, object)| policy::name(object))
-        .chain(peer::policies_of(objects, settings, pod))
-        .collect();
-    names.sort();
-    names
-}
-
-fn memberships(objects: &Objects, settings: &Settings, pod: &Pod) -> Memberships {
-    objects
-        .services_of(&pod.metadata.namespace)
-        .filter(|(_, object)| service::selects(object, &pod.metadata.labels))
-        .filter_map(|(_, object)| Some((service::name(settings, object)?, ports(object, pod))))
-        .collect()
-}
-
-/// The pod's own ports for a service. A named port that none of its containers has is left out: the pod is no endpoint
-/// for it.
-fn ports(service: &Service, pod: &Pod) -> PortMap {
-    let tcp = service.spec.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
-    tcp.filter_map(|port| {
-        let target = match &port.target_port {
-            None => port.port,
-            Some(TargetPort::Number(number)) => *number,
-            Some(TargetPort::Name(name)) => pod.named_port(name)?,
-        };
-        Some((port.port, ServicePort { target: Some(target), protocol: service::protocol(port) }))
-    })
-    .collect()
 }

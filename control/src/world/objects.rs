@@ -7,10 +7,15 @@ use std::{
 };
 
 use arcstr::ArcStr;
+use mesh::Hostname;
 
-use crate::objects::{
-    AuthorizationPolicy, Kind, Namespace, Node, Object, ObjectKey, PeerAuthentication, Pod, Service,
-    ServiceAccount,
+use super::automatic::{Automatic, Claim, Pair};
+use crate::{
+    objects::{
+        AuthorizationPolicy, EndpointSlice, Gateway, GatewayClass, Kind, Namespace, Node, Object, ObjectKey,
+        PeerAuthentication, Pod, Service, ServiceAccount, ServiceEntry, WorkloadEntry, WorkloadGroup,
+    },
+    translate::{entry, slice, waypoint},
 };
 
 /// Namespace and name.
@@ -27,60 +32,74 @@ pub struct Objects {
     service_accounts: BTreeMap<Name, ServiceAccount>,
     pods: BTreeMap<Name, Pod>,
     services: BTreeMap<Name, Service>,
+    slices: BTreeMap<Name, EndpointSlice>,
+    entries: BTreeMap<Name, ServiceEntry>,
+    workload_entries: BTreeMap<Name, WorkloadEntry>,
+    workload_groups: BTreeMap<Name, WorkloadGroup>,
+    gateways: BTreeMap<Name, Gateway>,
+    gateway_classes: BTreeMap<ArcStr, GatewayClass>,
     authorization: BTreeMap<Name, AuthorizationPolicy>,
     peer: BTreeMap<Name, PeerAuthentication>,
     /// Names of the pods that run under an account on a node.
     placements: BTreeMap<Placement, BTreeSet<Name>>,
     /// Names of the pods of a node.
     by_node: BTreeMap<ArcStr, BTreeSet<Name>>,
+    /// Slices of a service.
+    of_service: BTreeMap<Name, BTreeSet<Name>>,
+    /// Slices that refer to a pod.
+    of_pod: BTreeMap<Name, BTreeSet<Name>>,
+    /// Service entries of a host.
+    of_host: BTreeMap<Hostname, BTreeSet<Name>>,
+    /// What names a gateway as its waypoint in its own labels.
+    bound: BTreeMap<Name, BTreeSet<ObjectKey>>,
+    automatic: Automatic,
 }
 
 impl Objects {
     /// Puts an object in place of the one of its key, which is returned.
     pub(super) fn insert(&mut self, object: Object) -> Option<Object> {
         let key = object.key();
+        let old = self.remove(&key);
+        self.index(&key, &object);
         let name = (key.namespace, key.name);
         match object {
-            Object::Namespace(object) => self.namespaces.insert(name.1, object).map(Object::Namespace),
-            Object::Node(object) => self.nodes.insert(name.1, object).map(Object::Node),
-            Object::ServiceAccount(object) => {
-                self.service_accounts.insert(name, object).map(Object::ServiceAccount)
-            }
-            Object::Pod(object) => {
-                let old = self.pods.remove(&name);
-                if let Some(old) = &old {
-                    self.displace(old);
-                }
-                self.place(&object);
-                self.pods.insert(name, object);
-                old.map(Object::Pod)
-            }
-            Object::Service(object) => self.services.insert(name, object).map(Object::Service),
-            Object::AuthorizationPolicy(object) => {
-                self.authorization.insert(name, object).map(Object::AuthorizationPolicy)
-            }
-            Object::PeerAuthentication(object) => {
-                self.peer.insert(name, object).map(Object::PeerAuthentication)
-            }
+            Object::Namespace(object) => drop(self.namespaces.insert(name.1, object)),
+            Object::Node(object) => drop(self.nodes.insert(name.1, object)),
+            Object::ServiceAccount(object) => drop(self.service_accounts.insert(name, object)),
+            Object::Pod(object) => drop(self.pods.insert(name, object)),
+            Object::Service(object) => drop(self.services.insert(name, object)),
+            Object::EndpointSlice(object) => drop(self.slices.insert(name, object)),
+            Object::ServiceEntry(object) => drop(self.entries.insert(name, object)),
+            Object::WorkloadEntry(object) => drop(self.workload_entries.insert(name, object)),
+            Object::WorkloadGroup(object) => drop(self.workload_groups.insert(name, object)),
+            Object::Gateway(object) => drop(self.gateways.insert(name, object)),
+            Object::GatewayClass(object) => drop(self.gateway_classes.insert(name.1, object)),
+            Object::AuthorizationPolicy(object) => drop(self.authorization.insert(name, object)),
+            Object::PeerAuthentication(object) => drop(self.peer.insert(name, object)),
         }
+        old
     }
 
     /// Takes an object away.
     pub(super) fn remove(&mut self, key: &ObjectKey) -> Option<Object> {
         let name = (key.namespace.clone(), key.name.clone());
-        match key.kind {
+        let old = match key.kind {
             Kind::Namespace => self.namespaces.remove(&key.name).map(Object::Namespace),
             Kind::Node => self.nodes.remove(&key.name).map(Object::Node),
             Kind::ServiceAccount => self.service_accounts.remove(&name).map(Object::ServiceAccount),
-            Kind::Pod => {
-                let old = self.pods.remove(&name)?;
-                self.displace(&old);
-                Some(Object::Pod(old))
-            }
+            Kind::Pod => self.pods.remove(&name).map(Object::Pod),
             Kind::Service => self.services.remove(&name).map(Object::Service),
+            Kind::EndpointSlice => self.slices.remove(&name).map(Object::EndpointSlice),
+            Kind::ServiceEntry => self.entries.remove(&name).map(Object::ServiceEntry),
+            Kind::WorkloadEntry => self.workload_entries.remove(&name).map(Object::WorkloadEntry),
+            Kind::WorkloadGroup => self.workload_groups.remove(&name).map(Object::WorkloadGroup),
+            Kind::Gateway => self.gateways.remove(&name).map(Object::Gateway),
+            Kind::GatewayClass => self.gateway_classes.remove(&key.name).map(Object::GatewayClass),
             Kind::AuthorizationPolicy => self.authorization.remove(&name).map(Object::AuthorizationPolicy),
             Kind::PeerAuthentication => self.peer.remove(&name).map(Object::PeerAuthentication),
-        }
+        }?;
+        self.unindex(key, &old);
+        Some(old)
     }
 
     /// How many objects of a kind there are.
@@ -91,6 +110,12 @@ impl Objects {
             Kind::ServiceAccount => self.service_accounts.len(),
             Kind::Pod => self.pods.len(),
             Kind::Service => self.services.len(),
+            Kind::EndpointSlice => self.slices.len(),
+            Kind::ServiceEntry => self.entries.len(),
+            Kind::WorkloadEntry => self.workload_entries.len(),
+            Kind::WorkloadGroup => self.workload_groups.len(),
+            Kind::Gateway => self.gateways.len(),
+            Kind::GatewayClass => self.gateway_classes.len(),
             Kind::AuthorizationPolicy => self.authorization.len(),
             Kind::PeerAuthentication => self.peer.len(),
         }
@@ -107,6 +132,10 @@ impl Objects {
 
     pub(crate) fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.get(name)
+    }
+
+    pub(crate) fn service_account(&self, name: &Name) -> Option<&ServiceAccount> {
+        self.service_accounts.get(name)
     }
 
     pub(crate) fn pod(&self, name: &Name) -> Option<&Pod> {
@@ -133,6 +162,84 @@ impl Objects {
         within(&self.services, namespace)
     }
 
+    pub(crate) fn slice(&self, name: &Name) -> Option<&EndpointSlice> {
+        self.slices.get(name)
+    }
+
+    pub(crate) fn slices_of(&self, service: &Name) -> impl Iterator<Item = (&Name, &EndpointSlice)> {
+        named(&self.of_service, service, &self.slices)
+    }
+
+    pub(crate) fn slices_with(&self, pod: &Name) -> impl Iterator<Item = (&Name, &EndpointSlice)> {
+        named(&self.of_pod, pod, &self.slices)
+    }
+
+    pub(crate) fn entry(&self, name: &Name) -> Option<&ServiceEntry> {
+        self.entries.get(name)
+    }
+
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&Name, &ServiceEntry)> {
+        self.entries.iter()
+    }
+
+    pub(crate) fn entries_of(&self, namespace: &str) -> impl Iterator<Item = (&Name, &ServiceEntry)> {
+        within(&self.entries, namespace)
+    }
+
+    pub(crate) fn entries_for(&self, host: &Hostname) -> impl Iterator<Item = (&Name, &ServiceEntry)> {
+        named(&self.of_host, host, &self.entries)
+    }
+
+    /// The automatic addresses of a host of a service entry.
+    pub(crate) fn automatic(&self, claim: &Claim) -> Option<Pair> {
+        self.automatic.of(claim)
+    }
+
+    /// Gives automatic addresses to those who need them; returns the service entries whose addresses are others now.
+    pub(super) fn allocate(&mut self) -> BTreeSet<Name> {
+        let claims = self.entries.values().flat_map(entry::claims);
+        let now = Automatic::allocate(claims, self.entries.values().flat_map(entry::taken));
+        let changed = now.differences(&self.automatic);
+        self.automatic = now;
+        changed
+    }
+
+    pub(crate) fn workload_entry(&self, name: &Name) -> Option<&WorkloadEntry> {
+        self.workload_entries.get(name)
+    }
+
+    pub(crate) fn workload_entries(&self) -> impl Iterator<Item = (&Name, &WorkloadEntry)> {
+        self.workload_entries.iter()
+    }
+
+    pub(crate) fn workload_entries_of(
+        &self,
+        namespace: &str,
+    ) -> impl Iterator<Item = (&Name, &WorkloadEntry)> {
+        within(&self.workload_entries, namespace)
+    }
+
+    pub(crate) fn workload_group(&self, name: &Name) -> Option<&WorkloadGroup> {
+        self.workload_groups.get(name)
+    }
+
+    pub(crate) fn gateway(&self, name: &Name) -> Option<&Gateway> {
+        self.gateways.get(name)
+    }
+
+    pub(crate) fn gateways(&self) -> impl Iterator<Item = (&Name, &Gateway)> {
+        self.gateways.iter()
+    }
+
+    pub(crate) fn gateway_class(&self, name: &str) -> Option<&GatewayClass> {
+        self.gateway_classes.get(name)
+    }
+
+    /// What names a gateway as its waypoint in its own labels.
+    pub(crate) fn bound_to(&self, gateway: &Name) -> impl Iterator<Item = &ObjectKey> {
+        self.bound.get(gateway).into_iter().flatten()
+    }
+
     pub(crate) fn authorization(&self, name: &Name) -> Option<&AuthorizationPolicy> {
         self.authorization.get(name)
     }
@@ -156,26 +263,64 @@ impl Objects {
         within(&self.peer, namespace)
     }
 
-    fn place(&mut self, pod: &Pod) {
-        let name = (pod.metadata.namespace.clone(), pod.metadata.name.clone());
-        let Some(node) = pod.spec.node_name.clone() else { return };
-        if !pod.is_terminal() {
-            let placement = (name.0.clone(), pod.service_account(), node.clone());
-            self.placements.entry(placement).or_default().insert(name.clone());
+    fn index(&mut self, key: &ObjectKey, object: &Object) {
+        let name = (key.namespace.clone(), key.name.clone());
+        if let Object::Pod(pod) = object
+            && let Some(node) = pod.spec.node_name.clone()
+        {
+            if !pod.is_terminal() {
+                let placement = (name.0.clone(), pod.service_account(), node.clone());
+                self.placements.entry(placement).or_default().insert(name.clone());
+            }
+            self.by_node.entry(node).or_default().insert(name.clone());
         }
-        self.by_node.entry(node).or_default().insert(name);
+        if let Object::EndpointSlice(slice) = object {
+            for pod in slice::pods(slice) {
+                self.of_pod.entry(pod).or_default().insert(name.clone());
+            }
+            if let Some(service) = slice::service(slice) {
+                self.of_service.entry(service).or_default().insert(name.clone());
+            }
+        }
+        if let Object::ServiceEntry(entry) = object {
+            for host in entry::hosts(entry) {
+                self.of_host.entry(host).or_default().insert(name.clone());
+            }
+        }
+        if let Some(gateway) = waypoint::own(object) {
+            self.bound.entry(gateway).or_default().insert(key.clone());
+        }
     }
 
-    fn displace(&mut self, pod: &Pod) {
-        let name = (pod.metadata.namespace.clone(), pod.metadata.name.clone());
-        let Some(node) = pod.spec.node_name.clone() else { return };
-        take(&mut self.placements, &(name.0.clone(), pod.service_account(), node.clone()), &name);
-        take(&mut self.by_node, &node, &name);
+    fn unindex(&mut self, key: &ObjectKey, object: &Object) {
+        let name = (key.namespace.clone(), key.name.clone());
+        if let Object::Pod(pod) = object
+            && let Some(node) = pod.spec.node_name.clone()
+        {
+            take(&mut self.placements, &(name.0.clone(), pod.service_account(), node.clone()), &name);
+            take(&mut self.by_node, &node, &name);
+        }
+        if let Object::EndpointSlice(slice) = object {
+            for pod in slice::pods(slice) {
+                take(&mut self.of_pod, &pod, &name);
+            }
+            if let Some(service) = slice::service(slice) {
+                take(&mut self.of_service, &service, &name);
+            }
+        }
+        if let Object::ServiceEntry(entry) = object {
+            for host in entry::hosts(entry) {
+                take(&mut self.of_host, &host, &name);
+            }
+        }
+        if let Some(gateway) = waypoint::own(object) {
+            take(&mut self.bound, &gateway, key);
+        }
     }
 }
 
 /// Takes a name out of a set, and the set away when it was the last.
-fn take<K: Ord>(sets: &mut BTreeMap<K, BTreeSet<Name>>, key: &K, name: &Name) {
+fn take<K: Ord, N: Ord>(sets: &mut BTreeMap<K, BTreeSet<N>>, key: &K, name: &N) {
     if let Some(names) = sets.get_mut(key) {
         names.remove(name);
         if names.is_empty() {
@@ -189,4 +334,13 @@ fn within<'a, T>(map: &'a BTreeMap<Name, T>, namespace: &str) -> impl Iterator<I
     let namespace = ArcStr::from(namespace);
     let first = Bound::Included((namespace.clone(), ArcStr::new()));
     map.range((first, Bound::Unbounded)).take_while(move |(name, _)| name.0 == namespace)
+}
+
+/// The objects that an index names.
+fn named<'a, K: Ord, T>(
+    index: &'a BTreeMap<K, BTreeSet<Name>>,
+    key: &K,
+    map: &'a BTreeMap<Name, T>,
+) -> impl Iterator<Item = (&'a Name, &'a T)> {
+    index.get(key).into_iter().flatten().filter_map(|name| map.get_key_value(name))
 }

@@ -71,7 +71,121 @@ fn object() -> impl Strategy<Value = String> {
         }),
         3 => (namespace.clone(), name.clone(), proptest::option::of(label.clone()), 0..3u8).prop_map(authorization),
         3 => (namespace, name, proptest::option::of(label), 0..4u8, 0..4u8, 0..3u8).prop_map(peer),
+        8 => beyond_the_core(),
     ]
+}
+
+/// Kinds that are not Kubernetes' own, slices, and what binds to waypoints.
+fn beyond_the_core() -> impl Strategy<Value = String> {
+    let namespace = select(vec!["shop", "bank", "istio-system"]);
+    let name = select(vec!["a", "b", "c"]);
+    let label = select(vec!["x", "y"]);
+    let waypoint = select(WAYPOINTS.to_vec());
+    let flag = any::<bool>();
+    prop_oneof![
+        (namespace.clone(), name.clone(), waypoint.clone(), flag).prop_map(|(namespace, name, waypoint, fed)| {
+            let selector = if fed { "{}" } else { "{app: x}" };
+            format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}, labels: {{{waypoint}}}}}\n\
+                 spec: {{clusterIP: 10.30.0.1, selector: {selector}, ports: [{{name: web, port: 80}}]}}\n"
+            )
+        }),
+        (namespace.clone(), name.clone(), name.clone(), 0..4u8).prop_map(slice),
+        (namespace.clone(), name.clone(), waypoint.clone(), 0..6u8, 0..3u8).prop_map(entry),
+        (namespace.clone(), name.clone(), label, waypoint.clone(), flag).prop_map(
+            |(namespace, name, label, waypoint, healthy)| format!(
+                "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\n\
+                 metadata: {{name: {name}, namespace: {namespace}, labels: {{{waypoint}}}}}\n\
+                 spec: {{address: 10.9.0.1, ports: {{web: 8088}}, labels: {{app: {label}}}}}\n\
+                 status: {{conditions: [{{type: Healthy, status: \"{healthy}\"}}]}}\n"
+            )
+        ),
+        (namespace.clone(), name, waypoint.clone()).prop_map(|(namespace, name, waypoint)| format!(
+            "apiVersion: v1\nkind: Pod\n\
+             metadata: {{name: {name}, namespace: {namespace}, labels: {{app: x, {waypoint}}}}}\n\
+             status: {{podIP: 10.20.1.1}}\n"
+        )),
+        (namespace.clone(), waypoint).prop_map(|(namespace, waypoint)| format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}, labels: {{{waypoint}}}}}\n"
+        )),
+        (namespace, 0..5u8, 0..4u8, flag).prop_map(gateway),
+        (0..5u8, flag).prop_map(|(covers, bound)| format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\n\
+             metadata: {{name: istio-waypoint, labels: {{{}}}{}}}\nspec: {{controllerName: istio.io/mesh-controller}}\n",
+            COVERS[usize::from(covers)],
+            if bound { ", annotations: {ambient.istio.io/waypoint-inbound-binding: PROXY/15088}" } else { "" },
+        )),
+    ]
+}
+
+/// Labels that name a waypoint, or a part of one.
+const WAYPOINTS: [&str; 7] = [
+    "",
+    "istio.io/use-waypoint: w",
+    "istio.io/use-waypoint: none",
+    "istio.io/use-waypoint: w, istio.io/use-waypoint-namespace: bank",
+    "istio.io/use-waypoint: w, istio.io/use-waypoint-namespace: bank, team: red",
+    "istio.io/ingress-use-waypoint: \"true\", team: red",
+    "gateway.networking.k8s.io/gateway-name: w",
+];
+
+const COVERS: [&str; 5] = [
+    "",
+    "istio.io/waypoint-for: service",
+    "istio.io/waypoint-for: workload",
+    "istio.io/waypoint-for: all",
+    "istio.io/waypoint-for: none",
+];
+
+fn gateway((namespace, covers, routes, ready): (&str, u8, u8, bool)) -> String {
+    let routes = [
+        "{}",
+        "{namespaces: {from: All}}",
+        "{namespaces: {from: Same}}",
+        "{namespaces: {from: Selector, selector: {matchLabels: {team: red}}}}",
+    ][usize::from(routes)];
+    let addresses = if ready { "[{value: 10.30.9.9}]" } else { "[]" };
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n\
+         metadata: {{name: w, namespace: {namespace}, labels: {{{}}}}}\n\
+         spec: {{gatewayClassName: istio-waypoint, listeners: [{{name: mesh, port: 15008, protocol: HBONE, allowedRoutes: {routes}}}]}}\n\
+         status: {{addresses: {addresses}}}\n",
+        COVERS[usize::from(covers)]
+    )
+}
+
+fn slice((namespace, name, service, variant): (&str, &str, &str, u8)) -> String {
+    let endpoints = [
+        "[{addresses: [10.20.1.1], targetRef: {kind: Pod, name: a}}]",
+        "[{addresses: [10.20.1.1], targetRef: {kind: Pod, name: a}}, {addresses: [10.20.1.2], targetRef: {kind: Pod, name: b}}]",
+        "[{addresses: [192.0.2.1]}, {addresses: [192.0.2.2], conditions: {ready: false}}]",
+        "null",
+    ][usize::from(variant)];
+    format!(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
+         metadata: {{name: {name}, namespace: {namespace}, labels: {{kubernetes.io/service-name: {service}}}}}\n\
+         endpoints: {endpoints}\nports: [{{name: web, port: 808{variant}}}]\n"
+    )
+}
+
+/// Hosts that several want, one of them a Service's.
+fn entry((namespace, name, waypoint, variant, age): (&str, &str, &str, u8, u8)) -> String {
+    let spec = [
+        "hosts: [a.example.com], resolution: DNS",
+        "hosts: [a.example.com, b.example.com], resolution: STATIC, endpoints: [{address: 192.0.2.7, labels: {app: x}}]",
+        "hosts: [a.shop.svc.cluster.local], resolution: STATIC, workloadSelector: {labels: {app: x}}",
+        "hosts: [a.example.com, a.bank.svc.cluster.local], resolution: STATIC, workloadSelector: {labels: {app: y}}",
+        "hosts: [b.example.com], addresses: [10.99.0.0/24]",
+        "hosts: ['*.example.com', b.example.com], resolution: STATIC, endpoints: [{address: 192.0.2.8, ports: {web: 99}}]",
+    ][usize::from(variant)];
+    let created =
+        if age > 0 { format!(", creationTimestamp: \"2026-01-0{age}T00:00:00Z\"") } else { String::new() };
+    let status = if age == 2 { "{addresses: [{value: 240.240.7.7, host: a.example.com}]}" } else { "{}" };
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\
+         metadata: {{name: {name}, namespace: {namespace}, labels: {{{waypoint}}}{created}}}\n\
+         spec: {{{spec}, ports: [{{number: 80, name: web, protocol: HTTP}}]}}\nstatus: {status}\n"
+    )
 }
 
 fn pod((namespace, name, label, node, variant): (&str, &str, &str, &str, u8)) -> String {
@@ -139,7 +253,7 @@ fn survivors(history: &[Event]) -> Vec<Event> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 384, ..ProptestConfig::default() })]
 
     #[test]
     fn incremental_equals_rebuild(history in history(), sizes in proptest::collection::vec(1..5usize, 1..10)) {
@@ -244,6 +358,61 @@ fn a_nodes_heartbeat_touches_nobody_but_its_move_does() {
     assert!(
         matches!(&moved[..], [Change::Workload(workload)] if workload.locality.zone == "z2"),
         "{moved:?}"
+    );
+}
+
+/// What an event makes translated again, besides the object itself.
+fn touched(before: &str, event: &str) -> Vec<String> {
+    let mut world = World::new(settings());
+    world.apply(events(before));
+    let [Event::Applied(object)] = &events(event)[..] else { panic!("one object: {event}") };
+    let old = world.objects.insert(object.as_ref().clone());
+    let mut affected = Affected::default();
+    affected.add(&world.objects, &world.settings, old.as_ref(), Some(object));
+    affected.keys.remove(&object.key());
+    affected.keys.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn an_event_touches_only_what_it_can_affect() {
+    let manifests = |objects: &[String]| objects.join("---\n");
+    let pods: Vec<String> = ["a", "b", "c"].map(|name| pod(("shop", name, "x", "one", 2))).into();
+    let service = |selector: &str, label: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: a, namespace: shop, labels: {{{label}}}}}\n\
+             spec: {{clusterIP: 10.30.0.1, selector: {selector}, ports: [{{name: web, port: 80}}]}}\n"
+        )
+    };
+    let selected = manifests(&[pods.clone(), vec![service("{app: x}", "")]].concat());
+    assert_eq!(touched(&selected, &service("{app: x}", "beat: again")), [] as [&str; 0]);
+    assert_eq!(touched(&selected, &service("{app: y}", "")).len(), 3);
+    assert_eq!(
+        touched(&selected, &slice(("shop", "s", "a", 1))),
+        [] as [&str; 0],
+        "its pods have the selector"
+    );
+
+    let fed = [pods.clone(), vec![service("{}", ""), slice(("shop", "s", "a", 0))]].concat();
+    let more = slice(("shop", "s", "a", 1)).replace("8081", "8080");
+    assert_eq!(touched(&manifests(&fed), &more), ["Pod shop/b"], "only the new one");
+
+    let of_services = [pods.clone(), vec![gateway(("shop", 1, 0, false))]].concat();
+    let bound =
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {istio.io/use-waypoint: w}}\n";
+    assert_eq!(touched(&manifests(&of_services), bound), [] as [&str; 0], "the waypoint is for services");
+    let in_front = [of_services, vec![bound.to_owned(), service("{app: x}", "")]].concat();
+    assert_eq!(
+        touched(&manifests(&in_front), &gateway(("shop", 1, 0, true))),
+        ["Namespace shop", "Service shop/a"]
+    );
+    assert_eq!(touched(&manifests(&in_front), &gateway(("shop", 1, 0, false))), [] as [&str; 0]);
+
+    let elsewhere = [pods, vec![entry(("shop", "c", "", 0, 1)), entry(("bank", "b", "", 1, 0))]].concat();
+    let younger = entry(("bank", "a", "", 0, 2));
+    assert_eq!(
+        touched(&manifests(&elsewhere), &younger),
+        ["ServiceEntry bank/b", "ServiceEntry shop/c"],
+        "who has the same host"
     );
 }
 

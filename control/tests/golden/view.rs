@@ -8,6 +8,7 @@ use mesh::{
     Change, Policy, Service, Workload,
     policy::{Clause, Match, Rule, ServiceAccountMatch, StringMatch},
     service::{LoadBalancing, PortMap},
+    workload::{GatewayAddress, GatewayDestination},
 };
 use serde_json::{Map, Value, json};
 
@@ -38,7 +39,16 @@ pub(crate) fn yaml(world: &World) -> String {
 
 fn workload(output: &Workload) -> Value {
     let services = output.services.iter().map(|(name, ports)| (name.to_string(), port_map(ports)));
+    let tunnel = output.application_tunnel.map(|tunnel| {
+        let port = tunnel.port.map_or_else(|| "the port asked for".to_owned(), |port| port.to_string());
+        json!(format!("{:?} {port}", tunnel.protocol))
+    });
     map([
+        ("hostname", output.hostname.as_ref().map_or(Value::Null, text)),
+        ("network", text(&output.network)),
+        ("applicationTunnel", tunnel.unwrap_or_default()),
+        ("waypoint", gateway(output.waypoint.as_ref())),
+        ("capacity", if output.capacity == 1 { Value::Null } else { json!(output.capacity) }),
         ("uid", text(&output.uid)),
         ("identity", text(output.identity())),
         ("addresses", list(&output.addresses)),
@@ -62,7 +72,19 @@ fn service(output: &Service) -> Value {
         ("ports", port_map(&output.ports)),
         ("balance", balance(&output.load_balancing)),
         ("ipFamilies", text(format!("{:?}", output.ip_families))),
+        ("subjectAltNames", list(&output.subject_alt_names)),
+        ("waypoint", gateway(output.waypoint.as_ref())),
+        ("ingressUseWaypoint", if output.ingress_use_waypoint { json!(true) } else { Value::Null }),
+        ("canonical", if output.canonical { Value::Null } else { json!(false) }),
     ])
+}
+
+fn gateway(address: Option<&GatewayAddress>) -> Value {
+    let Some(GatewayAddress { destination, hbone_port }) = address else { return Value::Null };
+    match destination {
+        GatewayDestination::Hostname(name) => text(format!("{name} {hbone_port}")),
+        GatewayDestination::Address(address) => text(format!("{address} {hbone_port}")),
+    }
 }
 
 fn balance(balance: &LoadBalancing) -> Value {
