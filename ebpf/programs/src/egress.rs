@@ -70,7 +70,7 @@ fn open(skb: Skb, pod: Pod, sender: Sender, segment: &Segment) -> i32 {
     {
         return pod.drop(Event::Unowned);
     }
-    let dns = pod.captures_dns() && segment.destination_port == DOMAIN_PORT;
+    let dns = pod.captures_dns_streams() && segment.destination_port == DOMAIN_PORT;
     let listener = if dns { Listener::DnsTcp } else { Listener::Outbound };
     if !adopt(skb, pod, listener, segment.ipv6, &segment.source) {
         return DROP;

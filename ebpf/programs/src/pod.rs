@@ -10,7 +10,7 @@ use crate::ebpf_abi::{
 
 use crate::{
     address::Address,
-    maps::{COUNTS, NETWORKS, OWN, PODS, PORTS},
+    maps::{COUNTS, NETWORKS, OWN, PODS, PORTS, TRUST_MARK},
     skb::{DROP, Skb},
 };
 
@@ -43,6 +43,13 @@ impl Pod {
     #[inline(always)]
     pub(crate) fn captures_dns(self) -> bool {
         self.flags & flag::DNS != 0
+    }
+
+    /// Whether DNS over TCP has a listener of its own. A proxy that is believed by its mark, Istio's, has one that cannot
+    /// answer in another's name; it takes such connections as it takes any other.
+    #[inline(always)]
+    pub(crate) fn captures_dns_streams(self) -> bool {
+        self.captures_dns() && TRUST_MARK.load() == 0
     }
 
     /// Whether an address is the pod's own.

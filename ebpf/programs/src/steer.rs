@@ -61,7 +61,7 @@ fn stream(ctx: &SkLookupContext, pod: Pod, ends: &Ends) -> u32 {
             pod.count(Event::Spoofed);
             return REFUSE;
         }
-        let dns = pod.captures_dns() && ends.port == DOMAIN_PORT;
+        let dns = pod.captures_dns_streams() && ends.port == DOMAIN_PORT;
         return assign(ctx, pod, if dns { Listener::DnsTcp } else { Listener::Outbound }, ends.ipv6);
     }
     if ends.inside || within {

@@ -83,6 +83,7 @@ mod tests {
     use std::task::Context;
 
     use futures_util::task::noop_waker_ref;
+    use tokio::task::JoinSet;
 
     use super::*;
 
@@ -90,15 +91,14 @@ mod tests {
     async fn whoever_waits_is_woken_also_when_a_signal_above_is_raised() {
         let top = Signal::new();
         let below = top.child().child();
-        let waiting = {
-            let below = below.clone();
-            // It registers at its first turn.
-            tokio::spawn(async move { below.raised().await })
-        };
+        let mut waiting = JoinSet::new();
+        let waiter = below.clone();
+        waiting.spawn(async move { waiter.raised().await });
+        // It registers at its first turn.
         tokio::task::yield_now().await;
-        assert!(!waiting.is_finished() && !below.is_raised());
+        assert!(waiting.try_join_next().is_none() && !below.is_raised());
         top.raise();
-        waiting.await.unwrap();
+        waiting.join_next().await.unwrap().unwrap();
         assert!(below.is_raised());
     }
 
@@ -118,9 +118,10 @@ mod tests {
         let mut waiting = Box::pin(async move { waiter.raised().await });
         let mut nobody = Context::from_waker(noop_waker_ref());
         assert!(waiting.as_mut().poll(&mut nobody).is_pending());
-        let moved = tokio::spawn(waiting);
+        let mut moved = JoinSet::new();
+        moved.spawn(waiting);
         tokio::task::yield_now().await;
         signal.raise();
-        moved.await.unwrap();
+        moved.join_next().await.unwrap().unwrap();
     }
 }

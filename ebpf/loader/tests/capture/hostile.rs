@@ -68,14 +68,14 @@ fn istios_ztunnel_is_believed_by_its_mark_when_the_agent_is_told_to() {
     let mut world = World::new();
     let (pod, peer) = (world.space(10), world.space(20));
     let capture = Capture::load(Settings { trust_mark: true, ..world.settings() }).unwrap();
-    let _servers = [Server::start(&pod, 8080), Server::start(&peer, 8080)];
+    let _servers = [(&pod, 8080), (&peer, 8080), (&peer, 53)].map(|(space, port)| Server::start(space, port));
     pod.enrol(&capture);
     let _proxy = Proxy::start(&pod, None, "");
     for (own, other) in pod.at(8080).into_iter().zip(peer.at(8080)) {
         assert_eq!(ask(&pod, other).unwrap(), format!("out|{}|hello", own.ip()));
         assert_eq!(ask(&peer, own).unwrap(), format!("in|{}|hello", other.ip()));
         let server = SocketAddr::new(other.ip(), 53);
-        assert_eq!(ask(&pod, server).unwrap(), format!("dns|{}|hello", server.ip()));
+        assert_eq!(ask(&pod, server).unwrap(), format!("out|{}|hello", own.ip()), "DNS over TCP");
         assert_eq!(ask_udp(&pod, server, "hello").unwrap(), "dns|hello");
     }
 }
