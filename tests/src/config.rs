@@ -80,6 +80,20 @@ pub fn raise_descriptors() -> Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, most, most).context("as many descriptors as allowed")
 }
 
+/// Where what takes minutes to build is kept between runs (`XDG_CACHE_HOME`, default `~/.cache`).
+///
+/// # Errors
+/// When neither that nor the home folder is set.
+pub fn cache_folder() -> Result<PathBuf> {
+    let folder = match variable("XDG_CACHE_HOME") {
+        Some(folder) => PathBuf::from(folder),
+        None => {
+            PathBuf::from(variable("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?).join(".cache")
+        }
+    };
+    Ok(folder.join("ambit"))
+}
+
 fn variable(name: &str) -> Option<String> {
     std::env::var_os(name).and_then(|value| value.into_string().ok()).filter(|value| !value.is_empty())
 }

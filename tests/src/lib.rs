@@ -11,6 +11,7 @@ pub mod config;
 pub mod dns;
 pub mod echo;
 pub mod http;
+pub mod kube;
 pub mod net;
 pub mod observe;
 pub mod process;

@@ -25,6 +25,9 @@ impl Package {
 
 /// `ip`, for people who look around in a lab.
 pub(crate) const IPROUTE: Package = Package { name: "iproute2", program: "ip" };
+/// What nodes of a cluster need: containers, kube-proxy's rules, and something to look around with.
+pub(crate) const CLUSTER: [Package; 3] =
+    [Package { name: "runc", program: "runc" }, Package { name: "nftables", program: "nft" }, IPROUTE];
 /// What scenarios attack and check the mesh with: packets made by hand, Envoy from PyPI, a certificate request and a gRPC
 /// call that are not ours.
 pub(crate) const STRANGERS: [Package; 4] = [

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Links, addresses and routes, by rtnetlink from inside the namespaces they belong to.
 
-use std::{fs::File, net::IpAddr, os::fd::AsRawFd as _};
+use std::{fs::File, net::IpAddr, os::fd::AsRawFd as _, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::TryStreamExt as _;
@@ -68,7 +68,7 @@ pub async fn fabric(name: &str) -> Result<Namespace> {
 /// When the kernel refuses any part of it.
 pub async fn join_fabric(fabric: &Namespace, member: &Namespace, host: u8, nodes: &[u8]) -> Result<()> {
     let port = format!("port{host}");
-    veth(fabric, &port, member, "eth0").await?;
+    veth(fabric, &port, &member.path(), "eth0").await?;
     fabric
         .netlink(async move |netlink| {
             let bridge = index_of(&netlink, BRIDGE).await?;
@@ -114,7 +114,7 @@ pub fn forward(node: &Namespace) -> Result<()> {
 /// # Errors
 /// When the kernel refuses any part of it.
 pub async fn connect_pod(node: (&Namespace, Pair), port: &str, pod: (&Namespace, Pair)) -> Result<()> {
-    veth(node.0, port, pod.0, "eth0").await?;
+    veth(node.0, port, &pod.0.path(), "eth0").await?;
     let (near, far) = (node.1, pod.1);
     let port = port.to_owned();
     node.0
@@ -184,10 +184,11 @@ pub async fn index_of(netlink: &Handle, link: &str) -> Result<u32> {
     Ok(message.with_context(|| format!("no link {link}"))?.header.index)
 }
 
-async fn veth(near: &Namespace, near_name: &str, far: &Namespace, far_name: &str) -> Result<()> {
+/// Makes a pair of links. `far` is the file of the far end's namespace.
+pub(crate) async fn veth(near: &Namespace, near_name: &str, far: &Path, far_name: &str) -> Result<()> {
     ensure!(near_name.len() < 16 && far_name.len() < 16, "a link's name has at most 15 bytes: {near_name}");
     let (near_name, far_name) = (near_name.to_owned(), far_name.to_owned());
-    let far = File::open(far.path()).context("opening the far namespace")?;
+    let far = File::open(far).context("opening the far namespace")?;
     near.netlink(async move |netlink| {
         // The far end is born in its own namespace: no name of it is ever visible in another.
         let peer =
@@ -198,12 +199,12 @@ async fn veth(near: &Namespace, near_name: &str, far: &Namespace, far_name: &str
     .await
 }
 
-async fn up(netlink: &Handle, link: &str) -> Result<()> {
+pub(crate) async fn up(netlink: &Handle, link: &str) -> Result<()> {
     let message = LinkUnspec::new_with_name(link).up().build();
     netlink.link().set(message).execute().await.with_context(|| format!("setting {link} up"))
 }
 
-async fn add_address(netlink: &Handle, link: &str, address: IpAddr, prefix: u8) -> Result<()> {
+pub(crate) async fn add_address(netlink: &Handle, link: &str, address: IpAddr, prefix: u8) -> Result<()> {
     let index = index_of(netlink, link).await?;
     let mut request = netlink.address().add(index, address, prefix);
     request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
