@@ -22,9 +22,9 @@ use lab::{
 };
 
 use crate::{
-    lab::{build, runtime},
+    lab::runtime,
     packages,
-    step::{say, seconds, step},
+    step::{run, say, seconds, step},
 };
 
 /// A real Kubernetes on this machine.
@@ -111,7 +111,10 @@ impl Up {
         }
         packages::ensure_installed(&packages::CLUSTER)?;
         let tools = tools()?;
-        step("build", build)?;
+        // `--workspace` resolves the features that every other command uses; the mesh itself is not needed.
+        step("load-balancer", || {
+            run("cargo", &["build", "--workspace", "--bin", "cluster-balancer", "--locked"])
+        })?;
         let options = Options { nodes: if self.control_plane_only { 0 } else { self.nodes } };
         let started = Instant::now();
         say(format!("── starting cluster {name}"));

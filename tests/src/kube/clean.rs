@@ -23,8 +23,8 @@ use nix::{
 };
 
 use super::{
-    cgroup, node,
-    shape::{Shape, node_name, prefix, record_name},
+    cgroup,
+    shape::{Shape, prefix, record_name},
 };
 use crate::{
     clean::{Removed, check_name},
@@ -65,7 +65,7 @@ pub fn remove(name: &str) -> Result<Removed> {
     }
     if let Some(shape) = &shape {
         wait_for_link(&shape.block.link())?;
-        remove_files(shape)?;
+        remove_files(&shape.state)?;
     }
     unmount(&run_folder(&record_name(name)))?;
     match fs::remove_dir_all(run_folder(&record_name(name))) {
@@ -153,20 +153,21 @@ fn unmount(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn remove_files(shape: &Shape) -> Result<()> {
-    for number in shape.numbers() {
-        node::remove_files(shape, &node_name(number))?;
+fn remove_files(state: &Path) -> Result<()> {
+    let entries = match fs::read_dir(state) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("listing {}", state.display())),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let path = entry.path();
+        let removed = match entry.file_type()? {
+            kind if kind.is_dir() && entry.file_name() == "logs" => continue,
+            kind if kind.is_dir() => fs::remove_dir_all(&path),
+            _ => fs::remove_file(&path),
+        };
+        removed.with_context(|| format!("removing {}", path.display()))?;
     }
-    for folder in ["etcd", "pki"] {
-        match fs::remove_dir_all(shape.state.join(folder)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("removing {folder}"));
-            }
-            _ => {}
-        }
-    }
-    match fs::remove_file(shape.kubeconfig()) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).context("removing the kubeconfig"),
-        _ => Ok(()),
-    }
+    Ok(())
 }

@@ -6,14 +6,13 @@ mod files;
 mod view;
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::Output,
     sync::Arc,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::{
     certificates::Authority,
@@ -179,17 +178,4 @@ async fn ctr(shape: &Shape, node: &str, arguments: &[&str]) -> Result<()> {
     let Output { status, stderr, .. } = process::output(launch, IMPORT).await?;
     ensure!(status.success(), "ctr {}: {}", arguments.join(" "), String::from_utf8_lossy(&stderr).trim());
     Ok(())
-}
-
-/// Removes a node's files.
-///
-/// # Errors
-/// When something in them resists.
-pub fn remove_files(shape: &Shape, node: &str) -> Result<()> {
-    match fs::remove_dir_all(folder(shape, node)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing the files of {node}"))
-        }
-        _ => Ok(()),
-    }
 }

@@ -40,7 +40,7 @@ pub(crate) fn nothing_of(cluster: &Shape) -> Result<()> {
     let left: Vec<String> = fs::read_dir(&cluster.state)?
         .flatten()
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .filter(|name| name.starts_with("node-") || name == "etcd" || name == "pki")
+        .filter(|name| name != "logs")
         .collect();
     ensure!(left.is_empty(), "files are left: {left:?}");
     Ok(())
