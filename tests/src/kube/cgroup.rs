@@ -17,6 +17,8 @@ use super::shape;
 
 /// How long the kernel may take to let an empty group go.
 const EMPTYING: Duration = Duration::from_secs(10);
+/// containerd's folder for what kubelets run.
+const CONTAINERS: &str = "k8s.io";
 
 /// Path of the cluster's folder below the root of every hierarchy.
 #[must_use]
@@ -50,6 +52,32 @@ pub fn kill(group: &Path) {
 pub fn folders(cluster: &str) -> Result<Vec<PathBuf>> {
     let folders = hierarchies()?.into_iter().map(|hierarchy| hierarchy.path.join(folder(cluster)));
     Ok(folders.filter(|path| path.is_dir()).collect())
+}
+
+/// The folders of containers in all hierarchies. containerd puts each container into a folder of its own at the root,
+/// whichever group it runs in itself, when the kubelet makes no groups for pods.
+///
+/// # Errors
+/// When the mounts cannot be read.
+pub fn containers(ids: &[String]) -> Result<Vec<PathBuf>> {
+    let mut folders = Vec::new();
+    for hierarchy in hierarchies()? {
+        let root = hierarchy.path.join(CONTAINERS);
+        folders.extend(ids.iter().map(|id| root.join(id)).filter(|path| path.is_dir()));
+    }
+    Ok(folders)
+}
+
+/// Removes the folders above those of containers, where no other cluster has any.
+///
+/// # Errors
+/// When the mounts cannot be read.
+pub fn remove_empty_roots() -> Result<()> {
+    for hierarchy in hierarchies()? {
+        // Not empty: another cluster, or another containerd of this machine, has containers there.
+        fs::remove_dir(hierarchy.path.join(CONTAINERS)).unwrap_or_default();
+    }
+    Ok(())
 }
 
 /// Processes of a group and of those below it.

@@ -23,8 +23,8 @@ use nix::{
 };
 
 use super::{
-    cgroup,
-    shape::{Shape, prefix, record_name},
+    cgroup, node,
+    shape::{Shape, node_name, prefix, record_name},
 };
 use crate::{
     clean::{Removed, check_name},
@@ -55,14 +55,16 @@ pub fn remove(name: &str) -> Result<Removed> {
     let namespaces = Namespace::with_prefix(&prefix(name))?;
     let births: Vec<Birth> =
         record.iter().flat_map(|record| &record.processes).map(|process| process.birth).collect();
-    let mut removed = Removed { processes: end(name, &births, &namespaces, own)?, ..Removed::default() };
+    let groups = || groups(name, shape.as_ref());
+    let mut removed = Removed { processes: end(groups, &births, &namespaces, own)?, ..Removed::default() };
     for namespace in namespaces {
         namespace.delete()?;
         removed.namespaces += 1;
     }
-    for group in cgroup::folders(name)? {
+    for group in groups()? {
         cgroup::remove(&group)?;
     }
+    cgroup::remove_empty_roots()?;
     if let Some(shape) = &shape {
         wait_for_link(&shape.block.link())?;
         remove_files(&shape.state)?;
@@ -76,12 +78,28 @@ pub fn remove(name: &str) -> Result<Removed> {
     }
 }
 
+/// The control groups of a cluster: its own, and those of its containers.
+fn groups(name: &str, shape: Option<&Shape>) -> Result<Vec<PathBuf>> {
+    let mut groups = cgroup::folders(name)?;
+    if let Some(shape) = shape {
+        let ids: Vec<String> =
+            shape.numbers().flat_map(|number| node::containers(shape, &node_name(number))).collect();
+        groups.extend(cgroup::containers(&ids)?);
+    }
+    Ok(groups)
+}
+
 /// Kills until nothing is left: a process that dies may just have started another.
-fn end(name: &str, births: &[Birth], namespaces: &[Namespace], own: i32) -> Result<usize> {
+fn end(
+    find_groups: impl Fn() -> Result<Vec<PathBuf>>,
+    births: &[Birth],
+    namespaces: &[Namespace],
+    own: i32,
+) -> Result<usize> {
     let mut killed = BTreeSet::new();
     let started = Instant::now();
     loop {
-        let groups = cgroup::folders(name)?;
+        let groups = find_groups()?;
         let mut alive: BTreeSet<i32> =
             births.iter().filter(|birth| birth.alive()).map(|birth| birth.pid).collect();
         alive.extend(groups.iter().flat_map(|group| cgroup::processes(group)));

@@ -6,6 +6,7 @@ mod files;
 mod view;
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::Output,
     sync::Arc,
@@ -178,4 +179,13 @@ async fn ctr(shape: &Shape, node: &str, arguments: &[&str]) -> Result<()> {
     let Output { status, stderr, .. } = process::output(launch, IMPORT).await?;
     ensure!(status.success(), "ctr {}: {}", arguments.join(" "), String::from_utf8_lossy(&stderr).trim());
     Ok(())
+}
+
+/// Names of all containers that a node's containerd has, whether it runs or not.
+#[must_use]
+pub fn containers(shape: &Shape, node: &str) -> Vec<String> {
+    let tasks = "run-containerd/state/io.containerd.runtime.v2.task/k8s.io";
+    // A node that never ran a container has no such folder.
+    let entries = fs::read_dir(folder(shape, node).join(tasks)).into_iter().flatten();
+    entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }

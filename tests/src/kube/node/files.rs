@@ -10,7 +10,6 @@ use super::view;
 use crate::kube::{
     addresses::Block,
     certificates::{self, Authority, Subject},
-    cgroup,
     control_plane::server,
     image,
     shape::{Shape, node_name},
@@ -41,7 +40,7 @@ pub(super) fn write(shape: &Shape, number: u8, folder: &Path, authority: &Author
     write("resolv.conf", "# no servers\n".to_owned())?;
     write("containerd.toml", containerd(folder))?;
     write("cni-conf/10-ambit.conflist", format!("{:#}", network(shape.block, number)))?;
-    write("kubelet.json", format!("{:#}", kubelet(shape, &name, folder)))
+    write("kubelet.json", format!("{:#}", kubelet(shape, folder)))
 }
 
 fn containerd(folder: &Path) -> String {
@@ -88,7 +87,7 @@ fn network(block: Block, number: u8) -> Value {
     })
 }
 
-fn kubelet(shape: &Shape, name: &str, folder: &Path) -> Value {
+fn kubelet(shape: &Shape, folder: &Path) -> Value {
     let file = |file: &str| folder.join(file).display().to_string();
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -106,8 +105,6 @@ fn kubelet(shape: &Shape, name: &str, folder: &Path) -> Value {
         "clusterDomain": "cluster.local",
         "resolvConf": file("resolv.conf"),
         "cgroupDriver": "cgroupfs",
-        // Below it are the pods, in the hierarchies of either version.
-        "cgroupRoot": format!("/{}/{name}/pods", cgroup::folder(&shape.name)),
         "cgroupsPerQOS": false,
         "enforceNodeAllocatable": [],
         "failCgroupV1": false,
