@@ -32,17 +32,27 @@ pub(crate) fn nothing_of(cluster: &Shape) -> Result<()> {
     let state = cluster.state.display().to_string();
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     ensure!(!mounts.lines().any(|line| line.contains(&state) || line.contains(&prefix)), "mounts are left");
-    for entry in fs::read_dir("/proc")? {
-        let line = fs::read(entry?.path().join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        ensure!(!line.contains(&state) && !line.starts_with("/lab-app"), "a process is left: {line}");
-    }
+    no_process(|line| line.contains(&state))?;
     let left: Vec<String> = fs::read_dir(&cluster.state)?
         .flatten()
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .filter(|name| name != "logs")
         .collect();
     ensure!(left.is_empty(), "files are left: {left:?}");
+    Ok(())
+}
+
+/// Fails when a container of any cluster still runs.
+pub(crate) fn no_container() -> Result<()> {
+    no_process(|line| line.starts_with("/lab-app"))
+}
+
+fn no_process(is_left: impl Fn(&str) -> bool) -> Result<()> {
+    for entry in fs::read_dir("/proc")? {
+        let line = fs::read(entry?.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        ensure!(!is_left(&line), "a process is left: {line}");
+    }
     Ok(())
 }
 

@@ -40,7 +40,7 @@ fn play(arguments: &Arguments) -> Result<()> {
     let shape = cluster.shape().clone();
     // The checks are over: the last clone removes the cluster.
     drop(cluster);
-    left::nothing_of(&shape).context("after the end of the cluster")?;
+    left::nothing_of(&shape).and_then(|()| left::no_container()).context("after the end of the cluster")?;
     anyhow::ensure!(!conclusion.has_failed(), "not every check passed");
     Ok(())
 }
