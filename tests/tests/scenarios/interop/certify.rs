@@ -9,9 +9,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use lab::{Pod, config::run_folder};
+use lab::{Pod, config::run_folder, eventually};
 
-use crate::scene::Scene;
+use crate::scene::{SOON, Scene};
 
 /// Files in PEM.
 pub(crate) struct Certified {
@@ -38,8 +38,13 @@ pub(crate) async fn pod(scene: &Scene, pod: &Pod) -> Result<Certified> {
             let message = folder.join("request");
             fs::write(&message, frame(&signing_request(&csr, &identity))).context("writing the request")?;
             let url = format!("https://{address}/istio.v1.auth.IstioCertificateService/CreateCertificate");
-            let answer = ask(&url, &roots, token.trim(), &message)?;
-            let certificates = strings(answer.get(5..).context("the CA's answer is empty")?);
+            // It refuses until control has read of the pod; whoever asks asks again.
+            let certificates = eventually(SOON, "a certificate", async || {
+                let answer = ask(&url, &roots, token.trim(), &message)?;
+                let message = answer.stdout.get(5..).map(strings);
+                message.with_context(|| String::from_utf8_lossy(&answer.stderr).into_owned())
+            })
+            .await?;
             let (_roots, chain) = certificates.split_last().context("the CA sent no certificate")?;
             let file = folder.join("chain.pem");
             fs::write(&file, chain.concat()).context("writing the certificate")?;
@@ -58,15 +63,17 @@ fn request(key: &Path, identity: &str) -> Result<String> {
     String::from_utf8(output.stdout).context("reading openssl's request")
 }
 
-fn ask(url: &str, roots: &Path, token: &str, message: &Path) -> Result<Vec<u8>> {
+/// The answer on its standard output, or nothing there and the reason of the refusal on the other.
+fn ask(url: &str, roots: &Path, token: &str, message: &Path) -> Result<Output> {
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--show-error", "--http2", "--max-time", "10", "--cacert"]).arg(roots);
+    curl.args(["--write-out", "%{stderr}%header{grpc-status} %header{grpc-message}"]);
     for header in ["content-type: application/grpc", "te: trailers", "clusterid: Kubernetes"] {
         curl.args(["--header", header]);
     }
     curl.args(["--header", &format!("authorization: Bearer {token}"), "--data-binary"]);
     curl.arg(format!("@{}", message.display())).arg(url);
-    Ok(finished(&mut curl, "apt-get install curl")?.stdout)
+    finished(&mut curl, "apt-get install curl")
 }
 
 fn finished(command: &mut Command, remedy: &str) -> Result<Output> {
