@@ -180,10 +180,8 @@ async fn admit(
     };
     let mut facts = facts(peer, authority, &upstream);
     let node = &shard.pod.node;
-    if upstream.source.is_none() && node.config.tunnel.response_baggage {
-        let told = text(&headers, "baggage");
-        let told = told.as_deref().map(baggage::parse);
-        facts.source.hearsay = told.and_then(|told| node.metrics.hear(&told, Instant::now()));
+    if upstream.source.is_none() {
+        facts.source.hearsay = text(&headers, "baggage").and_then(|words| node.hear(&words));
     }
     if let Some(verdict) = &upstream.judgement.dry_run {
         record::dry_run(&facts, verdict);

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What all pods of this process share.
 
-use std::sync::{Arc, Weak};
+use std::{
+    sync::{Arc, Weak},
+    time::Instant,
+};
 
 use hbone::{Cause, PoolSettings, Settings};
 use identity::{Identities, Profile};
 use mesh::{Touched, WorkloadKey};
 use parking_lot::RwLock;
-use plan::{Answer, Local};
+use plan::{Answer, Local, baggage};
 use runtime::Tasks;
 use tokio::runtime::Handle;
 use xds::Replica;
@@ -16,6 +19,7 @@ use crate::{
     aside::Aside,
     ask::{PATIENCE, ask_plain},
     config::Config,
+    hearsay::Hearsay,
     live::Connection,
     metrics::{Metrics, Reporter},
     netns::Netns,
@@ -73,6 +77,16 @@ impl Node {
             preserve_source: self.config.preserve_source,
             tunnel_on_loopback: true,
         }
+    }
+
+    /// What a peer says of itself in its `baggage`, where that is listened to; see [`Heard::note`].
+    ///
+    /// [`Heard::note`]: crate::hearsay::Heard::note
+    pub fn hear(&self, words: &str) -> Option<Arc<Hearsay>> {
+        if !self.config.tunnel.response_baggage {
+            return None;
+        }
+        self.metrics.hear(&baggage::parse(words), Instant::now())
     }
 
     /// Makes a shard known to what concerns all of them.

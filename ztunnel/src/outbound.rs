@@ -7,7 +7,7 @@ use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Instant};
 use hbone::Socket;
 use mesh::{Hostname, WorkloadUid};
 use plan::{
-    Failure, Flow, Missing, Protocol, Resolved, Retry, What, baggage,
+    Failure, Flow, Missing, Protocol, Resolved, Retry, What,
     outbound::{Hop, Transport},
 };
 use tokio::net::TcpStream;
@@ -232,8 +232,7 @@ fn facts(hop: &Hop, source: SocketAddr) -> Facts {
 /// Behind a gateway there is another workload than the one that discovery knows as the whole other network.
 fn far_end(shard: &Shard, hop: &Hop, beyond: &Beyond) -> End {
     let node = &shard.pod.node;
-    let told = beyond.baggage.as_deref().map(baggage::parse).filter(|_| node.config.tunnel.response_baggage);
-    let hearsay = told.and_then(|told| node.metrics.hear(&told, Instant::now()));
+    let hearsay = beyond.baggage.as_deref().and_then(|words| node.hear(words));
     End {
         workload: hop.destination.clone().filter(|_| hearsay.is_none()),
         hearsay,

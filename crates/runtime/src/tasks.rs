@@ -238,11 +238,6 @@ impl Shutdown {
     pub async fn requested(&self) {
         self.requested.raised().await;
     }
-
-    /// Resolves when the deadline has passed; for what is not a task of the group itself. Cancel-safe.
-    pub async fn forced(&self) {
-        self.forced.raised().await;
-    }
 }
 
 impl<T> Task<T> {
