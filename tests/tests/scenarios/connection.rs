@@ -5,13 +5,12 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use lab::echo;
-use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     time::timeout,
 };
 
-use crate::scene::{SOON, Scenario, Scene, refused, scenarios};
+use crate::scene::{SOON, Scenario, Scene, a_thousand_bring_back_every_byte, refused, scenarios};
 
 pub(crate) fn all() -> Vec<Scenario> {
     scenarios![
@@ -99,14 +98,7 @@ async fn a_reset_of_the_client_reaches_the_server(scene: Scene) -> Result<()> {
 async fn a_thousand_concurrent_connections_bring_back_every_byte(scene: Scene) -> Result<()> {
     let server = scene.server("b", "server").await?;
     let client = scene.captured("a", "client").await?;
-    for ip in server.addresses().both() {
-        let target = SocketAddr::new(ip, echo::TCP).to_string();
-        let arguments =
-            ["checksum", "--target", &target, "--connections=1000", "--bytes=65536", "--seconds=50"];
-        let result: Value = serde_json::from_str(&client.app(&arguments).await?)?;
-        ensure!(result["ok"] == 1000 && result["failed"] == 0, "{result}");
-    }
-    Ok(())
+    a_thousand_bring_back_every_byte(&client, &server, 1000).await
 }
 
 async fn a_port_where_nobody_listens_is_refused_at_once(scene: Scene) -> Result<()> {

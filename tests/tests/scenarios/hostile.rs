@@ -19,7 +19,7 @@ use nix::sys::socket::{setsockopt, sockopt::TcpFastOpenConnect};
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::scene::{SOON, Scenario, Scene, reaches, scenarios, went_through_the_mesh, written};
+use crate::scene::{SOON, STRICT, Scenario, Scene, only, reaches, scenarios, went_through_the_mesh, written};
 use forge::{ACK, Dress, SYN};
 
 pub(crate) fn all() -> Vec<Scenario> {
@@ -41,23 +41,6 @@ const LOOP_MARK: u32 = 0x111;
 const IMPATIENCE: Duration = Duration::from_millis(1500);
 /// Ports on which ztunnel listens in every pod.
 const MESH_PORTS: [u16; 3] = [15001, 15006, 15008];
-
-const STRICT: &str = "\
-apiVersion: security.istio.io/v1
-kind: PeerAuthentication
-metadata: {name: strict, namespace: NAMESPACE}
-spec: {mtls: {mode: STRICT}}
-";
-
-/// Lets in nobody but `principal`.
-fn only(principal: &str) -> String {
-    format!(
-        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
-         metadata: {{name: only, namespace: NAMESPACE}}\n\
-         spec:\n  selector: {{matchLabels: {{app: server}}}}\n  action: ALLOW\n\
-         \x20 rules: [{{from: [{{source: {{principals: ['{principal}']}}}}]}}]\n"
-    )
-}
 
 /// A socket with which a connection is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use lab::{Pod, echo::Echo, http};
 
-use crate::scene::{SOON, Scenario, Scene, refused, scenarios, sees, written};
+use crate::scene::{SOON, Scenario, Scene, only, refused, scenarios, sees, written};
 use certify::Certified;
 
 pub(crate) fn all() -> Vec<Scenario> {
@@ -74,15 +74,6 @@ async fn our_outbound_speaks_hbone_to_envoy(scene: Scene) -> Result<()> {
     ensure!(access.field("dst.identity") == server.identity(), "{}", access.line);
     ensure!(access.field("dst.hbone_addr").ends_with(":8080"), "no tunnel: {}", access.line);
     Ok(())
-}
-
-fn only(principal: &str) -> String {
-    format!(
-        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
-         metadata: {{name: only, namespace: NAMESPACE}}\n\
-         spec:\n  selector: {{matchLabels: {{app: server}}}}\n  action: ALLOW\n\
-         \x20 rules: [{{from: [{{source: {{principals: ['{principal}']}}}}]}}]\n"
-    )
 }
 
 /// A request of the pod's own application through its Envoy.

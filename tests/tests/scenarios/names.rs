@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Names and virtual addresses: how a service is found, and that it leads to its pods.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, ensure};
 use hickory_proto::{op::ResponseCode, rr::RecordType};
 use lab::dns::Over;
 
-use crate::scene::{Scenario, Scene, scenarios, sees};
+use crate::scene::{Scenario, Scene, both_answer, scenarios};
 
 pub(crate) fn all() -> Vec<Scenario> {
     scenarios![
@@ -30,14 +30,7 @@ async fn a_service_is_reached_by_its_virtual_addresses_on_every_replica(scene: S
     let service = scene.create(scene.service("echo")).await?;
     let addresses = service.addresses.context("no virtual address")?;
     for (ip, own) in [(IpAddr::V4(addresses.v4), client.v4()), (IpAddr::V6(addresses.v6), client.v6())] {
-        let mut answered = BTreeSet::new();
-        // Picks are random: to miss one of two 40 times has a chance of 2 in 10^12.
-        for _ in 0..40 {
-            let echo = client.get(ip, "/").await?;
-            sees(&echo, own)?;
-            answered.insert(echo.name);
-        }
-        ensure!(answered.len() == 2, "only {answered:?} answered at {ip}");
+        both_answer(&client, ip, own).await?;
     }
     Ok(())
 }

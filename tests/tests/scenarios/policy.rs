@@ -11,7 +11,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::scene::{SOON, Scenario, Scene, reaches, refused, scenarios, written};
+use crate::scene::{SOON, STRICT, Scenario, Scene, failure_written, reaches, refused, scenarios};
 
 pub(crate) fn all() -> Vec<Scenario> {
     scenarios![
@@ -26,13 +26,6 @@ pub(crate) fn all() -> Vec<Scenario> {
         a_policy_on_trial_refuses_nobody_and_says_whom_it_would,
     ]
 }
-
-const STRICT: &str = "\
-apiVersion: security.istio.io/v1
-kind: PeerAuthentication
-metadata: {name: strict, namespace: NAMESPACE}
-spec: {mtls: {mode: STRICT}}
-";
 
 async fn strict_refuses_plaintext_and_lets_the_mesh_in(scene: Scene) -> Result<()> {
     let server = scene.server("b", "server").await?;
@@ -187,20 +180,16 @@ async fn a_refusal_is_written_down_with_the_policy_that_decided(scene: Scene) ->
     let friend = scene.captured("a", "friend").await?;
     scene.apply("rule", &policy("DENY", "{from: [{source: {principals: ['*/sa/friend']}}]}")).await?;
     check(&friend, &server, false).await?;
-    let inbound = written(&scene.node("b"), "inbound", &friend, &server).await?;
     let by = format!("explicitly denied by: {}/rule", scene.namespace());
-    ensure!(inbound.field("error").contains(&by), "{by:?} is not in {}", inbound.line);
-    let outbound = written(&scene.node("a"), "outbound", &friend, &server).await?;
-    ensure!(outbound.field("error").contains("401 Unauthorized"), "{}", outbound.line);
+    failure_written(&scene.node("b"), "inbound", &friend, &server, &by).await?;
+    failure_written(&scene.node("a"), "outbound", &friend, &server, "401 Unauthorized").await?;
     let denied = [("response_flags", "DENY"), ("source_principal", &friend.identity())];
     let metrics = scene.node("b").metrics().await?;
     let count = metrics.sum("istio_tcp_connections_failed_total", &denied);
     ensure!(count >= 2.0, "the metrics know of {count} refusals");
     scene.apply("rule", &policy("ALLOW", "{from: [{source: {principals: ['*/sa/somebody']}}]}")).await?;
     check(&friend, &server, false).await?;
-    let inbound = written(&scene.node("b"), "inbound", &friend, &server).await?;
-    ensure!(inbound.field("error").contains("none allowed"), "{}", inbound.line);
-    Ok(())
+    failure_written(&scene.node("b"), "inbound", &friend, &server, "none allowed").await
 }
 
 async fn a_policy_change_closes_the_open_connections_that_it_denies(scene: Scene) -> Result<()> {

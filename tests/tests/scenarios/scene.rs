@@ -2,7 +2,8 @@
 //! What every scenario stands on: the shared lab, a namespace of its own, and the questions that many ask.
 
 use std::{
-    net::IpAddr,
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, LazyLock},
     time::Duration,
 };
@@ -13,11 +14,12 @@ use lab::{
     Cluster, Node, Pod, Settings,
     cluster::{PodBuilder, Service, ServiceBuilder},
     config::require_root,
-    echo::Echo,
+    echo::{self, Echo},
     eventually,
     observe::Access,
 };
 use parking_lot::Mutex;
+use serde_json::Value;
 use tokio::{runtime::Runtime, sync::OnceCell, time::timeout};
 
 /// How long one scenario may take, unless it is a long one.
@@ -238,12 +240,68 @@ impl Scene {
     }
 }
 
+/// Only mutual TLS, for the whole namespace.
+pub(crate) const STRICT: &str = "\
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: strict, namespace: NAMESPACE}
+spec: {mtls: {mode: STRICT}}
+";
+
+/// A policy that lets nobody but `principal` (without its scheme) speak to the pods with `app: server`.
+pub(crate) fn only(principal: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+         metadata: {{name: only, namespace: NAMESPACE}}\n\
+         spec:\n  selector: {{matchLabels: {{app: server}}}}\n  action: ALLOW\n\
+         \x20 rules: [{{from: [{{source: {{principals: ['{principal}']}}}}]}}]\n"
+    )
+}
+
 /// Calls `server` from `client` over both families; each time the right application answers and sees the client.
 pub(crate) async fn reaches(client: &Pod, server: &Pod) -> Result<()> {
     for (from, to) in [(client.v4(), server.v4()), (client.v6(), server.v6())] {
         let echo = client.get(to, "/").await.with_context(|| format!("{} calls {to}", client.full_name()))?;
         ensure!(echo.name == server.name(), "{} answered in place of {}", echo.name, server.name());
         sees(&echo, from)?;
+    }
+    Ok(())
+}
+
+/// Both replicas of a service answer at `ip`, and see the client as `own`.
+pub(crate) async fn both_answer(client: &Pod, ip: IpAddr, own: IpAddr) -> Result<()> {
+    let mut answered = BTreeSet::new();
+    // Picks are random: to miss one of two 40 times has a chance of 2 in 10^12.
+    for _ in 0..40 {
+        let echo = client.get(ip, "/").await?;
+        sees(&echo, own)?;
+        answered.insert(echo.name);
+    }
+    ensure!(answered.len() == 2, "only {answered:?} answered at {ip}");
+    Ok(())
+}
+
+/// A thousand connections from `client` to `server` that are open at the same time, `at_once` of them begun together, over
+/// each family; every byte comes back.
+pub(crate) async fn a_thousand_bring_back_every_byte(
+    client: &Pod,
+    server: &Pod,
+    at_once: usize,
+) -> Result<()> {
+    let at_once = format!("--at-once={at_once}");
+    for ip in server.addresses().both() {
+        let target = SocketAddr::new(ip, echo::TCP).to_string();
+        let arguments = [
+            "checksum",
+            "--target",
+            &target,
+            "--connections=1000",
+            &at_once,
+            "--bytes=65536",
+            "--seconds=50",
+        ];
+        let result: Value = serde_json::from_str(&client.app(&arguments).await?)?;
+        ensure!(result["ok"] == 1000 && result["failed"] == 0, "{result}");
     }
     Ok(())
 }
@@ -258,22 +316,47 @@ pub(crate) fn sees(echo: &Echo, client: IpAddr) -> Result<()> {
 pub(crate) async fn went_through_the_mesh(scene: &Scene, client: &Pod, server: &Pod) -> Result<()> {
     for (pod, direction) in [(client, "outbound"), (server, "inbound")] {
         let node = scene.node(&pod.object().node);
-        let access = written(&node, direction, client, server).await?;
-        ensure!(access.field("error").is_empty(), "{}", access.line);
-        ensure!(access.field("src.identity") == client.identity(), "{}", access.line);
-        ensure!(access.field("dst.identity") == server.identity(), "{}", access.line);
-        ensure!(!access.field("dst.hbone_addr").is_empty(), "no tunnel: {}", access.line);
+        written_if(&node, direction, client, server, |access| {
+            access.field("error").is_empty()
+                && access.field("src.identity") == client.identity()
+                && access.field("dst.identity") == server.identity()
+                && !access.field("dst.hbone_addr").is_empty()
+        })
+        .await?;
     }
     Ok(())
 }
 
 /// The newest line about a connection from one pod to the other, once it is there.
 pub(crate) async fn written(node: &Node, direction: &str, client: &Pod, server: &Pod) -> Result<Access> {
+    written_if(node, direction, client, server, |_access| true).await
+}
+
+/// The newest such line is of a failure that says `words`.
+pub(crate) async fn failure_written(
+    node: &Node,
+    direction: &str,
+    client: &Pod,
+    server: &Pod,
+    words: &str,
+) -> Result<()> {
+    let failed = |access: &Access| access.field("error").contains(words);
+    written_if(node, direction, client, server, failed).await.map(drop).with_context(|| format!("{words:?}"))
+}
+
+/// Lines are written a moment after a connection has ended: until then the newest may be of an earlier one.
+async fn written_if(
+    node: &Node,
+    direction: &str,
+    client: &Pod,
+    server: &Pod,
+    fits: impl Fn(&Access) -> bool,
+) -> Result<Access> {
     let what =
         format!("an {direction} line on node {} for {} → {}", node.name(), client.name(), server.name());
     eventually(SOON, &what, async || {
         let (from, to) = (client.object(), server.object());
-        let fits = |access: &&Access| {
+        let of_these = |access: &&Access| {
             access.field("direction") == direction
                 && access.message != "connection opened"
                 && access.field("src.workload") == from.name
@@ -281,7 +364,9 @@ pub(crate) async fn written(node: &Node, direction: &str, client: &Pod, server: 
                 && access.field("dst.workload") == to.name
                 && access.field("dst.namespace") == to.namespace
         };
-        node.access_log().iter().rfind(fits).cloned().context("not written yet")
+        let newest = node.access_log().iter().rfind(of_these).cloned().context("not written yet")?;
+        ensure!(fits(&newest), "the newest is {}", newest.line);
+        Ok(newest)
     })
     .await
 }

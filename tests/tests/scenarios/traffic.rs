@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use anyhow::{Result, ensure};
 use lab::net::packet::Transport;
 
-use crate::scene::{Scenario, Scene, reaches, scenarios, sees, went_through_the_mesh};
+use crate::scene::{STRICT, Scenario, Scene, reaches, scenarios, sees, went_through_the_mesh};
 
 pub(crate) fn all() -> Vec<Scenario> {
     scenarios![
@@ -134,13 +134,7 @@ async fn loopback_is_left_alone(scene: Scene) -> Result<()> {
 async fn the_node_itself_reaches_its_pods_without_the_mesh(scene: Scene) -> Result<()> {
     let pod = scene.server("a", "pod").await?;
     let node = scene.node("a");
-    scene
-        .apply(
-            "strict",
-            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
-             metadata: {name: strict, namespace: NAMESPACE}\nspec: {mtls: {mode: STRICT}}\n",
-        )
-        .await?;
+    scene.apply("strict", STRICT).await?;
     for ip in pod.addresses().both() {
         let target = std::net::SocketAddr::new(ip, lab::echo::HTTP);
         let body = node.namespace().run(async move || lab::http::get(target, "/healthz").await).await?;

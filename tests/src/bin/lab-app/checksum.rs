@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    sync::Barrier,
+    sync::{Barrier, Semaphore},
     task::JoinSet,
     time::timeout,
 };
@@ -29,6 +29,9 @@ pub(crate) struct Checksum {
     /// How many connections are open at the same time.
     #[arg(long, default_value_t = 100)]
     connections: usize,
+    /// How many of them are begun at the same moment.
+    #[arg(long, default_value_t = 1000)]
+    at_once: usize,
     /// Bytes of each, in each direction.
     #[arg(long, default_value_t = 1 << 20)]
     bytes: usize,
@@ -41,12 +44,13 @@ impl Checksum {
     pub(crate) async fn run(self) -> Result<()> {
         raise_descriptors()?;
         let all_open = Arc::new(Barrier::new(self.connections));
+        let begin = Arc::new(Semaphore::new(self.at_once));
         let limit = Duration::from_secs(self.seconds);
         let mut running = JoinSet::new();
         for number in 0..self.connections {
-            let (own, all_open) = (self.clone(), Arc::clone(&all_open));
+            let (own, begin, all_open) = (self.clone(), Arc::clone(&begin), Arc::clone(&all_open));
             running.spawn(async move {
-                match timeout(limit, one(&own, number, &all_open)).await {
+                match timeout(limit, one(&own, number, &begin, &all_open)).await {
                     Ok(outcome) => outcome.map_err(|error| format!("{error:#}")),
                     Err(_elapsed) => Err(format!("not within {limit:?}")),
                 }
@@ -64,8 +68,10 @@ impl Checksum {
     }
 }
 
-async fn one(checksum: &Checksum, number: usize, all_open: &Barrier) -> Result<()> {
+async fn one(checksum: &Checksum, number: usize, begin: &Semaphore, all_open: &Barrier) -> Result<()> {
+    let permit = begin.acquire().await?;
     let connected = TcpStream::connect(&checksum.target).await;
+    drop(permit);
     // Also after a failure: the others wait for everybody.
     all_open.wait().await;
     let (mut reader, mut writer) = connected.context("connecting")?.into_split();
