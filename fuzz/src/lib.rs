@@ -5,6 +5,7 @@
 //!
 //! `cargo xtask fuzz` looks for bytes that break a target; `corpus/<target>/` holds those that are worth keeping, and an
 //! ordinary test tries them all.
+#![expect(clippy::expect_used, clippy::panic, reason = "a panic is how a target tells")]
 
 mod certificate;
 mod connect;
