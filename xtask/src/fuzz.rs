@@ -153,7 +153,8 @@ fn summary(log: &str) -> String {
         let line = log.lines().rev().find_map(|line| line.strip_prefix(name));
         line.map_or("?", str::trim).to_owned()
     };
-    let last = log.lines().rev().find(|line| line.starts_with('#')).unwrap_or_default();
+    // A dictionary that it recommends comes after the last line of progress.
+    let last = log.lines().rev().find(|line| line.contains(" cov: ")).unwrap_or_default();
     let reached = last.split_whitespace().skip_while(|word| *word != "cov:").nth(1).unwrap_or("?");
     format!("{} tries, {reached} edges", number("stat::number_of_executed_units:"))
 }
@@ -165,7 +166,7 @@ mod tests {
     #[test]
     fn what_libfuzzer_prints_becomes_one_line() {
         let log = "#2\tINITED cov: 10 ft: 11 corp: 1/1b\n#99\tDONE   cov: 345 ft: 600 corp: 30/1Kb\n\
-                   stat::number_of_executed_units: 99\n";
+                   ###### Recommended dictionary. ######\nstat::number_of_executed_units: 99\n";
         assert_eq!(summary(log), "99 tries, 345 edges");
         assert_eq!(summary(""), "? tries, ? edges");
     }
