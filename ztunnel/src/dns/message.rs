@@ -135,8 +135,8 @@ pub fn restored(answer: &[u8], id: [u8; 2], question: &[u8]) -> Option<Vec<u8>> 
     let fits = if answered.questions == 0 {
         answered.records == 0
     } else {
-        answered.questions == asked.questions
-            && first_question(answer)?.eq_ignore_ascii_case(first_question(question)?)
+        let ((name, kind), (asked_name, asked_kind)) = (first_question(answer)?, first_question(question)?);
+        answered.questions == asked.questions && name.eq_ignore_ascii_case(asked_name) && kind == asked_kind
     };
     if fits { renumbered(answer, asked.id) } else { None }
 }
@@ -161,8 +161,8 @@ impl Head {
     }
 }
 
-/// Name, type and class of the first question. Nothing precedes its name that a pointer could lead to.
-fn first_question(message: &[u8]) -> Option<&[u8]> {
+/// The name of the first question, then its type and class. Nothing precedes its name that a pointer could lead to.
+fn first_question(message: &[u8]) -> Option<(&[u8], &[u8])> {
     let section = message.get(HEADER..)?;
     let mut end = 0;
     loop {
@@ -172,8 +172,7 @@ fn first_question(message: &[u8]) -> Option<&[u8]> {
         }
         end += 1 + usize::from(length);
         if length == 0 {
-            // Type and class follow.
-            return section.get(..end + 4);
+            return Some((section.get(..end)?, section.get(end..end + 4)?));
         }
     }
 }
