@@ -7,6 +7,7 @@ mod cluster;
 mod command;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod lab;
 mod packages;
 mod step;

@@ -25,6 +25,8 @@ impl Package {
 
 /// `ip`, for people who look around in a lab.
 pub(crate) const IPROUTE: Package = Package { name: "iproute2", program: "ip" };
+/// What the fuzzing engine is built with.
+pub(crate) const CPP: Package = Package { name: "g++", program: "g++" };
 /// What nodes of a cluster need: containers, kube-proxy's rules, and something to look around with.
 pub(crate) const CLUSTER: [Package; 3] =
     [Package { name: "runc", program: "runc" }, Package { name: "nftables", program: "nft" }, IPROUTE];

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cargo xtask tidy`: the architecture as a test. Which package may import which, what pure packages may not touch, how
-//! long files may be, how they begin, which names are not used.
+//! `cargo xtask tidy`: the architecture as a test. Which package may import which, what may be
+//! depended on, what pure packages may not touch, how long files may be, how they begin, which names are not used.
 
 mod arrows;
+mod dependencies;
 mod sources;
 
 use std::fmt;
@@ -62,6 +63,7 @@ pub(crate) fn report() -> Result<()> {
 /// When the repository cannot be read.
 fn breaches() -> Result<Vec<Breach>> {
     let mut breaches = arrows::breaches()?;
+    breaches.extend(dependencies::breaches()?);
     breaches.extend(sources::breaches()?);
     breaches.sort();
     Ok(breaches)

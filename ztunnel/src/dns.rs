@@ -1,28 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //! DNS questions of the applications (port 15053): names of the mesh are answered here, the others are passed on.
 
+pub mod message;
+
 use std::{
     collections::HashMap,
     io::{self, IoSliceMut},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     os::fd::AsRawFd,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use hickory_proto::{
-    op::{Message, Metadata, OpCode, Query, ResponseCode},
-    rr::{
-        Name, RData, Record, RecordType,
-        rdata::{A, AAAA, CNAME},
-    },
-};
 use mesh::Hostname;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg};
 use parking_lot::Mutex;
 use plan::{
     Answer,
-    dns::{Kind, Question, Reply, Settings, TTL},
+    dns::{Reply, Settings},
 };
 use tokio::{
     io::Interest,
@@ -30,6 +25,7 @@ use tokio::{
     sync::Semaphore,
 };
 
+use self::message::Asked;
 use crate::{
     ask::{PATIENCE, ask_plain},
     pod::Shard,
@@ -47,8 +43,6 @@ const CONNECTIONS: usize = 256;
 const IDLE: Duration = Duration::from_secs(5);
 /// Sockets that answer in the name of servers, kept per pod.
 const ANSWERERS: usize = 16;
-/// What a client without EDNS can take (RFC 1035 §4.2.1).
-const DATAGRAM: usize = 512;
 
 /// The sockets of one pod.
 pub struct Listeners {
@@ -200,26 +194,22 @@ async fn reply(
 /// The whole way of one question; nothing for what is no question.
 async fn answer(shard: &Shard, bytes: &[u8], transport: Transport, client: SocketAddr) -> Option<Vec<u8>> {
     let began = Instant::now();
-    let message = Message::from_vec(bytes).ok()?;
-    let query = message.queries.first()?.clone();
+    let asked = Asked::parse(bytes)?;
+    let query = asked.query();
     metrics::counter!(
         "istio_dns_requests_total",
-        "request_query_type" => query.query_type.to_string(), "request_protocol" => transport.as_str()
+        "request_query_type" => asked.label(), "request_protocol" => transport.as_str()
     )
     .increment(1);
-    let reply = decide(shard, &query).await;
-    let (answer, outcome) = match reply {
+    let (answer, outcome) = match decide(shard, &asked).await {
         Some(Reply::Records { alias, addresses }) => {
-            let records = records(&query, alias.as_ref(), &addresses);
-            (respond(&message, &query, records, ResponseCode::NoError, transport), "mesh")
+            (asked.records(alias.as_ref(), &addresses, transport), "mesh")
         }
         Some(Reply::Forward) => match shard.pod.node.resolver.forward(bytes, transport).await {
             Ok(answer) => (Some(answer), "forwarded"),
-            Err(_error) => {
-                (respond(&message, &query, Vec::new(), ResponseCode::ServFail, transport), "no answer")
-            }
+            Err(_error) => (asked.failure(transport), "no answer"),
         },
-        None => (respond(&message, &query, Vec::new(), ResponseCode::ServFail, transport), "unknown client"),
+        None => (asked.failure(transport), "unknown client"),
     };
     tracing::debug!(
         target: TARGET, %client, name = %query.name, kind = %query.query_type, outcome,
@@ -229,19 +219,9 @@ async fn answer(shard: &Shard, bytes: &[u8], transport: Transport, client: Socke
 }
 
 /// `None`: the client is not known in time.
-async fn decide(shard: &Shard, query: &Query) -> Option<Reply> {
+async fn decide(shard: &Shard, asked: &Asked) -> Option<Reply> {
     let node = &shard.pod.node;
-    // A name that is not a host name cannot be one of the mesh.
-    let Ok(name) = Hostname::parse(&query.name.to_ascii()) else { return Some(Reply::Forward) };
-    let question = Question {
-        name,
-        kind: match query.query_type {
-            RecordType::A => Kind::A,
-            RecordType::AAAA => Kind::Aaaa,
-            _ => Kind::Other,
-        },
-        seed: rand::random(),
-    };
+    let Some(question) = asked.question(rand::random()) else { return Some(Reply::Forward) };
     let deadline = tokio::time::Instant::now() + PATIENCE;
     let settings = &node.dns;
     ask_plain(&node.replica, deadline, |index| -> Answer<Reply> {
@@ -259,89 +239,4 @@ pub fn settings(config: &crate::config::Config, search: &[Hostname]) -> Option<S
         preferred_namespace: config.preferred_namespace.as_deref().map(Into::into),
         ipv6: config.ipv6,
     })
-}
-
-fn records(query: &Query, alias: Option<&Hostname>, addresses: &[IpAddr]) -> Vec<Record> {
-    let mut records = Vec::with_capacity(addresses.len() + 1);
-    let mut owner = query.name.clone();
-    if let Some(target) = alias.and_then(|name| Name::from_ascii(format!("{name}.")).ok()) {
-        records.push(Record::from_rdata(owner, TTL, RData::CNAME(CNAME(target.clone()))));
-        owner = target;
-    }
-    records.extend(addresses.iter().map(|address| {
-        let data = match address {
-            IpAddr::V4(ip) => RData::A(A(*ip)),
-            IpAddr::V6(ip) => RData::AAAA(AAAA(*ip)),
-        };
-        Record::from_rdata(owner.clone(), TTL, data)
-    }));
-    records
-}
-
-fn respond(
-    question: &Message,
-    query: &Query,
-    records: Vec<Record>,
-    code: ResponseCode,
-    transport: Transport,
-) -> Option<Vec<u8>> {
-    let mut response = Message::response(question.metadata.id, OpCode::Query);
-    response.metadata = Metadata::response_from_request(&question.metadata);
-    response.metadata.recursion_available = true;
-    response.metadata.authoritative = code == ResponseCode::NoError;
-    response.metadata.response_code = code;
-    response.add_query(query.clone());
-    response.add_answers(records);
-    let bytes = response.to_vec().ok()?;
-    let most = question.edns.as_ref().map_or(DATAGRAM, |edns| usize::from(edns.max_payload()).max(DATAGRAM));
-    if transport == Transport::Udp && bytes.len() > most {
-        return response.truncate().to_vec().ok();
-    }
-    Some(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn question(kind: RecordType) -> (Message, Query) {
-        let query = Query::query(Name::from_ascii("echo.shop.svc.cluster.local.").unwrap(), kind);
-        let mut message = Message::query();
-        message.metadata.id = 7;
-        message.add_query(query.clone());
-        (message, query)
-    }
-
-    #[test]
-    fn an_answer_has_the_number_and_the_question_of_its_question() {
-        let (message, query) = question(RecordType::A);
-        let records = records(&query, None, &["10.30.0.1".parse().unwrap()]);
-        let bytes = respond(&message, &query, records, ResponseCode::NoError, Transport::Udp).unwrap();
-        let answer = Message::from_vec(&bytes).unwrap();
-        assert_eq!(answer.metadata.id, 7);
-        assert!(answer.metadata.authoritative);
-        assert_eq!(answer.queries, [query]);
-        assert_eq!(answer.answers[0].ttl, TTL);
-    }
-
-    #[test]
-    fn an_alias_leads_to_the_name_with_the_addresses() {
-        let (_message, query) = question(RecordType::A);
-        let alias = Hostname::parse("echo.shop.svc.cluster.local").unwrap();
-        let records = records(&query, Some(&alias), &["10.30.0.1".parse().unwrap()]);
-        assert_eq!(records[0].record_type(), RecordType::CNAME);
-        assert_eq!(records[1].name.to_ascii(), "echo.shop.svc.cluster.local.");
-    }
-
-    #[test]
-    fn what_does_not_fit_a_datagram_is_cut_off_and_says_so() {
-        let (message, query) = question(RecordType::A);
-        let addresses: Vec<IpAddr> = (0..200).map(|last| IpAddr::from([10, 0, 0, last])).collect();
-        let records = records(&query, None, &addresses);
-        let udp = respond(&message, &query, records.clone(), ResponseCode::NoError, Transport::Udp).unwrap();
-        assert!(udp.len() <= DATAGRAM);
-        assert!(Message::from_vec(&udp).unwrap().metadata.truncation);
-        let tcp = respond(&message, &query, records, ResponseCode::NoError, Transport::Tcp).unwrap();
-        assert_eq!(Message::from_vec(&tcp).unwrap().answers.len(), 200);
-    }
 }

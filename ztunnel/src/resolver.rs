@@ -21,6 +21,8 @@ use tokio::{
     net::{TcpStream, UdpSocket},
 };
 
+use crate::dns::message::{renumbered, restored};
+
 /// A server that does not answer by then is given up for the next one.
 const ANSWER: Duration = Duration::from_secs(2);
 /// Servers that are asked at most, as in the C library.
@@ -136,8 +138,7 @@ async fn over_udp(server: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
         if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(server).await?;
-    // A number of our own: the application's could be guessed by whoever asks beside it.
-    let (asked, id) = renumbered(question)?;
+    let (asked, id) = numbered(question)?;
     socket.send(&asked).await?;
     let mut answer = vec![0; LARGEST];
     loop {
@@ -150,29 +151,16 @@ async fn over_udp(server: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
 
 async fn over_tcp(server: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(server).await?;
-    let (asked, id) = renumbered(question)?;
+    let (asked, id) = numbered(question)?;
     write_message(&mut stream, &asked).await?;
     let answer = read_message(&mut stream).await?;
     restored(&answer, id, question).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// A copy with another message id.
-fn renumbered(question: &[u8]) -> io::Result<(Vec<u8>, [u8; 2])> {
-    let id: [u8; 2] = rand::random();
-    let mut copy = question.to_vec();
-    let place = copy.first_chunk_mut::<2>().ok_or(io::ErrorKind::InvalidData)?;
-    *place = id;
-    Ok((copy, id))
-}
-
-/// The answer under the application's id, if it is the answer to ours.
-fn restored(answer: &[u8], id: [u8; 2], question: &[u8]) -> Option<Vec<u8>> {
-    if answer.first_chunk::<2>() != Some(&id) {
-        return None;
-    }
-    let mut copy = answer.to_vec();
-    *copy.first_chunk_mut::<2>()? = *question.first_chunk::<2>()?;
-    Some(copy)
+/// A number of our own: the application's could be guessed by whoever asks beside it.
+fn numbered(question: &[u8]) -> io::Result<(Vec<u8>, [u8; 2])> {
+    let id = rand::random();
+    Ok((renumbered(question, id).ok_or(io::ErrorKind::InvalidData)?, id))
 }
 
 /// Reads one message of a stream (RFC 7766 §8).
@@ -206,17 +194,6 @@ impl fmt::Debug for Resolver {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_answer_counts_only_under_the_number_it_was_asked_with() {
-        let question = [0x12, 0x34, 0x01, 0x00];
-        let (asked, id) = renumbered(&question).unwrap();
-        assert_eq!(asked[2..], question[2..]);
-        let answer = [id[0], id[1], 0x81, 0x80];
-        assert_eq!(restored(&answer, id, &question).unwrap(), [0x12, 0x34, 0x81, 0x80]);
-        assert_eq!(restored(&[!id[0], id[1], 0, 0], id, &question), None);
-        assert!(renumbered(&[1]).is_err());
-    }
 
     #[test]
     fn a_missing_file_leaves_no_servers() {

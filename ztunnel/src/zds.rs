@@ -39,6 +39,34 @@ pub enum Request {
     SnapshotSent,
 }
 
+impl Request {
+    /// Reads one message and takes the descriptors that came with it.
+    ///
+    /// # Errors
+    /// When it is no request, or has not what belongs to it.
+    pub fn parse(message: &[u8], mut descriptors: Vec<OwnedFd>) -> Result<Self, ZdsError> {
+        let request = WorkloadRequest::decode(message).map_err(ZdsError::Decode)?;
+        let descriptor = descriptors.pop();
+        if !descriptors.is_empty() {
+            return Err(ZdsError::Protocol("more than one descriptor"));
+        }
+        match (request.payload, descriptor) {
+            (Some(Payload::Add(add)), Some(netns)) if add.workload_info.is_some() => {
+                Ok(Self::Add(add, netns))
+            }
+            (Some(Payload::Add(_)), Some(_)) => Err(ZdsError::Protocol("AddWorkload without workload_info")),
+            (Some(Payload::Add(_)), None) => Err(ZdsError::Protocol("AddWorkload without a namespace")),
+            (Some(_), Some(_)) => {
+                Err(ZdsError::Protocol("a descriptor beside a message other than AddWorkload"))
+            }
+            (Some(Payload::Keep(keep)), None) => Ok(Self::Keep(keep.uid)),
+            (Some(Payload::Del(del)), None) => Ok(Self::Del(del.uid)),
+            (Some(Payload::SnapshotSent(_)), None) => Ok(Self::SnapshotSent),
+            (None, _) => Err(ZdsError::Protocol("an unknown request")),
+        }
+    }
+}
+
 /// Why the connection ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ZdsError {
@@ -95,8 +123,7 @@ impl Connection {
         if message.is_empty() {
             return Err(ZdsError::Closed);
         }
-        let request = WorkloadRequest::decode(message.as_slice()).map_err(ZdsError::Decode)?;
-        parse(request, descriptors)
+        Request::parse(&message, descriptors)
     }
 
     /// Answers the last request; an empty error means done.
@@ -138,23 +165,6 @@ fn receive_packet(socket: impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     }
     message.truncate(received.bytes);
     Ok((message, descriptors))
-}
-
-fn parse(request: WorkloadRequest, mut descriptors: Vec<OwnedFd>) -> Result<Request, ZdsError> {
-    let descriptor = descriptors.pop();
-    if !descriptors.is_empty() {
-        return Err(ZdsError::Protocol("more than one descriptor"));
-    }
-    match (request.payload, descriptor) {
-        (Some(Payload::Add(add)), Some(netns)) if add.workload_info.is_some() => Ok(Request::Add(add, netns)),
-        (Some(Payload::Add(_)), Some(_)) => Err(ZdsError::Protocol("AddWorkload without workload_info")),
-        (Some(Payload::Add(_)), None) => Err(ZdsError::Protocol("AddWorkload without a namespace")),
-        (Some(_), Some(_)) => Err(ZdsError::Protocol("a descriptor beside a message other than AddWorkload")),
-        (Some(Payload::Keep(keep)), None) => Ok(Request::Keep(keep.uid)),
-        (Some(Payload::Del(del)), None) => Ok(Request::Del(del.uid)),
-        (Some(Payload::SnapshotSent(_)), None) => Ok(Request::SnapshotSent),
-        (None, _) => Err(ZdsError::Protocol("an unknown request")),
-    }
 }
 
 #[cfg(test)]

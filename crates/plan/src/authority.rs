@@ -51,7 +51,11 @@ fn parse(text: &str) -> Option<Authority> {
     };
     match ip {
         Some(ip) => Some(Authority::Address(SocketAddr::new(ip.to_canonical(), port))),
-        None => Some(Authority::Host { hostname: Hostname::parse(host).ok()?, port }),
+        // `10.0.0.1.` would be a name that is written like an address.
+        None => {
+            let hostname = Hostname::parse(host).ok()?;
+            hostname.as_str().parse::<IpAddr>().is_err().then_some(Authority::Host { hostname, port })
+        }
     }
 }
 
@@ -79,6 +83,7 @@ mod tests {
             ("Web.Shop.:80", Some("web.shop:80")),
             ("web:65535", Some("web:65535")),
             ("fd00::1:80", None),
+            ("10.0.0.1.:80", None),
             ("[10.0.0.1]:80", None),
             ("[fd00::1]", None),
             ("10.0.0.1", None),

@@ -68,15 +68,37 @@ pub async fn serve(
         .receive()
         .await
         .map_err(|source| LinkError::Lost { doing: "waiting for its hello", source })?;
-    let hello = ZdsHello::decode(hello.as_slice())
-        .map_err(|error| LinkError::Malformed { what: "hello", source: Some(error) })?;
-    if hello.version != i32::from(Version::V1) {
-        return Err(LinkError::Version { version: hello.version });
-    }
+    greeting(&hello)?;
     let presence = announcements.connect();
     tokio::select! {
         result = converse(&packets, &announcements, presence.link) => result,
         () = shutdown.requested() => Ok(()),
+    }
+}
+
+/// Reads ztunnel's first packet.
+///
+/// # Errors
+/// When it is no hello of a version that this agent speaks.
+pub fn greeting(packet: &[u8]) -> Result<(), LinkError> {
+    let hello = ZdsHello::decode(packet)
+        .map_err(|error| LinkError::Malformed { what: "hello", source: Some(error) })?;
+    if hello.version != i32::from(Version::V1) {
+        return Err(LinkError::Version { version: hello.version });
+    }
+    Ok(())
+}
+
+/// Reads ztunnel's word on a request: an error in its words, empty when it did what it was asked.
+///
+/// # Errors
+/// When it is no answer.
+pub fn verdict(packet: &[u8]) -> Result<String, LinkError> {
+    let response = WorkloadResponse::decode(packet)
+        .map_err(|error| LinkError::Malformed { what: "answer", source: Some(error) })?;
+    match response.payload {
+        Some(workload_response::Payload::Ack(ack)) => Ok(ack.error),
+        None => Err(LinkError::Malformed { what: "answer", source: None }),
     }
 }
 
@@ -121,12 +143,7 @@ async fn ask(packets: &Packets, message: &Message) -> Result<String, LinkError> 
         .receive()
         .await
         .map_err(|source| LinkError::Lost { doing: "waiting for its answer", source })?;
-    let response = WorkloadResponse::decode(packet.as_slice())
-        .map_err(|error| LinkError::Malformed { what: "answer", source: Some(error) })?;
-    match response.payload {
-        Some(workload_response::Payload::Ack(ack)) => Ok(ack.error),
-        None => Err(LinkError::Malformed { what: "answer", source: None }),
-    }
+    verdict(&packet)
 }
 
 fn settle(

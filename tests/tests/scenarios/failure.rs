@@ -33,12 +33,16 @@ const WATCH: Duration = Duration::from_secs(1);
 const RECOVERY: Duration = Duration::from_secs(20);
 
 pub(crate) fn all() -> Vec<Scenario> {
-    scenarios![
+    let mut all = scenarios![
         nothing_leaves_in_plaintext_whatever_dies_in_whatever_order,
         new_connections_and_names_work_within_two_seconds_of_ztunnels_return,
         traffic_goes_on_while_the_agent_and_control_are_dead,
         pods_of_a_dead_node_are_reached_by_nobody_and_other_nodes_do_not_notice,
-    ]
+    ];
+    let long =
+        scenarios![every_order_on_both_nodes_with_further_deaths_on_the_way_back_leaves_nothing_in_plaintext];
+    all.extend(long.into_iter().map(|scenario| Scenario { long: true, ..scenario }));
+    all
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,9 +79,13 @@ impl Victims {
     }
 
     fn process(&self, part: Part) -> Arc<Process> {
+        self.process_on("a", part)
+    }
+
+    fn process_on(&self, node: &str, part: Part) -> Arc<Process> {
         match part {
-            Part::Ztunnel => self.cluster.node("a").ztunnel(),
-            Part::Agent => self.cluster.node("a").agent(),
+            Part::Ztunnel => self.cluster.node(node).ztunnel(),
+            Part::Agent => self.cluster.node(node).agent(),
             Part::Control => self.cluster.control().process(),
         }
     }
@@ -100,7 +108,36 @@ impl Victims {
 }
 
 async fn nothing_leaves_in_plaintext_whatever_dies_in_whatever_order(_shared: Scene) -> Result<()> {
-    let victims = Arc::new(Victims::start("dying").await?);
+    under_watch("dying", async |victims, tries| {
+        for order in ORDERS {
+            let deaths = Deaths { node: "a", order, further: 0 };
+            play(victims, deaths, tries).await.with_context(|| format!("{deaths:?}"))?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+async fn every_order_on_both_nodes_with_further_deaths_on_the_way_back_leaves_nothing_in_plaintext(
+    _shared: Scene,
+) -> Result<()> {
+    under_watch("matrix", async |victims, tries| {
+        for node in ["a", "b"] {
+            for order in ORDERS {
+                for further in 0..=2 {
+                    let deaths = Deaths { node, order, further };
+                    play(victims, deaths, tries).await.with_context(|| format!("{deaths:?}"))?;
+                }
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Plays with connections being tried all the time and sniffers on both nodes.
+async fn under_watch(name: &str, play: impl AsyncFnOnce(&Victims, &Tries) -> Result<()>) -> Result<()> {
+    let victims = Arc::new(Victims::start(name).await?);
     let sniffers = [
         victims.cluster.node("a").sniff_for(&[MARKER.as_bytes()])?,
         victims.cluster.node("b").sniff_for(&[MARKER.as_bytes()])?,
@@ -110,9 +147,7 @@ async fn nothing_leaves_in_plaintext_whatever_dies_in_whatever_order(_shared: Sc
     for _ in 0..3 {
         load.spawn(Arc::clone(&tries).go_on(Arc::clone(&victims)));
     }
-    for order in ORDERS {
-        play(&victims, order, &tries).await.with_context(|| format!("killing in the order {order:?}"))?;
-    }
+    play(&victims, &tries).await?;
     load.shutdown().await;
     for sniffer in sniffers {
         let capture = sniffer.stop()?;
@@ -158,10 +193,20 @@ impl Tries {
     }
 }
 
-async fn play(victims: &Victims, order: [Part; 3], tries: &Tries) -> Result<()> {
+/// Who dies.
+#[derive(Clone, Copy, Debug)]
+struct Deaths {
+    node: &'static str,
+    order: [Part; 3],
+    /// How often each dies once more while it begins again.
+    further: usize,
+}
+
+async fn play(victims: &Victims, deaths: Deaths, tries: &Tries) -> Result<()> {
+    let Deaths { node, order, further } = deaths;
     let mut dead = Vec::new();
     for part in order {
-        victims.process(part).kill()?;
+        victims.process_on(node, part).kill()?;
         dead.push(part);
         let made = tries.watch().await?;
         if dead.contains(&Part::Ztunnel) {
@@ -171,13 +216,30 @@ async fn play(victims: &Victims, order: [Part; 3], tries: &Tries) -> Result<()> 
         }
     }
     for part in order {
-        victims.process(part).start_again()?;
+        let process = victims.process_on(node, part);
+        for _ in 0..further {
+            begin_and_die(&process).await.with_context(|| format!("{part:?}"))?;
+        }
+        process.start_again()?;
     }
     let taken = victims.talk_soon(RECOVERY).await?;
     ensure!(taken < RECOVERY, "{taken:?}");
     victims.cluster.control().ready().await?;
-    victims.cluster.node("a").ztunnel_ready().await?;
+    victims.cluster.node(node).agent_ready().await?;
+    victims.cluster.node(node).ztunnel_ready().await?;
     victims.cluster.settle().await.context("the mesh follows changes again")
+}
+
+/// Starts a part and kills it as soon as it says anything.
+async fn begin_and_die(process: &Process) -> Result<()> {
+    let said = process.log().len();
+    process.start_again()?;
+    lab::eventually(RECOVERY, "a first word", async || {
+        ensure!(process.log().len() > said, "it is silent");
+        Ok(())
+    })
+    .await?;
+    process.kill()
 }
 
 async fn new_connections_and_names_work_within_two_seconds_of_ztunnels_return(_shared: Scene) -> Result<()> {

@@ -15,6 +15,7 @@ mod names;
 mod peer;
 mod policy;
 mod scene;
+mod soak;
 mod traffic;
 
 use std::process::ExitCode;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         hostile::all(),
         interop::all(),
         peer::all(),
+        soak::all(),
     ];
     let ground = ground::all().into_iter().map(|check| {
         let stage = stage.clone();

@@ -26,6 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ebpf-claim", &["ebpf-abi"]),
     ("xtask", &["lab"]),
     ("lab", &[]),
+    ("fuzz", &["ztunnel", "control", "node", "hbone", "plan", "xds", "identity", "mesh", "proto"]),
 ];
 
 /// What the scenarios may import besides: everything but the binaries, which they start by path.
