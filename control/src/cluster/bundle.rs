@@ -71,7 +71,7 @@ impl Bundle {
             tokio::select! {
                 happened = heard.recv() => match happened.map(|happened| happened.event) {
                     Some(Event::Applied(map)) => drop(maps.insert(map.metadata.namespace.clone(), map)),
-                    Some(Event::Deleted(name) | Event::Broken(name, _)) => drop(maps.remove(&name.namespace)),
+                    Some(Event::Deleted(name) | Event::Broken { name, .. }) => drop(maps.remove(&name.namespace)),
                     Some(Event::Synced) => synced = true,
                     Some(Event::Absent) => {}
                     None => return,

@@ -10,7 +10,7 @@ use tokio::{sync::mpsc, time::Instant};
 use super::{
     kinds::resources,
     read::{Read, read},
-    stated::StatedObjects,
+    stated::{StatedObjects, has_conditions, stated},
     view::ClusterView,
 };
 use crate::{
@@ -137,8 +137,11 @@ impl Source {
                 events.push(Event::Applied(Box::new(object)));
                 self.note(key, notes, Severity::Warning, events);
             }
-            Heard::Broken(name, problems) => {
+            Heard::Broken { name, problems, json } => {
                 let key = key(kind, name);
+                if has_conditions(kind) {
+                    self.stated.set(key.clone(), stated(&json));
+                }
                 self.note(key, problems, Severity::Error, events);
             }
             Heard::Deleted(name) => {

@@ -55,7 +55,14 @@ pub enum Event<T> {
     /// An object is there, like this.
     Applied(T),
     /// An object is there and cannot be read.
-    Broken(Name, Vec<Problem>),
+    Broken {
+        /// Which.
+        name: Name,
+        /// Why not.
+        problems: Vec<Problem>,
+        /// As the server has it.
+        json: String,
+    },
     /// An object is gone.
     Deleted(Name),
     /// Everything that was there when the list was made has been told, and what had gone too.
@@ -252,7 +259,7 @@ impl<K: Clone, T, P: Fn(&str) -> Result<T, Vec<Problem>>> Running<'_, K, T, P> {
         };
         let event = match (self.parse)(object) {
             Ok(object) => Event::Applied(object),
-            Err(problems) => Event::Broken(name.clone(), problems),
+            Err(problems) => Event::Broken { name: name.clone(), problems, json: object.to_owned() },
         };
         self.known.insert(name);
         self.tell(event).await?;

@@ -46,7 +46,7 @@ impl Watching {
         let happened = tokio::time::timeout(SOON, self.events.recv()).await.expect("an event comes");
         match happened.expect("the watch runs").event {
             Event::Applied(Thing { metadata, size }) => format!("+{}={size}", metadata.name),
-            Event::Broken(name, problems) => format!("!{name}:{}", problems.len()),
+            Event::Broken { name, problems, .. } => format!("!{name}:{}", problems.len()),
             Event::Deleted(name) => format!("-{name}"),
             Event::Synced => "synced".to_owned(),
             Event::Absent => "absent".to_owned(),
