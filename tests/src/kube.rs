@@ -46,7 +46,7 @@ pub use shape::Shape;
 
 use crate::{
     config::{Settings, require_root},
-    process::{self, Launch},
+    process::{self, Launch, Process},
     record::Records,
     wait::eventually,
 };
@@ -230,6 +230,14 @@ impl KubeCluster {
     pub async fn rolled_out(&self, namespace: &str, what: &str, deadline: Duration) -> Result<()> {
         let timeout = format!("--timeout={}s", deadline.as_secs());
         self.kubectl(&["-n", namespace, "rollout", "status", what, &timeout]).await.map(drop)
+    }
+
+    /// Starts a program that ends with the cluster.
+    ///
+    /// # Errors
+    /// When it cannot be executed.
+    pub fn start_program(&self, launch: Launch) -> Result<Process> {
+        Process::start(launch, &self.records)
     }
 
     /// Lets the cluster outlive this program; `clean::remove` ends it.

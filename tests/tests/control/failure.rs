@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What control does when the API server is gone, when it has forgotten, and when a role is missing.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use identity::{AuthorityError, ca::Subject};
+use lab::eventually;
+use serde_json::{Value, json};
+
+use crate::{
+    checks::{Check, Stage, checks, knows_pod},
+    plane::{SOON, until},
+};
+
+/// Until a picture counts as old, and a little.
+const OLD: Duration = Duration::from_secs(60);
+const API_READY: Duration = Duration::from_secs(120);
+
+pub(crate) fn all() -> Vec<Check> {
+    checks![
+        without_the_api_server_control_serves_on_says_so_and_certifies_nobody,
+        another_leader_takes_over_when_the_first_is_killed,
+        a_role_that_is_missing_is_named,
+        a_replica_that_was_asked_to_end_gives_the_lease_back,
+    ]
+}
+
+async fn without_the_api_server_control_serves_on_says_so_and_certifies_nobody(stage: &Stage) -> Result<()> {
+    let api_server = &stage.scene.cluster.control().apiserver;
+    api_server.kill()?;
+    let outage = during_the_outage(stage).await;
+    api_server.start_again()?;
+    outage?;
+    let api = stage.scene.cluster.api();
+    api_server
+        .ready(API_READY, async || {
+            ensure!(api.text("/readyz").await? == "ok", "it is not ready");
+            Ok(())
+        })
+        .await?;
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "after", "namespace": "shop"},
+        "spec": {"nodeName": "node-a", "serviceAccountName": "cart", "containers": [{"name": "app", "image": "none"}]},
+    });
+    eventually(SOON, "a pod", async || api.create("/api/v1/namespaces/shop/pods", &pod).await).await?;
+    let status = json!({"status": {"phase": "Running", "podIP": "10.9.0.7"}});
+    let started = Instant::now();
+    api.merge("/api/v1/namespaces/shop/pods/after/status", &status).await?;
+    until(&stage.proxy, "what came after", |index| knows_pod(index, "after")).await?;
+    crate::say(&format!("after the return of the API server a change took {:?}", started.elapsed()));
+    eventually(SOON, "certificates again", async || {
+        let cart = "spiffe://cluster.local/ns/shop/sa/cart";
+        Ok(stage.scene.certificate(&stage.first, (&stage.token, Subject::Impersonated), cart).await??)
+    })
+    .await?;
+    Ok(())
+}
+
+async fn during_the_outage(stage: &Stage) -> Result<()> {
+    let roots = stage.roots.clone();
+    let cart = "spiffe://cluster.local/ns/shop/sa/cart";
+    let asked = stage
+        .scene
+        .certificate_under(&roots, &stage.first, (&stage.token, Subject::Impersonated), cart)
+        .await?;
+    match asked {
+        Err(AuthorityError::Refused { .. } | AuthorityError::Unreachable { .. }) => {}
+        other => bail!("without the API server: {other:?}"),
+    }
+    eventually(OLD, "control saying that its picture is old", async || {
+        let status = stage.first.status().await?;
+        let stale = status.pointer("/cluster/stale").and_then(Value::as_array).map_or(0, Vec::len);
+        ensure!(stale > 5, "{stale} kinds are old");
+        Ok(())
+    })
+    .await?;
+    // A new stream of a proxy that was known is served with the last state; a stranger is not.
+    let again = stage.scene.subscribe_under(&roots, &stage.first, &stage.token)?;
+    until(&again, "the last state", |index| knows_pod(index, "cart")).await?;
+    stage.first.read("/healthz/ready").await?;
+    Ok(())
+}
+
+async fn another_leader_takes_over_when_the_first_is_killed(stage: &Stage) -> Result<()> {
+    let leads = async |plane: &crate::plane::Plane| {
+        let status = plane.status().await?;
+        anyhow::Ok(status.pointer("/cluster/leads").and_then(Value::as_bool) == Some(true))
+    };
+    let (leader, other) = eventually(SOON, "a leader", async || {
+        match (leads(&stage.first).await?, leads(&stage.second).await?) {
+            (true, false) => Ok((&stage.first, &stage.second)),
+            (false, true) => Ok((&stage.second, &stage.first)),
+            both => bail!("leaders: {both:?}"),
+        }
+    })
+    .await?;
+    leader.process().kill()?;
+    let taken = eventually(SOON, "another leader", async || {
+        ensure!(leads(other).await?, "it does not lead");
+        Ok(())
+    })
+    .await;
+    leader.process().start_again()?;
+    taken?;
+    // What only a leader writes is written.
+    stage.apply("{apiVersion: v1, kind: Namespace, metadata: {name: later}}").await?;
+    eventually(SOON, "the roots in a new namespace", async || stage.scene.roots("later").await).await?;
+    leader.ready().await
+}
+
+async fn a_role_that_is_missing_is_named(stage: &Stage) -> Result<()> {
+    let roles = include_str!("roles.yaml");
+    let without = roles.replace("namespaces, nodes, pods, services,", "namespaces, nodes, services,");
+    ensure!(without != roles, "the roles have changed");
+    stage.apply(&without).await?;
+    let third = stage.scene.start("control-2", (35012, 35014))?;
+    let named = eventually(SOON, "the missing role named", async || {
+        let log = third.process().log();
+        let named = log.lines().any(|line| line.contains("list and watch") && line.contains("pods"));
+        ensure!(named, "it is not");
+        let status = third.status().await?;
+        let ready = status.get("ready").and_then(Value::as_bool);
+        ensure!(ready == Some(false), "it claims to be ready");
+        Ok(())
+    })
+    .await;
+    stage.apply(roles).await?;
+    named?;
+    third.ready().await
+}
+
+async fn a_replica_that_was_asked_to_end_gives_the_lease_back(stage: &Stage) -> Result<()> {
+    for plane in [&stage.first, &stage.second] {
+        let status = plane.process().terminate(SOON).await?;
+        ensure!(status.success(), "it ended with {status}");
+    }
+    let path = "/apis/coordination.k8s.io/v1/namespaces/ambit-system/leases/ambit-control";
+    let lease = stage.scene.cluster.api().get(path).await?;
+    let holder = lease.pointer("/spec/holderIdentity").and_then(Value::as_str).unwrap_or_default();
+    ensure!(holder.is_empty(), "{holder} holds it");
+    Ok(())
+}
