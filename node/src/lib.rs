@@ -17,6 +17,7 @@ pub mod config;
 pub mod enrol;
 pub mod metrics;
 pub mod netns;
+pub mod plugin;
 pub mod pod;
 pub mod record;
 pub mod routes;
