@@ -2,6 +2,7 @@
 //! The local API: pods added, removed and listed over a unix socket that only root opens. Texts and status codes are
 //! here; what happens to a pod is enrolment's.
 
+pub mod cni;
 mod json;
 
 use http::{Method, StatusCode};

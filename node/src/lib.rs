@@ -9,6 +9,7 @@
 //!            └─────► zds                     every connected ztunnel
 //! ```
 
+pub mod admission;
 pub mod agent;
 pub mod api;
 pub mod capture;
@@ -17,11 +18,14 @@ pub mod config;
 pub mod conflist;
 pub mod enrol;
 pub mod install;
+pub mod ledger;
 pub mod metrics;
 pub mod netns;
+pub mod objects;
 pub mod plugin;
 pub mod pod;
 pub mod record;
 pub mod routes;
+pub mod rules;
 pub mod sysctl;
 pub mod zds;
