@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Puts the parts together: what reads, what answers, and in which order they start and end.
 
-use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::Context;
 use runtime::{
@@ -17,12 +21,17 @@ use tonic::service::Routes;
 use xds::server::ServerSettings;
 
 use crate::{
-    authenticate::{Authenticate, Discovery, StaticTokens},
-    ca::{CertificateService, Root},
-    config::Config,
+    authenticate::{Authenticate, Authenticator, Discovery, Reviews, StaticTokens},
+    ca::{CertificateService, Root, Signer, Vouch},
+    cluster::Cluster,
+    config::{Config, Folder, Kubernetes, Source},
     live::Live,
     manifests::{FolderSettings, FolderView, watch},
-    serve::{self, Serving, Status, status::Rejections},
+    objects::Kind,
+    serve::{
+        self, Serving, Status,
+        status::{Rejections, SourceView},
+    },
 };
 
 const METRICS_LIMITS: Limits = Limits { name: "metrics", connections: 256 };
@@ -48,13 +57,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let tasks = Tasks::new();
     let metrics = runtime::metrics::install(MetricsSettings::default(), &tasks)?;
     let drain = config.drain;
-    start(config, Arc::new(move || metrics.render()), &tasks)?;
+    let running = async {
+        start(config, Arc::new(move || metrics.render()), &tasks).await?;
+        anyhow::Ok(tasks.failed().await)
+    };
     let failed = tokio::select! {
         signal = terminated => {
             tracing::info!(signal = ?signal.context("cannot catch signals")?, "asked to end");
             None
         }
-        failed = tasks.failed() => Some(failed),
+        failed = running => Some(failed?),
     };
     let drained = tasks.drain(drain).await;
     if !drained.forced.is_empty() {
@@ -66,55 +78,102 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
 }
 
-/// Starts everything; returns once both ports listen. Discovery is silent until the manifests have been read.
+/// Starts everything; returns once both ports listen. Discovery is silent until the objects have been read.
 ///
 /// # Errors
 /// When the root or the tokens cannot be used, or an address is taken.
-pub fn start(config: Config, render: Render, tasks: &Tasks) -> anyhow::Result<Control> {
-    let root = Root::open(&config.state, &config.mesh.trust_domain, SystemTime::now())
-        .context("no root certificate")?;
-    let root = Arc::new(root);
-    let tokens = StaticTokens::open(config.tokens.as_deref()).context("no tokens")?;
-    if config.tokens.is_none() {
-        tracing::warn!("AMBIT_TOKENS is not set: nobody can call");
-    }
-    let tokens = Arc::new(tokens);
-    let serving = Serving::new(Arc::clone(&root), &config.tls_names)?;
+pub async fn start(config: Config, render: Render, tasks: &Tasks) -> anyhow::Result<Control> {
     let ports = Ports { discovery: bind(config.discovery_address)?, metrics: bind(config.metrics_address)? };
     let started = Control { discovery: ports.discovery.local_addr()?, metrics: ports.metrics.local_addr()? };
-
     let live = Arc::new(Live::new(config.mesh));
-    let reader = Discovery { authenticator: Arc::clone(&tokens), trust_domain: live.trust_domain().clone() };
+    let readiness = Readiness::new();
+    let Origin { signer, authenticator, vouch, view } = match config.source {
+        Source::Folder(folder) => standalone(folder, &live, &readiness, tasks)?,
+        Source::Kubernetes(cluster) => {
+            in_cluster(cluster, &live, (&readiness, config.certificate_ttl), tasks).await?
+        }
+    };
+    let serving = Serving::new(signer.clone(), &config.tls_names)?;
+    let authenticator = Arc::new(authenticator);
+    let reader =
+        Discovery { authenticator: Arc::clone(&authenticator), trust_domain: live.trust_domain().clone() };
     let server = xds::Server::new(live.catalogue(), reader, ServerSettings::default());
     let certificates = CertificateService {
-        authenticator: tokens,
+        authenticator,
         live: Arc::clone(&live),
-        root: Arc::clone(&root),
+        signer: signer.clone(),
+        vouch,
         node_accounts: config.node_accounts,
         longest: config.certificate_ttl,
     };
     let routes = Routes::new(server.service()).add_service(certificates.service()).prepare();
-    let status = Status {
-        manifests: config.manifests.clone(),
-        folder: FolderView::default(),
-        live,
-        server,
-        root,
-        readiness: Readiness::new(),
-        rejections: Rejections::default(),
-    };
-    let folder = FolderSettings { manifests: config.manifests, keep: config.state.join("last-good") };
-    spawn_sources(folder, &status, tasks);
+    let status = Status { source: view, live, server, signer, readiness, rejections: Rejections::default() };
+    spawn_watchers(&status, tasks);
     spawn_ports(ports, serving, routes, serve::router(status, render), tasks);
     tracing::info!(discovery = %started.discovery, metrics = %started.metrics, "control plane started");
     Ok(started)
 }
 
-/// What changes the state of this process.
-fn spawn_sources<A: Authenticate>(folder: FolderSettings, status: &Status<A>, tasks: &Tasks) {
-    let gate = status.readiness.gate("manifests");
-    let watching = watch(folder, Arc::clone(&status.live), status.folder.clone(), gate, tasks.shutdown());
+/// What differs between a folder and a cluster.
+struct Origin {
+    signer: Signer,
+    authenticator: Authenticator,
+    vouch: Vouch,
+    view: SourceView,
+}
+
+fn standalone(
+    folder: Folder,
+    live: &Arc<Live>,
+    readiness: &Readiness,
+    tasks: &Tasks,
+) -> anyhow::Result<Origin> {
+    let Folder { manifests, state, tokens } = folder;
+    let root = Root::open(&state, live.trust_domain(), SystemTime::now()).context("no root certificate")?;
+    let known = StaticTokens::open(tokens.as_deref()).context("no tokens")?;
+    if tokens.is_none() {
+        tracing::warn!("AMBIT_TOKENS is not set: nobody can call");
+    }
+    let view = FolderView::default();
+    let settings = FolderSettings { manifests: manifests.clone(), keep: state.join("last-good") };
+    let gate = readiness.gate("manifests");
+    let watching = watch(settings, Arc::clone(live), view.clone(), gate, tasks.shutdown());
     drop(tasks.spawn_vital("manifests", watching));
+    Ok(Origin {
+        signer: Signer::new(root),
+        authenticator: Authenticator::Tokens(known),
+        vouch: Vouch(Arc::new(|| None)),
+        view: SourceView::Folder { manifests, folder: view },
+    })
+}
+
+async fn in_cluster(
+    settings: Kubernetes,
+    live: &Arc<Live>,
+    (readiness, longest): (&Readiness, Duration),
+    tasks: &Tasks,
+) -> anyhow::Result<Origin> {
+    let audience = settings.audience.clone();
+    let cluster = Cluster::open(settings, live).await?;
+    let signer = Signer::new(cluster.root().await?);
+    let reviews = Reviews::new(cluster.api.clone(), audience, Arc::clone(live));
+    let view = cluster.follow(live, readiness.gate("objects"), tasks);
+    let leadership = cluster.start(live, &signer, longest, tasks);
+    let pods = view.clone();
+    let vouch = move || {
+        let current = pods.is_current(Kind::Pod);
+        (!current).then(|| "the API server is out of reach: who runs where is not known now".to_owned())
+    };
+    Ok(Origin {
+        signer,
+        authenticator: Authenticator::Reviews(reviews),
+        vouch: Vouch(Arc::new(vouch)),
+        view: SourceView::Cluster { watches: view, leadership },
+    })
+}
+
+/// What follows what others say to us.
+fn spawn_watchers<A: Authenticate>(status: &Status<A>, tasks: &Tasks) {
     let refused = status.server.rejections();
     drop(tasks.spawn_vital("rejections", status.rejections.clone().collect(refused, tasks.shutdown())));
     let (server, shutdown) = (status.server.clone(), tasks.shutdown());

@@ -4,14 +4,16 @@
 //! Standalone mode has a file of tokens; in a cluster the API server reviews them (`TokenReview`). What a caller may then do
 //! is decided elsewhere.
 
+mod reviews;
 mod tokens;
 
 use std::{fmt, future::Future, net::SocketAddr, sync::Arc};
 
 use arcstr::ArcStr;
 use mesh::{SpiffeId, TrustDomain};
-use tonic::{Status, metadata::MetadataMap};
+use tonic::{Code, Status, metadata::MetadataMap};
 
+pub(crate) use self::reviews::Reviews;
 pub use self::tokens::{StaticTokens, TokensError};
 use crate::metrics;
 
@@ -52,12 +54,63 @@ pub enum Unauthenticated {
     /// Not a token of ours.
     #[error("the bearer token is not known here")]
     UnknownToken,
+    /// A token that somebody else has judged.
+    #[error("the bearer token is refused: {reason}")]
+    Refused {
+        /// Why.
+        reason: String,
+    },
+    /// Nobody can say now.
+    #[error("the bearer token cannot be judged now: {reason}")]
+    Unavailable {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Unauthenticated {
+    fn status(&self) -> Status {
+        match self {
+            Self::NoToken | Self::UnknownToken | Self::Refused { .. } => {
+                Status::unauthenticated(self.to_string())
+            }
+            Self::Unavailable { .. } => Status::unavailable(self.to_string()),
+        }
+    }
 }
 
 /// Knows tokens.
 pub trait Authenticate: Send + Sync + 'static {
     /// Whose token it is. Implementations that ask somebody else set their own deadline.
     fn authenticate(&self, token: &str) -> impl Future<Output = Result<Caller, Unauthenticated>> + Send;
+
+    /// Whose token it was when somebody could be asked: enough to read what this replica last knew, never for more.
+    fn recall(&self, token: &str) -> Option<Caller>;
+}
+
+/// Who is asked about tokens.
+#[derive(Debug)]
+pub(crate) enum Authenticator {
+    /// A file.
+    Tokens(StaticTokens),
+    /// The API server.
+    Reviews(Reviews),
+}
+
+impl Authenticate for Authenticator {
+    async fn authenticate(&self, token: &str) -> Result<Caller, Unauthenticated> {
+        match self {
+            Self::Tokens(tokens) => tokens.authenticate(token).await,
+            Self::Reviews(reviews) => reviews.authenticate(token).await,
+        }
+    }
+
+    fn recall(&self, token: &str) -> Option<Caller> {
+        match self {
+            Self::Tokens(tokens) => tokens.recall(token),
+            Self::Reviews(reviews) => reviews.recall(token),
+        }
+    }
 }
 
 /// The caller of a gRPC method.
@@ -74,8 +127,26 @@ pub(crate) async fn caller(
     };
     answer.map_err(|error| {
         metrics::authentication_failed();
-        Status::unauthenticated(error.to_string())
+        error.status()
     })
+}
+
+/// The caller of a method that only tells what this replica knows.
+///
+/// # Errors
+/// `Unauthenticated`, with what is missing.
+async fn reader(authenticator: &impl Authenticate, headers: &MetadataMap) -> Result<Caller, Status> {
+    let refused = match caller(authenticator, headers).await {
+        Ok(caller) => return Ok(caller),
+        Err(status) => status,
+    };
+    if refused.code() != Code::Unavailable {
+        return Err(refused);
+    }
+    let recalled = bearer(headers).and_then(|token| authenticator.recall(token));
+    let recalled = recalled.ok_or(refused)?;
+    tracing::info!(caller = %recalled, "token could not be judged now, its last judgement counts for reading");
+    Ok(recalled)
 }
 
 /// RFC 6750 §2.1; the scheme's case does not matter (RFC 9110 §11.1).
@@ -98,7 +169,7 @@ impl<A: Authenticate> xds::server::Authenticator for Discovery<A> {
         headers: &MetadataMap,
         peer: Option<SocketAddr>,
     ) -> Result<SpiffeId, Status> {
-        match caller(&*self.authenticator, headers).await {
+        match reader(&*self.authenticator, headers).await {
             Ok(caller) => Ok(caller.identity(&self.trust_domain)),
             Err(status) => {
                 tracing::warn!(?peer, reason = status.message(), "discovery stream refused");

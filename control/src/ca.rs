@@ -6,10 +6,12 @@ mod authorize;
 mod issue;
 mod root;
 mod service;
+mod signer;
 
 pub use self::{
     authorize::{Denied, NodeAccounts, ServiceAccountName},
     issue::{IssueError, Issued, Leaf},
-    root::{Root, RootError, Serving, ServingName},
-    service::CertificateService,
+    root::{Material, Root, RootError, Serving, ServingName},
+    service::{CertificateService, Vouch},
+    signer::Signer,
 };

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use kubernetes::Access;
 use mesh::{Hostname, Network, TrustDomain};
 use runtime::{
     env::{Env, InvalidEnvironment},
@@ -22,21 +23,19 @@ use crate::{
 const LONGEST_TTL: Duration = Duration::from_secs(90 * 24 * 3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const TLS_NAMES: &str = "istiod.istio-system.svc,control.ambit-system.svc,localhost";
+const AUDIENCE: &str = "istio-ca";
+const BUNDLE: &str = "istio-ca-root-cert";
 const NODE_ACCOUNTS: &str = "istio-system/ztunnel,ambit-system/ztunnel";
 
 /// The configuration of the process.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// `AMBIT_MANIFESTS`: the folder of YAML.
-    pub manifests: PathBuf,
-    /// `AMBIT_STATE_DIR`: root key and certificate, and the last good content of each manifest.
-    pub state: PathBuf,
+    /// `AMBIT_SOURCE`: where the objects are.
+    pub source: Source,
     /// `AMBIT_XDS_ADDR`: where discovery and certificates are served.
     pub discovery_address: SocketAddr,
     /// `AMBIT_METRICS_ADDR`: where metrics, readiness and status are served.
     pub metrics_address: SocketAddr,
-    /// `AMBIT_TOKENS`: the file of static tokens; without one nobody is let in.
-    pub tokens: Option<PathBuf>,
     /// `TRUST_DOMAIN`, `CLUSTER_ID`, `CLUSTER_DOMAIN`, `NETWORK`, `AMBIT_ROOT_NAMESPACE`.
     pub mesh: Settings,
     /// `AMBIT_CERT_TTL`: longest validity of a workload's certificate.
@@ -49,6 +48,41 @@ pub struct Config {
     pub drain: Duration,
     /// `RUST_LOG`, `LOG_FORMAT`.
     pub log: LogSettings,
+}
+
+/// Where the objects, the root and the judgement of tokens come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// `folder`: standalone mode.
+    Folder(Folder),
+    /// `kubernetes`: an API server.
+    Kubernetes(Kubernetes),
+}
+
+/// Standalone mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Folder {
+    /// `AMBIT_MANIFESTS`: the folder of YAML.
+    pub manifests: PathBuf,
+    /// `AMBIT_STATE_DIR`: root key and certificate, and the last good content of each manifest.
+    pub state: PathBuf,
+    /// `AMBIT_TOKENS`: the file of static tokens; without one nobody is let in.
+    pub tokens: Option<PathBuf>,
+}
+
+/// In a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// `AMBIT_KUBECONFIG`; without one, the pod's service account.
+    pub access: Access,
+    /// `POD_NAMESPACE`: where our own Secret and Lease are; without it, what `access` says.
+    pub namespace: Option<String>,
+    /// `POD_NAME`: who this replica is to the others.
+    pub replica: String,
+    /// `AMBIT_TOKEN_AUDIENCE`: whom tokens must be meant for.
+    pub audience: String,
+    /// `AMBIT_CA_CONFIGMAP`: name of the ConfigMap with the roots in every namespace; `none`: it is not written.
+    pub bundle: Option<String>,
 }
 
 impl Config {
@@ -67,13 +101,11 @@ impl Config {
     pub fn read(mut env: Env) -> Result<Self, InvalidEnvironment> {
         let wildcard = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         let drain = env.number("TERMINATION_GRACE_PERIOD_SECONDS", 6, 1..=3600u64);
+        let source = source(&mut env);
         let config = Self {
-            manifests: env.required("AMBIT_MANIFESTS", "the folder of manifests").into(),
-            state: env.required("AMBIT_STATE_DIR", "a folder for the root certificate and its key").into(),
             discovery_address: env.address("AMBIT_XDS_ADDR", wildcard(15012)),
             metrics_address: env.address("AMBIT_METRICS_ADDR", wildcard(15014)),
-            tokens: env.optional_path("AMBIT_TOKENS"),
-            mesh: mesh_settings(&mut env),
+            mesh: mesh_settings(&mut env, &source),
             certificate_ttl: certificate_ttl(&mut env),
             tls_names: list(&mut env, "AMBIT_TLS_NAMES", TLS_NAMES, "DNS names and addresses", |text| {
                 text.parse::<ServingName>().ok()
@@ -96,14 +128,49 @@ impl Config {
                     .optional("LOG_FORMAT", "plain or json", |text| text.parse().ok())
                     .unwrap_or_default(),
             },
+            source,
         };
-        check_folders(&mut env);
         env.finish()?;
         Ok(config)
     }
 }
 
-fn mesh_settings(env: &mut Env) -> Settings {
+fn source(env: &mut Env) -> Source {
+    let is_cluster = env.optional("AMBIT_SOURCE", "folder or kubernetes", |text| match text {
+        "folder" => Some(false),
+        "kubernetes" => Some(true),
+        _ => None,
+    });
+    if is_cluster != Some(true) {
+        let folder = Folder {
+            manifests: env.required("AMBIT_MANIFESTS", "the folder of manifests").into(),
+            state: env.required("AMBIT_STATE_DIR", "a folder for the root certificate and its key").into(),
+            tokens: env.optional_path("AMBIT_TOKENS"),
+        };
+        // What is kept of the manifests must not be taken for manifests.
+        let is_given = !folder.manifests.as_os_str().is_empty();
+        if is_given && folder.state.starts_with(&folder.manifests) {
+            env.reject("AMBIT_STATE_DIR", "a folder outside AMBIT_MANIFESTS");
+        }
+        return Source::Folder(folder);
+    }
+    let bundle = env.string("AMBIT_CA_CONFIGMAP", BUNDLE);
+    Source::Kubernetes(Kubernetes {
+        access: env.optional_path("AMBIT_KUBECONFIG").map_or(Access::Pod, Access::Kubeconfig),
+        namespace: env.optional_string("POD_NAMESPACE"),
+        replica: env
+            .optional_string("POD_NAME")
+            .unwrap_or_else(|| format!("control-{:016x}", rand::random::<u64>())),
+        audience: env.string("AMBIT_TOKEN_AUDIENCE", AUDIENCE),
+        bundle: (bundle != "none").then_some(bundle),
+    })
+}
+
+fn mesh_settings(env: &mut Env, source: &Source) -> Settings {
+    let root_namespace = match source {
+        Source::Folder(_) => "istio-system",
+        Source::Kubernetes(_) => "ambit-system",
+    };
     let trust_domain = env.optional("TRUST_DOMAIN", "a trust domain", |text| TrustDomain::parse(text).ok());
     let cluster_domain = env
         .optional("CLUSTER_DOMAIN", "a DNS name", |text| Hostname::parse(text).ok())
@@ -113,22 +180,13 @@ fn mesh_settings(env: &mut Env) -> Settings {
         cluster: env.string("CLUSTER_ID", "Kubernetes").into(),
         cluster_domain,
         network: Network(env.string("NETWORK", "").into()),
-        root_namespace: env.string("AMBIT_ROOT_NAMESPACE", "istio-system").into(),
+        root_namespace: env.string("AMBIT_ROOT_NAMESPACE", root_namespace).into(),
     }
 }
 
 #[expect(clippy::expect_used, reason = "a constant")]
 fn default_trust_domain() -> TrustDomain {
     TrustDomain::parse("cluster.local").expect("a constant that is a trust domain")
-}
-
-/// What is kept of the manifests must not be taken for manifests.
-fn check_folders(env: &mut Env) {
-    let folder = |name: &str| env.optional_path(name);
-    let (manifests, state) = (folder("AMBIT_MANIFESTS"), folder("AMBIT_STATE_DIR"));
-    if manifests.zip(state).is_some_and(|(manifests, state)| state.starts_with(manifests)) {
-        env.reject("AMBIT_STATE_DIR", "a folder outside AMBIT_MANIFESTS");
-    }
 }
 
 fn certificate_ttl(env: &mut Env) -> Duration {
@@ -176,6 +234,22 @@ mod tests {
         assert_eq!(config.certificate_ttl, DAY);
         assert_eq!(config.tls_names.len(), 3);
         assert_eq!(config.node_accounts.len(), 2);
+    }
+
+    #[test]
+    fn in_a_cluster_no_folder_is_needed() {
+        let variables = [("AMBIT_SOURCE", "kubernetes"), ("AMBIT_CA_CONFIGMAP", "none"), ("POD_NAME", "a")];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let config = Config::read(Env::new(variables)).unwrap();
+        assert_eq!(config.mesh.root_namespace, "ambit-system");
+        let expected = Kubernetes {
+            access: Access::Pod,
+            namespace: None,
+            replica: "a".to_owned(),
+            audience: "istio-ca".to_owned(),
+            bundle: None,
+        };
+        assert_eq!(config.source, Source::Kubernetes(expected));
     }
 
     #[test]

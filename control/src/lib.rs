@@ -2,17 +2,18 @@
 //! The control plane: from objects to what proxies are told, and certificates for those who may have them.
 //!
 //! ```text
-//!   manifests ──events──► World ──changes──► Catalogue ──► xDS  ┐
-//!                           │ who runs where                    ├ :15012, callers shown by authenticate
-//!                           └──────────────► ca ─────► certificates ┘
+//!   manifests or cluster ──events──► World ──changes──► Catalogue ──► xDS  ┐
+//!                                      │ who runs where                    ├ :15012, callers shown by authenticate
+//!                                      └──────────────► ca ─────► certificates ┘
 //! ```
 //!
 //! `objects` are what users write, `translate` says what proxies are told because of them, `world` keeps both in step.
-//! Sources feed `live`; today that is a folder of manifests.
+//! Sources feed `live`: a folder of manifests, or a Kubernetes API server.
 
 pub mod app;
 pub mod authenticate;
 pub mod ca;
+mod cluster;
 pub mod config;
 pub mod live;
 pub mod manifests;
@@ -23,4 +24,5 @@ mod serve;
 #[cfg(test)]
 mod testing;
 mod translate;
+mod tree;
 pub mod world;

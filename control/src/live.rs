@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use mesh::{Change, TrustDomain};
 use parking_lot::RwLock;
+use tokio::sync::watch;
 use xds::{Catalogue, Kind, Resource, Update};
 
 use crate::{
@@ -20,6 +21,7 @@ pub struct Live {
     world: RwLock<World>,
     catalogue: Catalogue,
     complete: AtomicBool,
+    changed: watch::Sender<u64>,
 }
 
 impl Live {
@@ -30,7 +32,13 @@ impl Live {
             world: RwLock::new(World::new(settings)),
             catalogue: Catalogue::new(),
             complete: AtomicBool::new(false),
+            changed: watch::Sender::new(0),
         }
+    }
+
+    /// Tells that something was applied.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
     }
 
     /// What is published.
@@ -52,6 +60,7 @@ impl Live {
     pub fn apply(&self, events: impl IntoIterator<Item = Event>) {
         let mut world = self.world.write();
         let changes = world.apply(events);
+        self.changed.send_modify(|count| *count += 1);
         for report in world.news() {
             let Report { object, field, message, .. } = report;
             tracing::warn!(%object, field, reason = message, "object is not wholly honoured");

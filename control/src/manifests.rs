@@ -10,7 +10,6 @@ mod folder;
 mod keep;
 mod scan;
 mod source;
-mod tree;
 mod watch;
 
 pub use self::{

@@ -15,7 +15,7 @@ pub(crate) fn certificate_asked() {
     counter!("citadel_server_csr_count").increment(1);
 }
 
-/// `ambit_certificates_refused_total{reason}`: certificates not issued; the reasons are those of `ca::Denied` and `request`.
+/// `ambit_certificates_refused_total{reason}`: certificates not issued; the reasons are those of `ca::Denied`, `request` and `stale`.
 pub(crate) fn certificate_refused(reason: &'static str) {
     counter!("ambit_certificates_refused_total", "reason" => reason).increment(1);
 }
@@ -65,6 +65,16 @@ pub(crate) fn manifest_errors(count: usize) {
 pub(crate) fn manifest_changes(result: &'static str, count: usize) {
     counter!("ambit_manifest_changes_total", "result" => result)
         .increment(u64::try_from(count).unwrap_or(u64::MAX));
+}
+
+/// `ambit_stale_kinds`: kinds of which this replica knows only how they were, because the API server is out of reach.
+pub(crate) fn stale_kinds(count: usize) {
+    gauge!("ambit_stale_kinds").set(number(count));
+}
+
+/// `ambit_leader`: 1 on the replica that writes what only one may write.
+pub(crate) fn leader(leads: bool) {
+    gauge!("ambit_leader").set(if leads { 1.0 } else { 0.0 });
 }
 
 fn number(count: usize) -> f64 {

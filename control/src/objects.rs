@@ -16,7 +16,7 @@ mod service;
 use std::fmt;
 
 use arcstr::ArcStr;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub(crate) use self::meta::contains;
 pub use self::{
@@ -66,6 +66,15 @@ pub struct ServiceAccount {
     pub metadata: Metadata,
 }
 
+/// The fields of an object, in whatever form they came.
+pub(crate) trait Fields {
+    /// What is wrong with them.
+    type Error;
+
+    /// Reads them as a type.
+    fn read<T: DeserializeOwned>(self) -> Result<T, Self::Error>;
+}
+
 /// Makes [`Kind`] and [`Object`] of a table: kind, whether it is in a namespace, the `apiVersion`s.
 macro_rules! kinds {
     ($($kind:ident: $namespaced:literal, [$($version:literal),+];)+) => {
@@ -102,6 +111,11 @@ macro_rules! kinds {
         }
 
         impl Object {
+            /// Reads an object of a kind from wherever its fields are.
+            pub(crate) fn read<R: Fields>(kind: Kind, fields: R) -> Result<Self, R::Error> {
+                match kind { $(Kind::$kind => fields.read().map(Self::$kind),)+ }
+            }
+
             /// Its kind.
             pub fn kind(&self) -> Kind {
                 match self { $(Self::$kind(_) => Kind::$kind,)+ }

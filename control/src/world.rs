@@ -33,6 +33,8 @@ pub enum Event {
     Applied(Box<Object>),
     /// It is gone.
     Deleted(ObjectKey),
+    /// Its source has this to say about how it was read, in place of what it said before.
+    Noted(ObjectKey, Vec<Report>),
 }
 
 /// See the module.
@@ -45,6 +47,8 @@ pub struct World {
     policies: Outputs<PolicyName, Policy>,
     static_strict: Option<Policy>,
     reports: BTreeMap<ObjectKey, Vec<Report>>,
+    /// What the source of an object has said.
+    notes: BTreeMap<ObjectKey, Vec<Report>>,
     news: Vec<Report>,
 }
 
@@ -59,6 +63,7 @@ impl World {
             policies: Outputs::default(),
             static_strict: None,
             reports: BTreeMap::new(),
+            notes: BTreeMap::new(),
             news: Vec::new(),
         }
     }
@@ -70,7 +75,12 @@ impl World {
 
     /// What there is to say about objects.
     pub fn reports(&self) -> impl Iterator<Item = &Report> {
-        self.reports.values().flatten()
+        self.notes.values().chain(self.reports.values()).flatten()
+    }
+
+    /// What there is to say about one object.
+    pub fn reports_of(&self, key: &ObjectKey) -> impl Iterator<Item = &Report> {
+        self.notes.get(key).into_iter().chain(self.reports.get(key)).flatten()
     }
 
     /// What there is to say that was not said before, once.
@@ -93,7 +103,14 @@ impl World {
         for event in events {
             let (key, new) = match event {
                 Event::Applied(object) => (object.key(), Some(*object)),
-                Event::Deleted(key) => (key, None),
+                Event::Deleted(key) => {
+                    self.notes.remove(&key);
+                    (key, None)
+                }
+                Event::Noted(key, notes) => {
+                    told(&mut self.notes, &mut self.news, key, notes);
+                    continue;
+                }
             };
             let old = match new.clone() {
                 Some(object) => self.objects.insert(object),
@@ -114,7 +131,7 @@ impl World {
         let peers = affected.keys.iter().any(|key| key.kind == Kind::PeerAuthentication);
         for key in affected.keys {
             let reports = batches.translate(&self.objects, &self.settings, &key);
-            self.told(key, reports);
+            told(&mut self.reports, &mut self.news, key, reports);
         }
         let mut changes = Changes::default();
         for replaced in self.policies.replace(batches.policies) {
@@ -135,16 +152,21 @@ impl World {
         }
         changes.in_order()
     }
+}
 
-    /// Keeps the reports of a translation.
-    fn told(&mut self, key: ObjectKey, reports: Vec<Report>) {
-        let known = self.reports.get(&key).map_or(&[] as &[Report], Vec::as_slice);
-        self.news.extend(reports.iter().filter(|report| !known.contains(report)).cloned());
-        if reports.is_empty() {
-            self.reports.remove(&key);
-        } else {
-            self.reports.insert(key, reports);
-        }
+/// Keeps what is said about an object; what is new is news.
+fn told(
+    known: &mut BTreeMap<ObjectKey, Vec<Report>>,
+    news: &mut Vec<Report>,
+    key: ObjectKey,
+    reports: Vec<Report>,
+) {
+    let before = known.get(&key).map_or(&[] as &[Report], Vec::as_slice);
+    news.extend(reports.iter().filter(|report| !before.contains(report)).cloned());
+    if reports.is_empty() {
+        known.remove(&key);
+    } else {
+        known.insert(key, reports);
     }
 }
 

@@ -66,7 +66,7 @@ struct Plane {
 }
 
 impl Plane {
-    fn start() -> Self {
+    async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let manifests = folder.path().join("manifests");
         fs::create_dir(&manifests).unwrap();
@@ -74,7 +74,7 @@ impl Plane {
         fs::write(manifests.join("guard.yaml"), POLICY).unwrap();
         fs::write(folder.path().join("tokens.yaml"), TOKENS).unwrap();
         let tasks = Tasks::new();
-        let control = start(folder.path(), &tasks);
+        let control = start(folder.path(), &tasks).await;
         Self { folder, tasks, control }
     }
 
@@ -160,7 +160,7 @@ impl Plane {
     }
 }
 
-fn start(folder: &Path, tasks: &Tasks) -> Control {
+async fn start(folder: &Path, tasks: &Tasks) -> Control {
     let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
     let variables = [
         ("AMBIT_MANIFESTS", path("manifests")),
@@ -172,7 +172,7 @@ fn start(folder: &Path, tasks: &Tasks) -> Control {
     ];
     let variables = variables.map(|(name, value)| (name.to_owned(), value));
     let config = Config::read(Env::new(variables)).unwrap();
-    app::start(config, Arc::new(String::new), tasks).unwrap()
+    app::start(config, Arc::new(String::new), tasks).await.unwrap()
 }
 
 /// Waits until the replica is as wanted; says how long that took.
@@ -196,7 +196,7 @@ fn guard_allows(index: &mesh::Index, namespace: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edited_file_takes_effect_within_a_second_and_a_broken_one_changes_nothing() {
-    let plane = Plane::start();
+    let plane = Plane::start().await;
     let replica = plane.subscribe("node-1-token");
     let uid = WorkloadUid::parse("Kubernetes//Pod/shop/cart").unwrap();
     until(&replica, |index| index.workload(&uid).is_some() && guard_allows(index, "shop")).await;
@@ -237,7 +237,7 @@ async fn an_edited_file_takes_effect_within_a_second_and_a_broken_one_changes_no
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn status_shows_who_listens_and_what_is_there() {
-    let plane = Plane::start();
+    let plane = Plane::start().await;
     let replica = plane.subscribe("node-2-token");
     until(&replica, |_| true).await;
     let started = Instant::now();
@@ -260,7 +260,7 @@ async fn status_shows_who_listens_and_what_is_there() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_gets_certificates_for_its_own_pods_only() {
-    let plane = Plane::start();
+    let plane = Plane::start().await;
     until(&plane.subscribe("node-1-token"), |_| true).await;
     let cart = "spiffe://cluster.local/ns/shop/sa/cart";
     let issued = plane.certificate("node-1-token", Subject::Impersonated, cart).await.unwrap();
@@ -295,7 +295,7 @@ async fn a_node_gets_certificates_for_its_own_pods_only() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_without_a_token_learns_nothing() {
-    let plane = Plane::start();
+    let plane = Plane::start().await;
     let stranger = plane.subscribe("no-such-token");
     until(&plane.subscribe("node-1-token"), |_| true).await;
     assert!(!stranger.synced());
@@ -309,7 +309,7 @@ async fn a_caller_without_a_token_learns_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_keeps_the_root_and_the_policies_of_broken_files() {
-    let plane = Plane::start();
+    let plane = Plane::start().await;
     let replica = plane.subscribe("node-1-token");
     until(&replica, |index| guard_allows(index, "shop")).await;
     let root = plane.root();
@@ -318,7 +318,7 @@ async fn a_restart_keeps_the_root_and_the_policies_of_broken_files() {
 
     fs::write(folder.path().join("manifests/guard.yaml"), "kind: [").unwrap();
     let tasks = Tasks::new();
-    let control = start(folder.path(), &tasks);
+    let control = start(folder.path(), &tasks).await;
     let plane = Plane { folder, tasks, control };
     assert_eq!(plane.root(), root);
     let replica = plane.subscribe("node-1-token");
@@ -328,7 +328,7 @@ async fn a_restart_keeps_the_root_and_the_policies_of_broken_files() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_never_speaks_does_not_hold_up_the_end() {
-    let plane = Plane::start();
+    let plane = Plane::start().await;
     let address: SocketAddr = ([127, 0, 0, 1], plane.control.discovery.port()).into();
     let silent = TcpStream::connect(address).await.unwrap();
     until(&plane.subscribe("node-1-token"), |_| true).await;

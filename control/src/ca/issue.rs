@@ -32,7 +32,7 @@ pub struct Leaf<'a> {
 /// A certificate that was issued.
 #[derive(Clone, Debug)]
 pub struct Issued {
-    /// PEM: the leaf, then the roots.
+    /// PEM: the leaf, intermediates one by one, then the roots in one.
     pub chain: Vec<String>,
     /// Its serial number, in hexadecimal.
     pub serial: String,
@@ -90,7 +90,8 @@ impl Root {
         let (params, not_after) = self.parameters(vec![name], validity, now)?;
         let serial = params.serial_number.as_ref().map(ToString::to_string).unwrap_or_default();
         let certificate = params.signed_by(&key, self.issuer()).map_err(IssueError::Sign)?;
-        Ok(Issued { chain: vec![certificate.pem(), self.bundle().to_owned()], serial, not_after })
+        let chain = [certificate.pem()].into_iter().chain(self.path()).collect();
+        Ok(Issued { chain, serial, not_after })
     }
 
     /// The fields of a new certificate, and its end.

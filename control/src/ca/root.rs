@@ -12,7 +12,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use mesh::TrustDomain;
+use base64::Engine as _;
+use mesh::{SpiffeId, TrustDomain};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PublicKeyData, SanType,
@@ -20,7 +21,7 @@ use rcgen::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
 use x509_parser::time::ASN1Time;
 
-use super::issue::{IssueError, serial};
+use super::issue::{IssueError, Leaf, serial};
 
 const KEY_FILE: &str = "root-key.pem";
 const CERTIFICATE_FILE: &str = "root-cert.pem";
@@ -29,11 +30,27 @@ const VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How long our own serving certificate is valid; it is renewed at half of it.
 const SERVING_VALIDITY: Duration = Duration::from_secs(24 * 3600);
 
-/// The root with its key.
+/// What signs, with its key and what vouches for it.
 pub struct Root {
     issuer: Issuer<'static, KeyPair>,
+    /// Between a leaf and the roots, what signs first; none when the root itself signs.
+    intermediates: Vec<CertificateDer<'static>>,
     bundle: String,
     not_after: SystemTime,
+}
+
+/// A certificate authority as text, all of it PEM.
+pub struct Material {
+    /// Where it comes from, for errors.
+    pub origin: String,
+    /// The certificate that signs.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
+    /// From that certificate to the roots; may be empty.
+    pub chain: String,
+    /// The roots; empty when the certificate is one.
+    pub roots: String,
 }
 
 /// Why there is no root.
@@ -112,12 +129,83 @@ impl Root {
         let not_after = check(&bundle, &key, now).map_err(|reason| unusable(&certificate_path, reason))?;
         let issuer =
             Issuer::from_ca_cert_pem(&bundle, key).map_err(|error| unusable(&certificate_path, error))?;
-        Ok(Self { issuer, bundle, not_after })
+        Ok(Self { issuer, intermediates: Vec::new(), bundle, not_after })
+    }
+
+    /// A new root, as text.
+    ///
+    /// # Errors
+    /// When no key or certificate can be made.
+    pub fn generate(trust_domain: &TrustDomain, now: SystemTime) -> Result<Material, RootError> {
+        let key = KeyPair::generate().map_err(RootError::Make)?;
+        let certificate = self_signed(&key, trust_domain, now)?;
+        Ok(Material {
+            origin: "a new root".to_owned(),
+            key: key.serialize_pem(),
+            roots: certificate.clone(),
+            chain: String::new(),
+            certificate,
+        })
+    }
+
+    /// An authority from text. What it issues is checked once as a proxy would check it.
+    ///
+    /// # Errors
+    /// When it cannot sign, or what it signs leads to none of its roots.
+    pub fn of(material: &Material, trust_domain: &TrustDomain, now: SystemTime) -> Result<Self, RootError> {
+        let origin = PathBuf::from(&material.origin);
+        let failed = |reason: String| RootError::Unusable { path: origin.clone(), reason };
+        let key = KeyPair::from_pem(&material.key).map_err(|error| failed(format!("the key: {error}")))?;
+        let own = certificates(&material.certificate).map_err(failed)?;
+        let signing = own.first().ok_or_else(|| failed("it has no certificate".to_owned()))?;
+        let mut not_after = check_signing(signing, &key, now).map_err(failed)?;
+        let bundle = if material.roots.trim().is_empty() { &material.certificate } else { &material.roots };
+        let roots = certificates(bundle).map_err(failed)?;
+        let mut intermediates: Vec<CertificateDer<'static>> = Vec::new();
+        for der in own.iter().cloned().chain(certificates(&material.chain).map_err(failed)?) {
+            if !roots.contains(&der) && !intermediates.contains(&der) {
+                not_after = not_after.min(end(&der).map_err(failed)?);
+                intermediates.push(der);
+            }
+        }
+        let issuer = Issuer::from_ca_cert_der(signing, key).map_err(|error| failed(error.to_string()))?;
+        let root = Self { issuer, intermediates, bundle: bundle.clone(), not_after };
+        root.try_out(trust_domain, now).map_err(failed)?;
+        Ok(root)
+    }
+
+    /// Whether what it issues is believed by who believes its roots.
+    fn try_out(&self, trust_domain: &TrustDomain, now: SystemTime) -> Result<(), String> {
+        let identity = SpiffeId::new(trust_domain.clone(), "control".into(), "control".into());
+        let key = identity::PrivateKey::generate().map_err(|error| error.to_string())?;
+        let csr = key.csr(&identity).map_err(|error| error.to_string())?;
+        let leaf = Leaf { csr: &csr, identity: &identity, validity: None };
+        let issued = self.issue(&leaf, SERVING_VALIDITY, now).map_err(|error| error.to_string())?;
+        identity::Certificate::issued(&identity, &key, &issued.chain, now)
+            .map(drop)
+            .map_err(|error| format!("what it signs is not believed: {error}"))
     }
 
     /// The roots to believe in, in PEM.
     pub fn bundle(&self) -> &str {
         &self.bundle
+    }
+
+    /// Whether a certificate has less than a fifth of its life left.
+    pub(crate) fn is_old(pem: &str, now: SystemTime) -> bool {
+        let Ok(certificates) = certificates(pem) else { return false };
+        let parsed = certificates.first().map(|der| x509_parser::parse_x509_certificate(der));
+        let Some(Ok((_, certificate))) = parsed else { return false };
+        let (start, end) = (time(certificate.validity().not_before), time(certificate.validity().not_after));
+        let left = end.duration_since(now).unwrap_or_default();
+        left < end.duration_since(start).unwrap_or_default() / 5
+    }
+
+    /// Whether another would issue the same.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.bundle == other.bundle
+            && self.intermediates == other.intermediates
+            && self.issuer.key().public_key_raw() == other.issuer.key().public_key_raw()
     }
 
     /// When it ends.
@@ -127,6 +215,12 @@ impl Root {
 
     pub(super) fn issuer(&self) -> &Issuer<'static, KeyPair> {
         &self.issuer
+    }
+
+    /// What comes after a leaf, in PEM: intermediates one by one, then all roots in one.
+    pub(super) fn path(&self) -> impl Iterator<Item = String> {
+        let intermediates = self.intermediates.iter().map(|der| encode(der));
+        intermediates.chain([self.bundle.clone()])
     }
 
     /// A certificate for this process's own server, with a new key.
@@ -140,10 +234,16 @@ impl Root {
         let certificate = params.signed_by(&key, &self.issuer).map_err(IssueError::Sign)?;
         let half_life = not_after.duration_since(now).unwrap_or_default() / 2;
         Ok(Serving {
-            chain: vec![certificate.der().clone()],
+            chain: [certificate.der().clone()].into_iter().chain(self.intermediates.clone()).collect(),
             key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
             half_life,
         })
+    }
+}
+
+impl fmt::Debug for Material {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Material").field("origin", &self.origin).finish_non_exhaustive()
     }
 }
 
@@ -203,14 +303,17 @@ fn self_signed(key: &KeyPair, trust_domain: &TrustDomain, now: SystemTime) -> Re
     params.self_signed(key).map(|certificate| certificate.pem()).map_err(RootError::Make)
 }
 
-/// Whether a certificate is a root with this key that is valid now; gives its end.
+/// Whether a bundle is a root with this key that is valid now; gives its end.
 fn check(bundle: &str, key: &KeyPair, now: SystemTime) -> Result<SystemTime, String> {
-    let certificates: Result<Vec<CertificateDer<'static>>, _> =
-        CertificateDer::pem_slice_iter(bundle.as_bytes()).collect();
-    let certificates = certificates.map_err(|error| error.to_string())?;
+    let certificates = certificates(bundle)?;
     let [der] = certificates.as_slice() else {
         return Err("it does not hold exactly one certificate".to_owned());
     };
+    check_signing(der, key, now)
+}
+
+/// Whether a certificate may sign with this key now; gives its end.
+fn check_signing(der: &CertificateDer<'_>, key: &KeyPair, now: SystemTime) -> Result<SystemTime, String> {
     let (_, certificate) = x509_parser::parse_x509_certificate(der).map_err(|error| error.to_string())?;
     if certificate.public_key().raw != key.subject_public_key_info() {
         return Err(format!("it does not belong to the key in {KEY_FILE}"));
@@ -223,6 +326,28 @@ fn check(bundle: &str, key: &KeyPair, now: SystemTime) -> Result<SystemTime, Str
         return Err("it has expired: remove it and its key to begin a new mesh".to_owned());
     }
     Ok(end)
+}
+
+fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates: Result<_, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    certificates.map_err(|error: rustls_pki_types::pem::Error| error.to_string())
+}
+
+fn end(der: &CertificateDer<'_>) -> Result<SystemTime, String> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).map_err(|error| error.to_string())?;
+    Ok(time(certificate.validity().not_after))
+}
+
+/// RFC 7468.
+fn encode(der: &CertificateDer<'_>) -> String {
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
+    for line in text.as_bytes().chunks(64) {
+        pem.push_str(&String::from_utf8_lossy(line));
+        pem.push('\n');
+    }
+    pem.push_str("-----END CERTIFICATE-----\n");
+    pem
 }
 
 fn time(time: ASN1Time) -> SystemTime {

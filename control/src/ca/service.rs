@@ -2,6 +2,7 @@
 //! `istio.v1.auth.IstioCertificateService`: authenticate, authorize, issue, and write down who got what.
 
 use std::{
+    fmt,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -14,7 +15,7 @@ use mesh::SpiffeId;
 use prost_types::value::Kind;
 use tonic::{Request, Response, Status};
 
-use super::{Leaf, NodeAccounts, Root, authorize::authorize};
+use super::{Leaf, NodeAccounts, Signer, authorize::authorize};
 use crate::{
     authenticate::{Authenticate, Caller, caller},
     live::Live,
@@ -26,6 +27,16 @@ const IMPERSONATED: &str = "ImpersonatedIdentity";
 /// Largest request: a signing request and a name.
 const LARGEST_REQUEST: usize = 64 * 1024;
 
+/// Says why nobody can be vouched for now, if so.
+#[derive(Clone)]
+pub struct Vouch(pub Arc<dyn Fn() -> Option<String> + Send + Sync>);
+
+impl fmt::Debug for Vouch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Vouch").field(&(self.0)()).finish()
+    }
+}
+
 /// The service.
 #[derive(Debug)]
 pub struct CertificateService<A> {
@@ -34,7 +45,9 @@ pub struct CertificateService<A> {
     /// Says who runs where.
     pub live: Arc<Live>,
     /// Signs.
-    pub root: Arc<Root>,
+    pub signer: Signer,
+    /// Whether what is known of who runs where is what is so.
+    pub vouch: Vouch,
     /// Who may ask for others.
     pub node_accounts: NodeAccounts,
     /// Longest validity.
@@ -55,6 +68,11 @@ impl<A: Authenticate> CertificateService<A> {
         let caller = caller(&*self.authenticator, request.metadata()).await?;
         let message = request.into_inner();
         let identity = self.identity(&message, &caller)?;
+        if let Some(reason) = (self.vouch.0)() {
+            metrics::certificate_refused("stale");
+            tracing::warn!(target: "audit", %caller, %identity, reason, "certificate not issued");
+            return Err(Status::unavailable(reason));
+        }
         let trust_domain = self.live.trust_domain();
         let allowed = self
             .live
@@ -68,7 +86,7 @@ impl<A: Authenticate> CertificateService<A> {
         }
         let validity = u64::try_from(message.validity_duration).ok().map(Duration::from_secs);
         let leaf = Leaf { csr: &message.csr, identity: &identity, validity };
-        match self.root.issue(&leaf, self.longest, SystemTime::now()) {
+        match self.signer.root().issue(&leaf, self.longest, SystemTime::now()) {
             Ok(issued) => {
                 metrics::certificate_issued();
                 let expires = jiff::Timestamp::try_from(issued.not_after).unwrap_or_default();

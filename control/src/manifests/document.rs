@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 
 use arcstr::ArcStr;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 
-use super::tree::{self, Node, Path, Value};
 use crate::{
     objects::{Kind, Object, ObjectKey},
     translate::check::check,
+    tree::{self, Node, Path, Value},
 };
 
 /// Something to say about a place in a file.
@@ -112,7 +112,7 @@ impl Content {
             return;
         }
         let places = document.clone();
-        match parse(known, document) {
+        match Object::read(known, document) {
             Ok(mut object) => {
                 let metadata = object.metadata_mut();
                 if known.is_namespaced() && metadata.namespace.is_empty() {
@@ -161,30 +161,6 @@ impl Content {
 
 fn group(version: &str) -> &str {
     version.split_once('/').map_or("", |(group, _)| group)
-}
-
-fn parse(kind: Kind, document: Node) -> Result<Object, Vec<tree::FieldError>> {
-    fn as_kind<T: DeserializeOwned>(
-        document: Node,
-        wrap: fn(T) -> Object,
-    ) -> Result<Object, Vec<tree::FieldError>> {
-        document.read().map(wrap)
-    }
-    match kind {
-        Kind::Namespace => as_kind(document, Object::Namespace),
-        Kind::Node => as_kind(document, Object::Node),
-        Kind::ServiceAccount => as_kind(document, Object::ServiceAccount),
-        Kind::Pod => as_kind(document, Object::Pod),
-        Kind::Service => as_kind(document, Object::Service),
-        Kind::EndpointSlice => as_kind(document, Object::EndpointSlice),
-        Kind::ServiceEntry => as_kind(document, Object::ServiceEntry),
-        Kind::WorkloadEntry => as_kind(document, Object::WorkloadEntry),
-        Kind::WorkloadGroup => as_kind(document, Object::WorkloadGroup),
-        Kind::Gateway => as_kind(document, Object::Gateway),
-        Kind::GatewayClass => as_kind(document, Object::GatewayClass),
-        Kind::AuthorizationPolicy => as_kind(document, Object::AuthorizationPolicy),
-        Kind::PeerAuthentication => as_kind(document, Object::PeerAuthentication),
-    }
 }
 
 fn located(document: &Node, field: &str, message: String) -> Problem {

@@ -36,6 +36,9 @@ pub struct Metadata {
     /// Set while the object waits for its end.
     #[serde(default, deserialize_with = "timestamp")]
     pub deletion_timestamp: Option<Timestamp>,
+    /// Which object of the name it is; a new one has another. None in a manifest.
+    #[serde(default)]
+    pub uid: Option<ArcStr>,
     /// What created it.
     #[serde(default)]
     pub owner_references: Vec<OwnerReference>,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The certificate of this process's own server, renewed at half its life.
+//! The certificate of this process's own server, renewed at half its life and when another root is in force.
 
 use std::{
     sync::Arc,
@@ -12,7 +12,7 @@ use parking_lot::RwLock;
 use runtime::Shutdown;
 use rustls::ServerConfig;
 
-use crate::ca::{Root, ServingName};
+use crate::ca::{Root, ServingName, Signer};
 
 /// After a failure; the old certificate has half its life left.
 const RETRY: Duration = Duration::from_secs(60);
@@ -20,7 +20,7 @@ const RETRY: Duration = Duration::from_secs(60);
 /// The TLS configuration for the next handshake; cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Serving {
-    root: Arc<Root>,
+    signer: Signer,
     names: Arc<[ServingName]>,
     profile: Profile,
     config: Arc<RwLock<Arc<ServerConfig>>>,
@@ -32,10 +32,10 @@ impl Serving {
     ///
     /// # Errors
     /// When none can be made.
-    pub(crate) fn new(root: Arc<Root>, names: &[ServingName]) -> anyhow::Result<Self> {
+    pub(crate) fn new(signer: Signer, names: &[ServingName]) -> anyhow::Result<Self> {
         let profile = Profile::new(Compliance::Preferred, Trust::default());
-        let (config, renew_in) = make(&root, names, &profile)?;
-        Ok(Self { root, names: names.into(), profile, config: Arc::new(RwLock::new(config)), renew_in })
+        let (config, renew_in) = make(&signer.root(), names, &profile)?;
+        Ok(Self { signer, names: names.into(), profile, config: Arc::new(RwLock::new(config)), renew_in })
     }
 
     pub(super) fn config(&self) -> Arc<ServerConfig> {
@@ -46,12 +46,15 @@ impl Serving {
 /// Renews until the process is asked to finish.
 pub(crate) async fn renew(serving: Serving, shutdown: Shutdown) {
     let mut wait = serving.renew_in;
+    let mut replaced = serving.signer.changes();
     loop {
         tokio::select! {
             () = shutdown.requested() => return,
             () = tokio::time::sleep(wait) => {}
+            // The sender lives in `serving`.
+            _ = replaced.changed() => {}
         }
-        wait = match make(&serving.root, &serving.names, &serving.profile) {
+        wait = match make(&serving.signer.root(), &serving.names, &serving.profile) {
             Ok((config, half_life)) => {
                 *serving.config.write() = config;
                 tracing::info!("serving certificate renewed");

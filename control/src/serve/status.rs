@@ -9,6 +9,7 @@ use std::{
 
 use arcstr::ArcStr;
 use jiff::Timestamp;
+use kubernetes::Leadership;
 use parking_lot::RwLock;
 use runtime::{Shutdown, readiness::Readiness};
 use serde::Serialize;
@@ -17,9 +18,10 @@ use xds::{Kind as ResourceKind, server::Rejection};
 
 use crate::{
     authenticate::{Authenticate, Discovery},
-    ca::Root,
+    ca::Signer,
+    cluster::{ClusterView, ShownWatch},
     live::Live,
-    manifests::{FileStatus, FolderView},
+    manifests::{FileStatus, FolderStatus, FolderView},
     metrics,
     objects::Kind,
     report::Report,
@@ -31,13 +33,21 @@ const SHOWN_REJECTIONS: usize = 100;
 /// Everything that status is made of; cheap to clone.
 #[derive(Debug)]
 pub(crate) struct Status<A> {
-    pub(crate) manifests: PathBuf,
-    pub(crate) folder: FolderView,
+    pub(crate) source: SourceView,
     pub(crate) live: Arc<Live>,
     pub(crate) server: xds::Server<Discovery<A>>,
-    pub(crate) root: Arc<Root>,
+    pub(crate) signer: Signer,
     pub(crate) readiness: Readiness,
     pub(crate) rejections: Rejections,
+}
+
+/// Where the objects come from; cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) enum SourceView {
+    /// A folder.
+    Folder { manifests: PathBuf, folder: FolderView },
+    /// A cluster.
+    Cluster { watches: ClusterView, leadership: Leadership },
 }
 
 /// The latest rejections; cheap to clone.
@@ -50,7 +60,10 @@ struct Shown<'a> {
     ready: bool,
     pending: Vec<&'static str>,
     root_expires: String,
-    manifests: ShownManifests<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    manifests: Option<ShownManifests<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<ShownCluster>,
     objects: BTreeMap<&'static str, usize>,
     resources: BTreeMap<String, usize>,
     reports: Vec<Report>,
@@ -63,6 +76,15 @@ struct ShownManifests<'a> {
     folder: &'a std::path::Path,
     failures: Vec<String>,
     files: Vec<FileStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct ShownCluster {
+    /// Whether this replica writes what only one may write.
+    leads: bool,
+    /// Kinds whose picture is old, because the API server is out of reach.
+    stale: Vec<&'static str>,
+    watches: Vec<ShownWatch>,
 }
 
 #[derive(Debug, Serialize)]
@@ -97,7 +119,7 @@ struct ShownRejection {
 impl<A: Authenticate> Status<A> {
     /// As JSON.
     pub(crate) fn json(&self) -> String {
-        let folder = self.folder.status();
+        let (manifests, cluster) = self.source.shown();
         let catalogue = self.live.catalogue();
         let (objects, reports) = self.live.read(|world| {
             let count = |kind: Kind| (kind.as_str(), world.objects().count(kind));
@@ -106,12 +128,11 @@ impl<A: Authenticate> Status<A> {
         let shown = Shown {
             ready: self.readiness.is_ready(),
             pending: self.readiness.pending(),
-            root_expires: Timestamp::try_from(self.root.not_after()).unwrap_or(Timestamp::MAX).to_string(),
-            manifests: ShownManifests {
-                folder: &self.manifests,
-                failures: folder.failures,
-                files: folder.files,
-            },
+            root_expires: Timestamp::try_from(self.signer.root().not_after())
+                .unwrap_or(Timestamp::MAX)
+                .to_string(),
+            manifests,
+            cluster,
             objects,
             resources: ResourceKind::ALL
                 .into_iter()
@@ -127,7 +148,8 @@ impl<A: Authenticate> Status<A> {
 
     /// Sets the gauges that are only looked at.
     pub(crate) fn measure(&self) {
-        metrics::root_expires(self.root.not_after());
+        metrics::root_expires(self.signer.root().not_after());
+        self.source.measure();
         metrics::proxies(self.server.proxies().len());
         self.live.read(|world| {
             for kind in Kind::ALL {
@@ -161,14 +183,38 @@ impl<A: Authenticate> Status<A> {
     }
 }
 
+impl SourceView {
+    fn shown(&self) -> (Option<ShownManifests<'_>>, Option<ShownCluster>) {
+        match self {
+            Self::Folder { manifests, folder } => {
+                let FolderStatus { files, failures } = folder.status();
+                (Some(ShownManifests { folder: manifests, failures, files }), None)
+            }
+            Self::Cluster { watches, leadership } => {
+                let (leads, stale) = (leadership.is_mine(), watches.stale());
+                (None, Some(ShownCluster { leads, stale, watches: watches.shown() }))
+            }
+        }
+    }
+
+    fn measure(&self) {
+        match self {
+            Self::Folder { .. } => {}
+            Self::Cluster { watches, leadership } => {
+                metrics::stale_kinds(watches.stale().len());
+                metrics::leader(leadership.is_mine());
+            }
+        }
+    }
+}
+
 impl<A> Clone for Status<A> {
     fn clone(&self) -> Self {
         Self {
-            manifests: self.manifests.clone(),
-            folder: self.folder.clone(),
+            source: self.source.clone(),
             live: Arc::clone(&self.live),
             server: self.server.clone(),
-            root: Arc::clone(&self.root),
+            signer: self.signer.clone(),
             readiness: self.readiness.clone(),
             rejections: self.rejections.clone(),
         }

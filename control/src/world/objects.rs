@@ -126,6 +126,19 @@ impl Objects {
         self.placements.contains_key(&(namespace.into(), service_account.into(), node.into()))
     }
 
+    /// The node of a pod, if it is still the pod of this UID and has not ended.
+    pub fn node_of(&self, namespace: &str, pod: &str, uid: &str) -> Option<ArcStr> {
+        let pod = self.pods.get(&(namespace.into(), pod.into()))?;
+        let is_it = pod.metadata.uid.as_deref() == Some(uid) && !pod.is_terminal();
+        pod.spec.node_name.clone().filter(|node| is_it && !node.is_empty())
+    }
+
+    /// Names of all namespaces that are not about to go.
+    pub fn namespaces(&self) -> impl Iterator<Item = &ArcStr> {
+        let staying = self.namespaces.values().map(|namespace| &namespace.metadata);
+        staying.filter(|metadata| metadata.deletion_timestamp.is_none()).map(|metadata| &metadata.name)
+    }
+
     pub(crate) fn namespace(&self, name: &str) -> Option<&Namespace> {
         self.namespaces.get(name)
     }

@@ -247,6 +247,7 @@ fn survivors(history: &[Event]) -> Vec<Event> {
         match event {
             Event::Applied(object) => left.insert(object.key(), event.clone()),
             Event::Deleted(key) => left.remove(key),
+            Event::Noted(..) => None,
         };
     }
     left.into_values().collect()

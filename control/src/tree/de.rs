@@ -22,6 +22,7 @@ pub(super) struct Error {
     place: Option<Path>,
     missing: Option<&'static str>,
     message: String,
+    unknown: bool,
 }
 
 /// An error with its place.
@@ -30,9 +31,14 @@ pub(super) struct Located {
     pub(super) line: u64,
     pub(super) missing: Option<&'static str>,
     pub(super) message: String,
+    pub(super) unknown: bool,
 }
 
 impl Error {
+    fn new(message: String) -> Self {
+        Self { place: None, missing: None, message, unknown: false }
+    }
+
     fn at(mut self, path: &Path) -> Self {
         if self.place.is_none() {
             self.place = Some(path.clone());
@@ -43,7 +49,7 @@ impl Error {
     pub(super) fn located(self, root: &Node) -> Located {
         let path = self.place.unwrap_or_default();
         let line = root.line_of(&path);
-        Located { path, line, missing: self.missing, message: self.message }
+        Located { path, line, missing: self.missing, message: self.message, unknown: self.unknown }
     }
 }
 
@@ -57,26 +63,26 @@ impl std::error::Error for Error {}
 
 impl de::Error for Error {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self { place: None, missing: None, message: message.to_string() }
+        Self::new(message.to_string())
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self { place: None, missing: Some(field), message: format!("the field {field:?} is missing") }
+        Self { missing: Some(field), ..Self::new(format!("the field {field:?} is missing")) }
     }
 
     fn unknown_field(_: &str, expected: &'static [&'static str]) -> Self {
         let known = expected.iter().map(|field| format!("{field:?}")).collect::<Vec<_>>().join(", ");
-        Self { place: None, missing: None, message: format!("unknown field; known are {known}") }
+        Self { unknown: true, ..Self::new(format!("unknown field; known are {known}")) }
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
         let message = format!("{variant:?} is not one of {}", expected.join(", "));
-        Self { place: None, missing: None, message }
+        Self::new(message)
     }
 
     fn invalid_value(unexpected: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
         let message = format!("found {unexpected} where {} is expected", plainly(expected));
-        Self { place: None, missing: None, message }
+        Self::new(message)
     }
 
     fn invalid_type(unexpected: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
@@ -87,14 +93,10 @@ impl de::Error for Error {
         let wanted = plainly(expected);
         if unexpected == Unexpected::Unit {
             let message = format!("has no value, {wanted} is expected: write one or remove the field");
-            return Self { place: None, missing: None, message };
+            return Self::new(message);
         }
         let fix = if scalar && wanted.contains("string") { ": put it in quotes" } else { "" };
-        Self {
-            place: None,
-            missing: None,
-            message: format!("found {unexpected} where {wanted} is expected{fix}"),
-        }
+        Self::new(format!("found {unexpected} where {wanted} is expected{fix}"))
     }
 }
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A YAML document as a tree that remembers its lines, and the way from there into our types.
+//! A YAML or JSON document as a tree that remembers its lines, and the way from there into our types.
 //!
 //! serde stops at the first error and does not say where; here every error has its field and line, and the faulty field
 //! can be taken out so that the next one is found too.
 
 mod de;
+mod json;
 mod yaml;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use arcstr::ArcStr;
 use serde::de::DeserializeOwned;
 
 pub(crate) use self::yaml::documents;
+use crate::objects::Fields;
 
 /// A value and the line it starts in.
 #[derive(Clone, Debug)]
@@ -108,6 +110,8 @@ pub(crate) struct FieldError {
     pub(crate) path: Path,
     pub(crate) line: u64,
     pub(crate) message: String,
+    /// Whether it is that the field is not known at all.
+    pub(crate) unknown: bool,
 }
 
 /// More errors of one document are not worth the reading.
@@ -155,30 +159,56 @@ impl Node {
         line
     }
 
-    /// Reads the tree as a type, or says everything that is wrong with it.
-    pub(crate) fn read<T: DeserializeOwned>(mut self) -> Result<T, Vec<FieldError>> {
+    /// The child of a mapping, to be changed.
+    pub(crate) fn child_mut(&mut self, key: &str) -> Option<&mut Self> {
+        match &mut self.value {
+            Value::Mapping(entries) => {
+                entries.iter_mut().find(|entry| entry.key == key).map(|entry| &mut entry.node)
+            }
+            _ => None,
+        }
+    }
+
+    /// Gives a mapping a child of this value.
+    pub(crate) fn set(&mut self, key: &str, value: Value) {
+        let line = self.line;
+        if let Some(child) = self.child_mut(key) {
+            child.value = value;
+        } else if let Value::Mapping(entries) = &mut self.value {
+            entries.push(Entry { line, key: key.into(), node: Self { line, value } });
+        }
+    }
+
+    /// Reads the tree as a type. What is wrong is given to `mend`, which changes the tree so that it can be gone on, or
+    /// says that it cannot; in the end there is a value or there is none, and everything that was wrong.
+    pub(crate) fn mended<T: DeserializeOwned>(
+        mut self,
+        mut mend: impl FnMut(&mut Self, &FieldError) -> bool,
+    ) -> (Option<T>, Vec<FieldError>) {
         let mut errors: Vec<FieldError> = Vec::new();
         loop {
-            let error = match T::deserialize(de::Cursor::new(&self)) {
-                Ok(value) if errors.is_empty() => return Ok(value),
-                Ok(_) => return Err(errors),
+            let located = match T::deserialize(de::Cursor::new(&self)) {
+                Ok(value) => return (Some(value), errors),
                 Err(error) => error.located(&self),
             };
+            let de::Located { path, line, missing, message, unknown } = located;
             // A required field that is missing because it was faulty has been told.
-            let told = error.missing.is_some_and(|field| {
-                errors.iter().any(|earlier| earlier.path == error.path.with(Segment::Key(field.into())))
+            let told = missing.is_some_and(|field| {
+                errors.iter().any(|earlier| earlier.path == path.with(Segment::Key(field.into())))
             });
-            let removed = self.remove(&error.path.0);
+            let error = FieldError { path, line, message, unknown };
+            let mended = mend(&mut self, &error);
             if !told {
-                errors.push(FieldError { path: error.path, line: error.line, message: error.message });
+                errors.push(error);
             }
-            if !removed || errors.len() >= MOST_ERRORS {
-                return Err(errors);
+            if !mended || errors.len() >= MOST_ERRORS {
+                return (None, errors);
             }
         }
     }
 
-    fn remove(&mut self, path: &[Segment]) -> bool {
+    /// Takes a field away; says whether it was there.
+    pub(crate) fn remove(&mut self, path: &[Segment]) -> bool {
         let Some((first, rest)) = path.split_first() else { return false };
         match (first, &mut self.value) {
             (Segment::Key(key), Value::Mapping(entries)) => {
@@ -198,6 +228,18 @@ impl Node {
                 node.remove(rest)
             }
             _ => false,
+        }
+    }
+}
+
+/// The whole tree, or everything that is wrong with it.
+impl Fields for Node {
+    type Error = Vec<FieldError>;
+
+    fn read<T: DeserializeOwned>(self) -> Result<T, Vec<FieldError>> {
+        match self.mended(|tree, error| tree.remove(&error.path.0)) {
+            (Some(value), errors) if errors.is_empty() => Ok(value),
+            (_, errors) => Err(errors),
         }
     }
 }

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What became of an object, as a condition in its status: whether it is honoured, and if not, which field and why. The
+//! leader writes it, by server-side apply, when it is not there already.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use kubernetes::{Api, ApiError, Leadership};
+use runtime::Shutdown;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{
+    FIELD_MANAGER,
+    kinds::resources,
+    stated::{Stated, StatedObjects},
+};
+use crate::{
+    live::Live,
+    objects::{Kind, ObjectKey},
+    report::Report,
+};
+
+/// Between two rounds of writing: what changes again and again is written once.
+const PAUSE: Duration = Duration::from_secs(1);
+/// What was refused is tried again after so long.
+const RETRY: Duration = Duration::from_secs(30);
+/// A condition's message may have 32 KiB; nobody reads more than this.
+const LONGEST: usize = 4000;
+
+/// Writes conditions.
+#[derive(Debug)]
+pub(crate) struct Conditions {
+    pub(crate) api: Api,
+    pub(crate) live: Arc<Live>,
+    pub(crate) stated: StatedObjects,
+    pub(crate) leadership: Leadership,
+}
+
+/// What a condition is to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Wanted {
+    kind: &'static str,
+    honoured: bool,
+    message: String,
+}
+
+impl Conditions {
+    /// Writes what is missing or old, until the process is asked to finish.
+    pub(crate) async fn write(self, shutdown: Shutdown) {
+        tokio::select! {
+            () = self.follow() => {}
+            () = shutdown.requested() => {}
+        }
+    }
+
+    async fn follow(mut self) {
+        let mut changes = self.live.changes();
+        loop {
+            self.leadership.won().await;
+            let all_written = !self.live.is_complete() || self.round().await;
+            let retry = Instant::now() + RETRY;
+            tokio::time::sleep(PAUSE).await;
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = self.leadership.changed() => {}
+                () = tokio::time::sleep_until(retry), if !all_written => {}
+            }
+        }
+    }
+
+    /// Writes all that is wrong; says whether nothing is left to be tried again.
+    async fn round(&self) -> bool {
+        let due = self.live.read(|world| {
+            self.stated.filter_map(|(key, stated)| {
+                let wanted = Wanted::of(key.kind, &world.reports_of(key).collect::<Vec<_>>());
+                let conditions = wanted.merged(stated, Timestamp::now())?;
+                Some((key.clone(), conditions))
+            })
+        });
+        let mut all_written = true;
+        for (key, conditions) in due {
+            if !self.leadership.is_mine() {
+                return true;
+            }
+            match self.patch(&key, &conditions).await {
+                Ok(()) => tracing::debug!(object = %key, "condition written"),
+                // It is gone, or not ours any more.
+                Err(error) if error.is_absent() => {}
+                Err(error) => {
+                    all_written = false;
+                    tracing::warn!(object = %key, %error, retry = ?RETRY, "condition not written");
+                }
+            }
+        }
+        all_written
+    }
+
+    async fn patch(&self, key: &ObjectKey, conditions: &[Value]) -> Result<(), ApiError> {
+        let mut refused = None;
+        for resource in resources(key.kind) {
+            let object = json!({
+                "apiVersion": resource.api_version(),
+                "kind": key.kind.as_str(),
+                "metadata": {"name": key.name.as_str(), "namespace": key.namespace.as_str()},
+                "status": {"conditions": conditions},
+            });
+            let path = format!("{}/status", resource.object(&key.namespace, &key.name));
+            match self.api.apply(&path, FIELD_MANAGER, &object).await {
+                Ok(_) => return Ok(()),
+                // Served under another version.
+                Err(error) if error.is_absent() => refused = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        refused.map_or(Ok(()), Err)
+    }
+}
+
+impl Wanted {
+    fn of(kind: Kind, reports: &[&Report]) -> Self {
+        let said: Vec<String> = reports
+            .iter()
+            .map(
+                |Report { field, message, .. }| {
+                    if field.is_empty() { message.clone() } else { format!("{field}: {message}") }
+                },
+            )
+            .collect();
+        let kind = match kind {
+            // Istio's name for the same.
+            Kind::AuthorizationPolicy => "ZtunnelAccepted",
+            _ => "AmbitAccepted",
+        };
+        let honoured = said.is_empty();
+        let mut message = if honoured { "wholly honoured".to_owned() } else { said.join("; ") };
+        if let Some((end, _)) = message.char_indices().nth(LONGEST) {
+            message.truncate(end);
+        }
+        Self { kind, honoured, message }
+    }
+
+    /// All conditions of an object with this one in its place; nothing when it is there already.
+    fn merged(&self, stated: &Stated, now: Timestamp) -> Option<Vec<Value>> {
+        let is_ours = |condition: &Value| condition.get("type").and_then(Value::as_str) == Some(self.kind);
+        let before = stated.conditions.iter().find(|condition| is_ours(condition));
+        let text = |name: &str| before.and_then(|condition| condition.get(name)).and_then(Value::as_str);
+        let status = if self.honoured { "True" } else { "False" };
+        let generation = before.and_then(|condition| condition.get("observedGeneration"));
+        if text("status") == Some(status)
+            && text("message") == Some(self.message.as_str())
+            && generation.and_then(Value::as_i64) == Some(stated.generation)
+        {
+            return None;
+        }
+        let since = text("lastTransitionTime").filter(|_| text("status") == Some(status));
+        let ours = json!({
+            "type": self.kind,
+            "status": status,
+            "reason": if self.honoured { "Accepted" } else { "UnsupportedValue" },
+            "message": self.message,
+            "observedGeneration": stated.generation,
+            "lastTransitionTime": since.map_or_else(|| seconds(now), str::to_owned),
+        });
+        // The list is one value to the API server: what others have written into it must be said again.
+        let others = stated.conditions.iter().filter(|condition| !is_ours(condition)).cloned();
+        Some(others.chain([ours]).collect())
+    }
+}
+
+/// Kubernetes writes times in whole seconds.
+fn seconds(now: Timestamp) -> String {
+    Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Severity;
+
+    fn report(field: &str) -> Report {
+        let object =
+            ObjectKey { kind: Kind::AuthorizationPolicy, namespace: "shop".into(), name: "p".into() };
+        Report { object, field: field.to_owned(), severity: Severity::Warning, message: "is odd".to_owned() }
+    }
+
+    #[test]
+    fn a_condition_is_written_when_it_is_new_and_leaves_those_of_others() {
+        let foreign = json!({"type": "WaypointAccepted", "status": "True"});
+        let mut stated = Stated { generation: 2, conditions: vec![foreign.clone()] };
+        let bad = Wanted::of(Kind::AuthorizationPolicy, &[&report("spec.moon")]);
+        let written = bad.merged(&stated, Timestamp::UNIX_EPOCH).expect("it is new");
+        assert_eq!(written[0], foreign);
+        assert_eq!(written[1]["type"], "ZtunnelAccepted");
+        assert_eq!(written[1]["status"], "False");
+        assert_eq!(written[1]["message"], "spec.moon: is odd");
+        assert_eq!(written[1]["lastTransitionTime"], "1970-01-01T00:00:00Z");
+
+        stated.conditions = written;
+        assert_eq!(bad.merged(&stated, Timestamp::now()), None, "it is there already");
+        stated.generation = 3;
+        let again = bad.merged(&stated, Timestamp::now()).expect("of another generation");
+        assert_eq!(again[1]["lastTransitionTime"], "1970-01-01T00:00:00Z", "it has not turned");
+        let good = Wanted::of(Kind::AuthorizationPolicy, &[]);
+        assert_eq!(good.merged(&stated, Timestamp::now()).expect("it has turned")[1]["reason"], "Accepted");
+    }
+}

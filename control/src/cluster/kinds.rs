@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where the API server has each kind.
+
+use kubernetes::Resource;
+
+use crate::objects::Kind;
+
+/// The resources of a kind, the current version first.
+pub(crate) fn resources(kind: Kind) -> Vec<Resource> {
+    let group = |group, plural: &'static str, versions: &[&'static str]| {
+        versions.iter().map(|version| Resource::new(group, version, plural)).collect()
+    };
+    let networking = |plural| group("networking.istio.io", plural, &["v1", "v1beta1"]);
+    let security = |plural| group("security.istio.io", plural, &["v1", "v1beta1"]);
+    let gateway = |plural| group("gateway.networking.k8s.io", plural, &["v1", "v1beta1"]);
+    match kind {
+        Kind::Namespace => vec![Resource::core("namespaces")],
+        Kind::Node => vec![Resource::core("nodes")],
+        Kind::ServiceAccount => vec![Resource::core("serviceaccounts")],
+        Kind::Pod => vec![Resource::core("pods")],
+        Kind::Service => vec![Resource::core("services")],
+        Kind::EndpointSlice => group("discovery.k8s.io", "endpointslices", &["v1"]),
+        Kind::ServiceEntry => networking("serviceentries"),
+        Kind::WorkloadEntry => networking("workloadentries"),
+        Kind::WorkloadGroup => networking("workloadgroups"),
+        Kind::Gateway => gateway("gateways"),
+        Kind::GatewayClass => gateway("gatewayclasses"),
+        Kind::AuthorizationPolicy => security("authorizationpolicies"),
+        Kind::PeerAuthentication => security("peerauthentications"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_watched_under_the_versions_that_it_is_read_in() {
+        for kind in Kind::ALL {
+            let watched: Vec<String> = resources(kind).iter().map(Resource::api_version).collect();
+            assert_eq!(watched, kind.api_versions(), "{kind}");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One object as the API server has it: read whole, or as far as that is safe, with what is wrong with it.
+//!
+//! A file with an error can be refused; an object that is there is there. What we do not know of a policy is taken for the
+//! worst (`closed`), an unknown field of another Istio object is left out, and what else is wrong leaves the object as it
+//! was when it was last good. All of it is said.
+
+use kubernetes::Problem;
+use serde::de::DeserializeOwned;
+
+use super::{
+    closed,
+    stated::{Stated, has_conditions, stated},
+};
+use crate::{
+    objects::{Fields, Kind, Object},
+    tree::{FieldError, Node},
+};
+
+/// An object, and what of it is not as written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Read {
+    pub(crate) object: Object,
+    pub(crate) notes: Vec<Problem>,
+    /// Of kinds that get conditions.
+    pub(crate) stated: Option<Stated>,
+}
+
+/// Reads an object of a kind from JSON.
+pub(crate) fn read(kind: Kind, text: &str) -> Result<Read, Vec<Problem>> {
+    match Object::read(kind, Json(text)) {
+        Ok(object) => Ok(Read { object, notes: Vec::new(), stated: of(kind, text) }),
+        Err(error) => with_faults(kind, text, &error),
+    }
+}
+
+fn of(kind: Kind, text: &str) -> Option<Stated> {
+    has_conditions(kind).then(|| stated(text))
+}
+
+/// Slower, and tells where.
+fn with_faults(kind: Kind, text: &str, error: &serde_json::Error) -> Result<Read, Vec<Problem>> {
+    let problem = |message: String| vec![Problem { field: String::new(), message }];
+    let json: serde_json::Value =
+        serde_json::from_str(text).map_err(|error| problem(format!("is not JSON: {error}")))?;
+    let mut notes = Vec::new();
+    match Object::read(kind, Mending { kind, node: Node::from(json), notes: &mut notes }) {
+        Ok(object) => Ok(Read { object, notes, stated: of(kind, text) }),
+        Err(()) if notes.is_empty() => Err(problem(error.to_string())),
+        Err(()) => Err(notes),
+    }
+}
+
+struct Json<'a>(&'a str);
+
+impl Fields for Json<'_> {
+    type Error = serde_json::Error;
+
+    fn read<T: DeserializeOwned>(self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(self.0)
+    }
+}
+
+struct Mending<'a> {
+    kind: Kind,
+    node: Node,
+    notes: &'a mut Vec<Problem>,
+}
+
+impl Fields for Mending<'_> {
+    type Error = ();
+
+    fn read<T: DeserializeOwned>(self) -> Result<T, ()> {
+        let Self { kind, node, notes } = self;
+        let mut effects = Vec::new();
+        let (value, errors) = node.mended(|tree, error| {
+            let effect = mend(kind, tree, error);
+            effects.push(effect);
+            effect.is_some()
+        });
+        let effects = effects.into_iter().chain(std::iter::repeat(None));
+        notes.extend(errors.into_iter().zip(effects).map(|(error, effect)| {
+            let message = match effect {
+                Some(effect) => format!("{}: {effect}", error.message),
+                None => error.message,
+            };
+            Problem { field: error.path.to_string(), message }
+        }));
+        value.ok_or(())
+    }
+}
+
+/// Changes a tree so that reading can go on; says what that means for the user, or nothing if it cannot go on.
+fn mend(kind: Kind, tree: &mut Node, error: &FieldError) -> Option<&'static str> {
+    match kind {
+        Kind::AuthorizationPolicy => closed::authorization(tree, &error.path),
+        Kind::PeerAuthentication => closed::peer(tree, &error.path),
+        Kind::ServiceEntry | Kind::WorkloadEntry | Kind::WorkloadGroup => {
+            (error.unknown && tree.remove(&error.path.0)).then_some("it is left out")
+        }
+        Kind::Namespace
+        | Kind::Node
+        | Kind::ServiceAccount
+        | Kind::Pod
+        | Kind::Service
+        | Kind::EndpointSlice
+        | Kind::Gateway
+        | Kind::GatewayClass => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

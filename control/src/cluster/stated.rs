@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What stands in the status of objects now. It is no part of the World: nothing is translated because of it, and what we
+//! write there must not make us work again.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::RwLock;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::objects::{Kind, ObjectKey};
+
+/// Conditions of one object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stated {
+    pub(super) generation: i64,
+    pub(super) conditions: Vec<Value>,
+}
+
+/// Those of all objects that get conditions; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StatedObjects(Arc<RwLock<BTreeMap<ObjectKey, Stated>>>);
+
+impl StatedObjects {
+    pub(super) fn set(&self, key: ObjectKey, stated: Stated) {
+        self.0.write().insert(key, stated);
+    }
+
+    pub(super) fn remove(&self, key: &ObjectKey) {
+        self.0.write().remove(key);
+    }
+
+    /// Looks at each object.
+    pub(super) fn filter_map<T>(&self, look: impl FnMut((&ObjectKey, &Stated)) -> Option<T>) -> Vec<T> {
+        self.0.read().iter().filter_map(look).collect()
+    }
+}
+
+/// Whether objects of a kind get conditions: where the API gives us a status to write to.
+pub(super) fn has_conditions(kind: Kind) -> bool {
+    match kind {
+        Kind::AuthorizationPolicy
+        | Kind::PeerAuthentication
+        | Kind::ServiceEntry
+        | Kind::WorkloadEntry
+        | Kind::WorkloadGroup => true,
+        Kind::Namespace
+        | Kind::Node
+        | Kind::ServiceAccount
+        | Kind::Pod
+        | Kind::Service
+        | Kind::EndpointSlice
+        | Kind::Gateway
+        | Kind::GatewayClass => false,
+    }
+}
+
+#[derive(Deserialize)]
+struct Outline {
+    metadata: OutlineMetadata,
+    #[serde(default)]
+    status: Value,
+}
+
+#[derive(Deserialize)]
+struct OutlineMetadata {
+    #[serde(default)]
+    generation: i64,
+}
+
+/// Reads it from an object in JSON.
+pub(super) fn stated(object: &str) -> Stated {
+    let Ok(Outline { metadata, status }) = serde_json::from_str(object) else { return Stated::default() };
+    let conditions = status.get("conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+    Stated { generation: metadata.generation, conditions }
+}

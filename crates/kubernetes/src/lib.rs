@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The Kubernetes API for daemons: a client, watches, leases, reviews of tokens.
+//!
+//! ```text
+//!   api ──► watch ──► events of one kind, into a bounded queue
+//!     ├───► lease ──► am I the leader?
+//!     └───► review ─► whose token is it?
+//! ```
+//! It is the only package that knows `kube`. It knows no mesh: objects are the caller's types, and what they mean is the
+//! caller's business.
+
+mod access;
+mod api;
+mod backoff;
+mod error;
+mod lease;
+mod resource;
+mod review;
+mod secret;
+mod watch;
+
+pub use self::{
+    access::{Access, AccessError},
+    api::Api,
+    error::ApiError,
+    lease::{Leadership, LeaseSettings, lead},
+    resource::{Resource, Within},
+    review::{Account, ReviewError, review},
+    secret::Secret,
+    watch::{Event, Happened, Name, Phase, Problem, Progress, View, Watch, json},
+};
