@@ -3,12 +3,12 @@
 //! milliseconds, on a thread where that is allowed.
 
 use std::{
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     path::Path,
     sync::Arc,
 };
 
-use ebpf_loader::{AttachError, DetachError, Exclusions, LoadError, PodNetns, Rules, Settings};
+use ebpf_loader::{AttachError, DetachError, Exclusions, HookError, LoadError, PodNetns, Rules, Settings};
 pub use ebpf_loader::{Counters, abi::Event};
 use ipnet::IpNet;
 
@@ -33,6 +33,9 @@ pub enum CaptureError {
     /// Not detached.
     #[error(transparent)]
     Detach(#[from] DetachError),
+    /// Kubelet's group.
+    #[error(transparent)]
+    Group(#[from] HookError),
     /// The descriptor of its namespace.
     #[error("cannot duplicate the descriptor of the network namespace")]
     Descriptor(#[source] std::io::Error),
@@ -72,6 +75,14 @@ impl Capture {
         let attached = self.blocking(move |programs| programs.attach(&pod)).await??;
         tracing::debug!(%uid, cookie = attached.netns_cookie, interfaces = ?attached.interfaces, "attached");
         Ok(())
+    }
+
+    /// Lets connections of a control group's processes to pods go straight to the application.
+    ///
+    /// # Errors
+    /// When it is no control group of version 2, or the kernel refuses.
+    pub async fn exempt_group(&self, group: OwnedFd) -> Result<(), CaptureError> {
+        Ok(self.blocking(move |programs| programs.exempt_group(group.as_fd())).await??)
     }
 
     /// Captures nothing new of a pod that lives on; its captured connections end.

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use runtime::Tasks;
+use runtime::{Shutdown, Tasks};
 
 pub use self::{
     error::{AddError, RemoveError},
@@ -157,9 +157,8 @@ impl Enrolment {
         self.for_each("discard", records, |this, record| async move { this.discard_one(record).await }).await;
     }
 
-    /// Cleans up pods that have ended without anybody saying so, until the group is asked to finish.
-    pub async fn sweep(self) {
-        let shutdown = self.tasks.shutdown();
+    /// Cleans up pods that have ended without anybody saying so, until asked to finish.
+    pub async fn sweep(self, shutdown: Shutdown) {
         while tokio::time::timeout(SWEEP, shutdown.requested()).await.is_err() {
             for held in self.places.list().into_iter().filter(is_gone) {
                 // It has logged why it cannot, and is asked again.
