@@ -112,7 +112,7 @@ impl Existence {
                 match happened.event {
                     Event::Applied(object) => drop(tell.send_replace(Some(presence(&object)))),
                     Event::Deleted(_) => drop(tell.send_replace(Some(Presence::Gone))),
-                    Event::Broken(..) | Event::Synced | Event::Absent => {}
+                    Event::Broken { .. } | Event::Synced | Event::Absent => {}
                 }
             }
         }));

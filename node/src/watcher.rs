@@ -236,12 +236,8 @@ impl Round {
             (_, Event::Applied(Object::Namespace(name, labels))) => ledger.namespace_is(name, labels),
             (Kind::Pods, Event::Deleted(name)) => ledger.pod_left(&name.namespace, &name.name),
             (Kind::Namespaces, Event::Deleted(name)) => ledger.namespace_left(&name.name),
-            (_, Event::Broken(name, problems)) => {
-                tracing::error!(
-                    ?name,
-                    ?problems,
-                    "an object cannot be read, its last good state stays in force"
-                );
+            (_, broken @ Event::Broken { .. }) => {
+                tracing::error!(?broken, "an object cannot be read, its last good state stays in force");
             }
             (Kind::Pods, Event::Synced) => self.synced[0] = true,
             (Kind::Namespaces, Event::Synced) => self.synced[1] = true,
