@@ -221,7 +221,7 @@ mod tests {
             for namespace in ["node", "pod"] {
                 fs::write(machine.path(namespace), "").unwrap();
             }
-            machine.process("self", "cargo", 1, "node", "/");
+            machine.process("self", "cargo", 1, ("node", "/"));
             machine
         }
 
@@ -229,7 +229,7 @@ mod tests {
             self.folder.path().join(name)
         }
 
-        fn process(&self, pid: &str, name: &str, parent: u32, netns: &str, group: &str) {
+        fn process(&self, pid: &str, name: &str, parent: u32, (netns, group): (&str, &str)) {
             let process = self.path("proc").join(pid);
             fs::create_dir_all(process.join("ns")).unwrap();
             fs::write(process.join("comm"), format!("{name}\n")).unwrap();
@@ -252,19 +252,19 @@ mod tests {
     #[test]
     fn kubelet_s_own_group_is_believed_with_what_kubelet_has_started() {
         let machine = Machine::new();
-        machine.process("1", "systemd", 0, "node", "/init.scope");
-        machine.process("70", KUBELET, 1, "node", "/../../system.slice/kubelet.service");
-        machine.process("71", "mount", 70, "node", "/system.slice/kubelet.service");
-        machine.process("80", KUBELET, 1, "pod", "/kubepods/x");
+        machine.process("1", "systemd", 0, ("node", "/init.scope"));
+        machine.process("70", KUBELET, 1, ("node", "/../../system.slice/kubelet.service"));
+        machine.process("71", "mount", 70, ("node", "/system.slice/kubelet.service"));
+        machine.process("80", KUBELET, 1, ("pod", "/kubepods/x"));
         assert_eq!(machine.look().unwrap().path, machine.path("cgroup/system.slice/kubelet.service"));
     }
 
     #[test]
     fn a_group_that_others_share_is_not_believed() {
         let machine = Machine::new();
-        machine.process("1", "systemd", 0, "node", "/init.scope");
-        machine.process("70", KUBELET, 1, "node", "/system.slice");
-        machine.process("72", "sshd", 1, "node", "/system.slice/ssh.service");
+        machine.process("1", "systemd", 0, ("node", "/init.scope"));
+        machine.process("70", KUBELET, 1, ("node", "/system.slice"));
+        machine.process("72", "sshd", 1, ("node", "/system.slice/ssh.service"));
         let error = machine.look().unwrap_err();
         assert!(matches!(&error, GroupError::Shared { pid: 72, name, .. } if name == "sshd"), "{error}");
     }
@@ -273,12 +273,12 @@ mod tests {
     fn without_a_group_of_its_own_there_is_nothing_to_believe() {
         let machine = Machine::new();
         assert!(matches!(machine.look(), Err(GroupError::NoKubelet)));
-        machine.process("70", KUBELET, 1, "node", "/");
+        machine.process("70", KUBELET, 1, ("node", "/"));
         assert!(matches!(machine.look(), Err(GroupError::NoGroup)));
-        machine.process("71", KUBELET, 1, "node", "/x");
+        machine.process("71", KUBELET, 1, ("node", "/x"));
         assert!(matches!(machine.look(), Err(GroupError::Several(2))));
         let machine = Machine::new();
-        machine.process("70", KUBELET, 1, "node", "/x");
+        machine.process("70", KUBELET, 1, ("node", "/x"));
         fs::remove_dir_all(machine.path("cgroup")).unwrap();
         assert!(matches!(machine.look(), Err(GroupError::Elsewhere { .. })));
     }

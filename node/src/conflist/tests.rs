@@ -12,7 +12,10 @@ fn settings() -> PluginSettings {
     }
 }
 
-fn folder(files: &[(&str, &str)]) -> BTreeMap<String, Vec<u8>> {
+/// Names and texts.
+type Files<'a> = &'a [(&'a str, &'a str)];
+
+fn folder(files: Files<'_>) -> BTreeMap<String, Vec<u8>> {
     files.iter().map(|(name, text)| ((*name).to_owned(), text.as_bytes().to_vec())).collect()
 }
 
@@ -74,7 +77,7 @@ fn the_primary_is_the_first_that_a_runtime_would_use() {
     let other = BRIDGE.replace("pods", "other");
     let loopback = r#"{"cniVersion": "1.0.0", "name": "lo", "type": "loopback"}"#;
     let single = r#"{"cniVersion": "1.0.0", "name": "x", "type": "y"}"#;
-    let cases: [(&[(&str, &str)], Option<&str>, usize); 10] = [
+    let cases: [(Files<'_>, Option<&str>, usize); 10] = [
         (&[("10-a.conflist", BRIDGE), ("20-b.conflist", &other)], Some("10-a.conflist"), 0),
         (&[("10-a.conflist.bak", BRIDGE), ("20-b.conflist", &other)], Some("20-b.conflist"), 0),
         (&[("10-a.conflist", "{"), ("20-b.conflist", &other)], Some("20-b.conflist"), 1),

@@ -188,13 +188,13 @@ mod tests {
         process("20", &own, 9, &nested);
         process("300", &own, 5, &pod);
         process("40", &format!("0::/kubepods/pod{OTHER}/x"), 1, &nested);
-        let find = || super::find(&proc, &mounts, Marks { uids: &[UID], containers: &[] }).unwrap();
-        assert_eq!(find(), Some(proc.join("300/ns/net")));
+        let look = || find(&proc, &mounts, Marks { uids: &[UID], containers: &[] }).unwrap();
+        assert_eq!(look(), Some(proc.join("300/ns/net")));
         fs::create_dir(&mounts[0]).unwrap();
         fs::hard_link(&pod, mounts[0].join("cni-1")).unwrap();
-        assert_eq!(find(), Some(mounts[0].join("cni-1")));
+        assert_eq!(look(), Some(mounts[0].join("cni-1")));
         let nobody = Marks { uids: &["u"], containers: &[] };
-        assert_eq!(super::find(&proc, &mounts, nobody).unwrap(), None);
-        assert!(super::find(Path::new("/there/is/nothing"), &[], nobody).is_err());
+        assert_eq!(find(&proc, &mounts, nobody).unwrap(), None);
+        assert!(find(Path::new("/there/is/nothing"), &[], nobody).is_err());
     }
 }
