@@ -1,25 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The agent put together: what was there is adopted, then ztunnel and the local API are served. When it ends,
-//! everything it made stays; only [`detach_all`] takes it back.
+//! The agent put together: what was there is adopted, then ztunnel, the local API and, on a node of Kubernetes, the CNI
+//! plugin and the watches are served. When it ends, everything it made stays; only the end of its DaemonSet, or
+//! [`detach_all`], takes it back.
 
-use std::{
-    fs::{self, Permissions},
-    io,
-    net::SocketAddr,
-    os::unix::fs::PermissionsExt,
-    path::Path,
-    time::Duration,
-};
+mod cluster;
+mod listen;
+
+use std::{fs, io, path::Path, time::Duration};
 
 use anyhow::{Context, bail};
 use ebpf_loader::Settings;
-use runtime::{
-    Tasks,
-    accept::{self, Limits},
-    http::{self, Router},
-    signals,
-};
+use runtime::{Tasks, metrics::Metrics, signals};
 
+use self::cluster::ClusterPart;
 use crate::{
     api,
     capture::Capture,
@@ -28,18 +21,21 @@ use crate::{
     enrol::Enrolment,
     metrics,
     record::{Record, Records},
-    zds::{self, Announcements, packet::Listener},
+    standing::Presence,
+    zds::Announcements,
 };
 
 /// Longer than a climb waits for ztunnel, so that a pod that is being enrolled gets its answer.
 const DRAIN: Duration = Duration::from_secs(15);
 /// Nothing else has anything to finish.
 const CLOSE: Duration = Duration::from_secs(1);
-/// One connection per sandbox that the node starts at the same time, and more.
-const API: Limits = Limits { name: "api", connections: 256 };
-const METRICS: Limits = Limits { name: "metrics", connections: 16 };
-/// Only root talks to the agent.
-const SOCKET_MODE: u32 = 0o600;
+
+/// Tasks by when they end: who asks for work ends before the work, and ztunnels are let go last.
+struct Groups {
+    asking: Tasks,
+    working: Tasks,
+    ztunnels: Tasks,
+}
 
 /// Runs until a signal.
 ///
@@ -48,37 +44,84 @@ const SOCKET_MODE: u32 = 0o600;
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let tasks = Tasks::new();
     let recorder = runtime::metrics::install(metrics::settings(), &tasks)?;
-    // Pods on their way get their answer before ztunnel is let go.
-    let (pods, ztunnels) = (tasks.group("pods"), tasks.group("ztunnels"));
+    let groups = Groups {
+        asking: tasks.group("asking"),
+        working: tasks.group("pods"),
+        ztunnels: tasks.group("ztunnels"),
+    };
     let announcements = Announcements::new();
-    let (enrolment, records) = prepare(&config, &announcements, &pods)?;
+    let (enrolment, records) = prepare(&config, &announcements, &groups.working)?;
     tracing::info!(records = records.len(), claims = %enrolment.capture().claim_map().display(), "starting");
     // Before ztunnel finds the agent: it drops pods that its snapshot lacks.
     enrolment.adopt(records).await;
-    drop(pods.spawn_vital("sweep", enrolment.clone().sweep()));
-    serve_zds(&config.zds, announcements, &ztunnels)?;
-    serve_api(&config.api, api::router(enrolment.clone()), &pods)?;
-    serve_metrics(config.metrics, api::metrics_router(recorder, enrolment), &tasks)?;
+    drop(groups.asking.spawn_vital("sweep", enrolment.clone().sweep(groups.asking.shutdown())));
+    listen::serve_zds(&config.zds, announcements, &groups.ztunnels)?;
+    let cluster = serve(&config, &enrolment, recorder, &groups.asking, &tasks).await?;
 
     let failed = tokio::select! {
         signal = signals::terminated() => {
-            tracing::info!(signal = ?signal.context("cannot catch signals")?, "stopping, pods stay captured");
+            tracing::info!(signal = ?signal.context("cannot catch signals")?, "stopping");
             None
         }
         failed = tasks.failed() => Some(failed),
     };
-    let (pods, rest) = (pods.drain(DRAIN).await, tasks.drain(CLOSE).await);
-    tracing::info!(pods = ?pods.forced, rest = ?rest.forced, "stopped");
+    let gone = match (&failed, &cluster) {
+        (None, Some(cluster)) => cluster.presence().await == Presence::Gone,
+        (Some(_), _) | (None, None) => false,
+    };
+    // Nobody asks any more, and who asked has got an answer.
+    let asking = groups.asking.drain(DRAIN).await;
+    if gone {
+        tracing::info!("the DaemonSet is gone: the mesh leaves this node");
+        leave(&config, enrolment).await?;
+    } else {
+        tracing::info!("pods stay captured");
+    }
+    let (working, rest) = (groups.working.drain(DRAIN).await, tasks.drain(CLOSE).await);
+    tracing::info!(asking = ?asking.forced, pods = ?working.forced, rest = ?rest.forced, "stopped");
     failed.map_or(Ok(()), |failed| Err(failed.into()))
 }
 
-/// Un-enrols every pod and removes every pin.
+/// Un-enrols every pod, removes every pin, and takes the node's CNI configuration back.
 ///
 /// # Errors
 /// When another agent runs, or a pod cannot be released; the others are then.
 pub async fn detach_all(config: Config) -> anyhow::Result<()> {
     let tasks = Tasks::new();
-    let (enrolment, records) = prepare(&config, &Announcements::new(), &tasks)?;
+    let (enrolment, _records) = prepare(&config, &Announcements::new(), &tasks)?;
+    leave(&config, enrolment).await
+}
+
+/// Serves the API, and Kubernetes where the agent is on a node of it.
+async fn serve(
+    config: &Config,
+    enrolment: &Enrolment,
+    recorder: Metrics,
+    asking: &Tasks,
+    tasks: &Tasks,
+) -> anyhow::Result<Option<ClusterPart>> {
+    let router = api::router(enrolment.clone());
+    let cluster = match &config.cluster {
+        Some(cluster) => Some(ClusterPart::open(cluster, enrolment, asking).await?),
+        None => None,
+    };
+    let router = match &cluster {
+        Some(cluster) => cluster.routes(router),
+        None => router,
+    };
+    listen::serve_api(&config.api, router, asking)?;
+    // The plugin is announced to the runtime when somebody answers it.
+    let ready = cluster.as_ref().map(ClusterPart::start).unwrap_or_default();
+    let router = api::metrics_router(recorder, enrolment.clone(), ready);
+    listen::serve_metrics(config.metrics, router, tasks)?;
+    Ok(cluster)
+}
+
+/// The node as it was before the mesh. The configuration goes first, so that no pod is sent to an agent that is gone.
+async fn leave(config: &Config, enrolment: Enrolment) -> anyhow::Result<()> {
+    let installation = config.cluster.as_ref().and_then(|cluster| cluster.installation.as_ref());
+    let uninstalled = installation.map_or(Ok(()), |installation| installation.uninstall());
+    let records: Vec<_> = enrolment.records()?.into_iter().filter_map(Result::ok).collect();
     let count = records.len();
     enrolment.discard(records).await;
     let left = enrolment.list();
@@ -93,6 +136,7 @@ pub async fn detach_all(config: Config) -> anyhow::Result<()> {
     drop(enrolment);
     let bpf_dir = &config.bpf_dir;
     remove_pins(bpf_dir).with_context(|| format!("cannot remove the pins in {}", bpf_dir.display()))?;
+    uninstalled.context("cannot take the CNI configuration back")?;
     tracing::info!(pods = count, "every pod is released");
     Ok(())
 }
@@ -123,44 +167,6 @@ fn prepare(
         tracing::warn!(%uid, "captured without a record: no traffic until it is added again");
     }
     Ok((Enrolment::new(records, capture, announcements.clone(), tasks.clone()), good))
-}
-
-fn serve_zds(path: &Path, announcements: Announcements, tasks: &Tasks) -> anyhow::Result<()> {
-    let listener = Listener::bind(path).with_context(|| format!("cannot serve ZDS at {}", path.display()))?;
-    restrict(path)?;
-    drop(tasks.spawn_vital("zds", zds::serve(listener, announcements, tasks.clone())));
-    Ok(())
-}
-
-fn serve_api(path: &Path, router: Router, tasks: &Tasks) -> anyhow::Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    }
-    let listener =
-        accept::bind_unix(path).with_context(|| format!("cannot serve the API at {}", path.display()))?;
-    restrict(path)?;
-    serve(listener, API, router, tasks);
-    Ok(())
-}
-
-fn serve_metrics(address: SocketAddr, router: Router, tasks: &Tasks) -> anyhow::Result<()> {
-    let listener = accept::bind(address).with_context(|| format!("cannot serve metrics at {address}"))?;
-    serve(listener, METRICS, router, tasks);
-    Ok(())
-}
-
-fn serve(listener: impl accept::Listener + 'static, limits: Limits, router: Router, tasks: &Tasks) {
-    let group = tasks.clone();
-    drop(tasks.spawn_vital(limits.name, async move {
-        if let Err(error) = http::serve(listener, &group, limits, router).await {
-            tracing::error!(error = %Chain(&error), "cannot serve");
-        }
-    }));
-}
-
-fn restrict(path: &Path) -> anyhow::Result<()> {
-    fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))
-        .with_context(|| format!("cannot restrict {}", path.display()))
 }
 
 /// Everything pinned below a folder of a bpffs, and the folder. What nothing else holds goes with its pin.

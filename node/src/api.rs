@@ -2,6 +2,7 @@
 //! The local API: pods added, removed and listed over a unix socket that only root opens. Texts and status codes are
 //! here; what happens to a pod is enrolment's.
 
+pub mod cni;
 mod json;
 
 use http::{Method, StatusCode};
@@ -10,6 +11,7 @@ use runtime::{
     metrics::Metrics,
 };
 use serde::Serialize;
+use tokio::sync::watch;
 
 use self::json::{AddedJson, ErrorJson, PodStatusJson, PodsJson};
 use crate::{
@@ -33,9 +35,23 @@ pub fn router(enrolment: Enrolment) -> Router {
         .route(Method::GET, "/healthz", |_| async { respond::text(StatusCode::OK, "ok\n") })
 }
 
-/// The routes of the metrics' port.
-pub fn metrics_router(metrics: Metrics, enrolment: Enrolment) -> Router {
-    Router::new().route(Method::GET, "/metrics", move |_| {
+/// The routes of the metrics' port; ready is who can do what the agent is there for, when all of `ready` are.
+pub fn metrics_router(metrics: Metrics, enrolment: Enrolment, ready: Vec<watch::Receiver<bool>>) -> Router {
+    let readiness = move || {
+        let waiting = ready.iter().filter(|part| !*part.borrow()).count();
+        match waiting {
+            0 => respond::text(StatusCode::OK, "ready\n"),
+            count => respond::text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("{count} parts are not ready: see the log\n"),
+            ),
+        }
+    };
+    let router = Router::new().route(Method::GET, "/readyz", move |_| {
+        let answer = readiness();
+        async { answer }
+    });
+    router.route(Method::GET, "/metrics", move |_| {
         let statuses = enrolment.list();
         for label in Label::ALL {
             metrics::pods(

@@ -2,13 +2,20 @@
 //! The capture programs as enrolment uses them: the node's settings filled in, and each call, which blocks for
 //! milliseconds, on a thread where that is allowed.
 
-use std::{net::IpAddr, os::fd::AsFd, path::Path, sync::Arc};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+    sync::Arc,
+};
 
-use ebpf_loader::{AttachError, DetachError, Exclusions, LoadError, PodNetns, Rules, Settings};
+use ebpf_loader::{AttachError, DetachError, Exclusions, HookError, LoadError, PodNetns, Rules, Settings};
 pub use ebpf_loader::{Counters, abi::Event};
 use ipnet::IpNet;
 
-use crate::{netns::Netns, pod::Uid};
+use crate::{
+    netns::Netns,
+    pod::{Capturing, Pod, Uid},
+};
 
 /// The programs of this node. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -26,6 +33,9 @@ pub enum CaptureError {
     /// Not detached.
     #[error(transparent)]
     Detach(#[from] DetachError),
+    /// Kubelet's group.
+    #[error(transparent)]
+    Group(#[from] HookError),
     /// The descriptor of its namespace.
     #[error("cannot duplicate the descriptor of the network namespace")]
     Descriptor(#[source] std::io::Error),
@@ -48,19 +58,31 @@ impl Capture {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn attach(&self, uid: &Uid, netns: &Netns, ips: &[IpAddr]) -> Result<(), CaptureError> {
+    pub async fn attach(&self, pod: &Pod, netns: &Netns) -> Result<(), CaptureError> {
         let netns = netns.as_fd().try_clone_to_owned().map_err(CaptureError::Descriptor)?;
         let rules = Rules {
-            ips: ips.to_vec(),
+            ips: pod.ips.clone(),
             // Istio's default: without it a name of another cluster or of a ServiceEntry has no address.
-            dns: true,
-            exclusions: Exclusions::default(),
+            dns: pod.treatment.dns == Capturing::On,
+            exclusions: Exclusions {
+                inbound: pod.treatment.inbound == Capturing::Off,
+                ..Exclusions::default()
+            },
             exempt_peers: self.exempt_peers.to_vec(),
         };
+        let uid = &pod.uid;
         let pod = PodNetns { netns, uid: uid.to_string(), rules };
         let attached = self.blocking(move |programs| programs.attach(&pod)).await??;
         tracing::debug!(%uid, cookie = attached.netns_cookie, interfaces = ?attached.interfaces, "attached");
         Ok(())
+    }
+
+    /// Lets connections of a control group's processes to pods go straight to the application.
+    ///
+    /// # Errors
+    /// When it is no control group of version 2, or the kernel refuses.
+    pub async fn exempt_group(&self, group: OwnedFd) -> Result<(), CaptureError> {
+        Ok(self.blocking(move |programs| programs.exempt_group(group.as_fd())).await??)
     }
 
     /// Captures nothing new of a pod that lives on; its captured connections end.

@@ -8,10 +8,16 @@ use std::{
 
 use ebpf_loader::Mode;
 use ipnet::IpNet;
+use kubernetes::Access;
 use runtime::{
     env::{Env, InvalidEnvironment},
     log::{Filter, Format, LogSettings},
 };
+
+use crate::{conflist::PluginSettings, install::Installation, rules::Rules};
+
+/// Where the plugin finds the agent unless it is told otherwise.
+const API: &str = "/var/run/ambit/node.sock";
 
 /// Everything that can be set.
 #[derive(Clone, Debug)]
@@ -34,8 +40,30 @@ pub struct Config {
     pub object: Option<PathBuf>,
     /// `AMBIT_CAPTURE_MODE`: how the programs are attached.
     pub mode: Mode,
+    /// Kubernetes, where the agent runs on a node of it; without, pods come by the local API only.
+    pub cluster: Option<ClusterConfig>,
     /// `RUST_LOG` and `LOG_FORMAT`.
     pub log: LogSettings,
+}
+
+/// What an agent on a node of Kubernetes needs to know.
+#[derive(Clone, Debug)]
+pub struct ClusterConfig {
+    /// `AMBIT_KUBERNETES`: `pod`, or the path of a kubeconfig.
+    pub access: Access,
+    /// `NODE_NAME`: the node that this is.
+    pub node: String,
+    /// `POD_NAMESPACE`: the mesh's own namespace.
+    pub namespace: String,
+    /// `AMBIT_DAEMONSET`: the DaemonSet that runs the agent; when it is gone as the agent is stopped, the agent takes
+    /// everything back. Without it everything stays.
+    pub daemon_set: Option<String>,
+    /// Who is in the mesh: `AMBIT_REVISION`, `AMBIT_EXCLUDED_NAMESPACES`.
+    pub rules: Rules,
+    /// `AMBIT_CGROUP_ROOT`: where the node's control groups of version 2 are; by default where they are mounted.
+    pub cgroup_root: Option<PathBuf>,
+    /// The node's CNI folders; without `AMBIT_CNI_CONFIGURATIONS` they are left alone.
+    pub installation: Option<Installation>,
 }
 
 impl Config {
@@ -57,7 +85,7 @@ impl Config {
     pub fn read(mut env: Env) -> Result<Self, InvalidEnvironment> {
         let config = Self {
             zds: env.path("INPOD_UDS", "/var/run/ztunnel/ztunnel.sock"),
-            api: env.path("AMBIT_NODE_API", "/var/run/ambit/node.sock"),
+            api: env.path("AMBIT_NODE_API", API),
             state: env.path("AMBIT_NODE_STATE", "/var/run/ambit/pods"),
             metrics: env.address("AMBIT_NODE_METRICS", SocketAddr::from((Ipv4Addr::LOCALHOST, 15024))),
             bpf_dir: env.path("AMBIT_BPF_DIR", "/sys/fs/bpf/ambit"),
@@ -69,6 +97,7 @@ impl Config {
             trust_mark: env.flag("AMBIT_TRUST_MARK", false),
             object: env.optional_path("AMBIT_EBPF_OBJECT"),
             mode: env.optional("AMBIT_CAPTURE_MODE", "auto, tcx or clsact", mode).unwrap_or_default(),
+            cluster: cluster(&mut env),
             log: LogSettings {
                 filter: env
                     .optional("RUST_LOG", "a level, or levels by target", |text| text.parse::<Filter>().ok())
@@ -80,6 +109,53 @@ impl Config {
         };
         env.finish().map(|()| config)
     }
+}
+
+fn cluster(env: &mut Env) -> Option<ClusterConfig> {
+    let access = env.optional("AMBIT_KUBERNETES", "pod, or the absolute path of a kubeconfig", access)?;
+    let namespace = env.string("POD_NAMESPACE", "ambit-system");
+    let excluded = match env.raw("AMBIT_EXCLUDED_NAMESPACES") {
+        None => vec!["kube-system".to_owned()],
+        Some(_) => namespaces(env, "AMBIT_EXCLUDED_NAMESPACES"),
+    };
+    let without_agent = match env.raw("AMBIT_PASS_WITHOUT_AGENT") {
+        None => vec![namespace.clone(), "kube-system".to_owned()],
+        Some(_) => namespaces(env, "AMBIT_PASS_WITHOUT_AGENT"),
+    };
+    let installation = env.optional_path("AMBIT_CNI_CONFIGURATIONS").map(|configurations| Installation {
+        configurations,
+        plugins: env.path("AMBIT_CNI_PLUGINS", "/opt/cni/bin"),
+        source: env.path("AMBIT_CNI_SOURCE", "/usr/local/bin/cni"),
+        settings: PluginSettings {
+            socket: env.string("AMBIT_NODE_API", API),
+            pass_without_agent: without_agent,
+        },
+    });
+    let rules = Rules {
+        revision: env.optional_string("AMBIT_REVISION"),
+        excluded,
+        own_namespace: Some(namespace.clone()),
+    };
+    Some(ClusterConfig {
+        access,
+        node: env.required("NODE_NAME", "the name of this node (spec.nodeName by the downward API)"),
+        namespace,
+        daemon_set: env.optional_string("AMBIT_DAEMONSET"),
+        rules,
+        cgroup_root: env.optional_path("AMBIT_CGROUP_ROOT"),
+        installation,
+    })
+}
+
+fn access(text: &str) -> Option<Access> {
+    match text {
+        "pod" => Some(Access::Pod),
+        path => path.starts_with('/').then(|| Access::Kubeconfig(path.into())),
+    }
+}
+
+fn namespaces(env: &mut Env, name: &str) -> Vec<String> {
+    env.list(name, "names of namespaces", |text| Some(text.to_owned()))
 }
 
 fn network(text: &str) -> Option<IpNet> {
@@ -116,6 +192,25 @@ mod tests {
         assert_eq!(config.zds, PathBuf::from("/var/run/ztunnel/ztunnel.sock"));
         assert_eq!((config.mode, config.trust_mark), (Mode::Auto, false));
         assert!(config.exempt_peers.is_empty());
+    }
+
+    #[test]
+    fn kubernetes_is_used_only_where_it_is_set_and_then_knows_its_node() {
+        assert!(read(&[("NODE_NAME", "a")]).unwrap().cluster.is_none());
+        let on = |more: &[(&str, &str)]| read(&[&[("AMBIT_KUBERNETES", "pod")], more].concat());
+        assert!(on(&[]).unwrap_err().to_string().contains("NODE_NAME"));
+        let cluster = on(&[("NODE_NAME", "a"), ("POD_NAMESPACE", "mesh")]).unwrap().cluster.unwrap();
+        assert!(cluster.installation.is_none() && cluster.daemon_set.is_none());
+        assert_eq!((cluster.access, cluster.rules.excluded), (Access::Pod, vec!["kube-system".to_owned()]));
+        assert_eq!(cluster.rules.own_namespace.as_deref(), Some("mesh"));
+        let folders =
+            [("NODE_NAME", "a"), ("AMBIT_CNI_CONFIGURATIONS", "/etc/cni/net.d"), ("AMBIT_NODE_API", "/x")];
+        let installation = on(&folders).unwrap().cluster.unwrap().installation.unwrap();
+        assert_eq!(installation.settings.socket, "/x");
+        assert_eq!(installation.settings.pass_without_agent, ["ambit-system", "kube-system"]);
+        let none = on(&[("NODE_NAME", "a"), ("AMBIT_EXCLUDED_NAMESPACES", "")]).unwrap().cluster.unwrap();
+        assert!(none.rules.excluded.is_empty());
+        assert!(read(&[("AMBIT_KUBERNETES", "yes"), ("NODE_NAME", "a")]).is_err());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use runtime::Tasks;
+use runtime::{Shutdown, Tasks};
 
 pub use self::{
     error::{AddError, RemoveError},
@@ -31,7 +31,7 @@ use crate::{
     metrics::{self, Label},
     netns::{Netns, NetnsId, OpenError},
     pod::{Pod, Uid},
-    record::{Intent, Record, Records},
+    record::{FolderError, Intent, Record, RecordError, Records},
     zds::Announcements,
 };
 
@@ -106,10 +106,38 @@ impl Enrolment {
         work.await.map_err(RemoveError::Stopped)?
     }
 
+    /// Forgets a pod whose sandbox is being taken down: nothing runs in it any more. Unknown is as good as done.
+    ///
+    /// # Errors
+    /// When a step fails.
+    pub async fn end(&self, uid: &Uid) -> Result<(), RemoveError> {
+        let (this, uid) = (self.clone(), uid.clone());
+        let work = self.tasks.spawn("end", async move { this.finish(&uid, Evidence::Told).await });
+        work.await.map_err(RemoveError::Stopped)?
+    }
+
+    /// Forgets a pod if its namespace is gone.
+    ///
+    /// # Errors
+    /// When a step fails.
+    pub async fn end_if_gone(&self, uid: &Uid) -> Result<(), RemoveError> {
+        let (this, uid) = (self.clone(), uid.clone());
+        let work = self.tasks.spawn("end", async move { this.finish(&uid, Evidence::Look).await });
+        work.await.map_err(RemoveError::Stopped)?
+    }
+
     /// Every pod, by uid; not those that left and live on.
     pub fn list(&self) -> Vec<Status> {
         let held = self.places.list().into_iter().filter(|held| !held.left);
         held.map(|held| Status { state: self.state(&held), netns: held.id, pod: held.pod }).collect()
+    }
+
+    /// What is on disk about pods; a damaged record does not hide the others.
+    ///
+    /// # Errors
+    /// When the folder cannot be listed.
+    pub fn records(&self) -> Result<Vec<Result<Record, RecordError>>, FolderError> {
+        self.steps.records.load()
     }
 
     /// The programs of this node.
@@ -129,16 +157,12 @@ impl Enrolment {
         self.for_each("discard", records, |this, record| async move { this.discard_one(record).await }).await;
     }
 
-    /// Cleans up pods that left and have ended since, until the group is asked to finish.
-    pub async fn sweep(self) {
-        let shutdown = self.tasks.shutdown();
+    /// Cleans up pods that have ended without anybody saying so, until asked to finish.
+    pub async fn sweep(self, shutdown: Shutdown) {
         while tokio::time::timeout(SWEEP, shutdown.requested()).await.is_err() {
-            for left in self.places.list().into_iter().filter(|held| held.left) {
-                let place = self.places.occupy(&left.pod.uid).await;
-                let Some(held) = place.held().filter(|held| held.left) else { continue };
-                if matches!(reopen(&held), Ok(None)) {
-                    drop(self.descend(&place, held, Departure::Ended).await);
-                }
+            for held in self.places.list().into_iter().filter(is_gone) {
+                // It has logged why it cannot, and is asked again.
+                drop(self.finish(&held.pod.uid, Evidence::Look).await);
             }
         }
     }
@@ -205,6 +229,17 @@ impl Enrolment {
         }
         let departure = departure(&held, Departure::LivesOn);
         let result = self.descend(&place, held, departure).await;
+        metrics::released(&result);
+        result.map_err(|(failed, source)| RemoveError::Stuck { failed, source })
+    }
+
+    async fn finish(&self, uid: &Uid, evidence: Evidence) -> Result<(), RemoveError> {
+        let place = self.places.occupy(uid).await;
+        let Some(held) = place.held() else { return Ok(()) };
+        if evidence == Evidence::Look && !is_gone(&held) {
+            return Ok(());
+        }
+        let result = self.descend(&place, held, Departure::Ended).await;
         metrics::released(&result);
         result.map_err(|(failed, source)| RemoveError::Stuck { failed, source })
     }
@@ -335,6 +370,15 @@ impl Enrolment {
     }
 }
 
+/// Why a pod is believed to have ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Evidence {
+    /// The runtime says so.
+    Told,
+    /// Its namespace is not there any more.
+    Look,
+}
+
 /// What a request means for what is known under the same uid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Decision {
@@ -376,11 +420,21 @@ fn keep(place: &Occupied, mut held: Held, error: &OpenError) {
 
 /// The namespace of a recorded pod, if it is still the one that was recorded. An error means: it may be.
 fn reopen(held: &Held) -> Result<Option<Netns>, OpenError> {
-    match Netns::open(&held.pod.netns) {
-        Ok(netns) => Ok((netns.id() == held.id).then_some(netns)),
-        Err(OpenError::Gone { .. } | OpenError::NotANamespace { .. } | OpenError::Node { .. }) => Ok(None),
-        Err(error @ OpenError::Unreadable { .. }) => Err(error),
+    let path = &held.pod.netns;
+    let found = match Netns::open(path) {
+        Ok(netns) => Some(netns).filter(|netns| netns.id() == held.id),
+        Err(OpenError::Gone { .. } | OpenError::NotANamespace { .. } | OpenError::Node { .. }) => None,
+        Err(error @ OpenError::Unreadable { .. }) => return Err(error),
+    };
+    // The process by which it was found has ended, and the pod may have others.
+    if found.is_none() && path.starts_with("/proc") {
+        return Err(OpenError::Gone { path: path.clone() });
     }
+    Ok(found)
+}
+
+fn is_gone(held: &Held) -> bool {
+    matches!(reopen(held), Ok(None))
 }
 
 #[cfg(test)]

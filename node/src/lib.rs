@@ -9,16 +9,26 @@
 //!            └─────► zds                     every connected ztunnel
 //! ```
 
+pub mod admission;
 pub mod agent;
 pub mod api;
 pub mod capture;
 pub mod chain;
 pub mod config;
+pub mod conflist;
 pub mod enrol;
+pub mod install;
+pub mod ledger;
 pub mod metrics;
 pub mod netns;
+pub mod objects;
+pub mod plugin;
 pub mod pod;
+pub mod probes;
 pub mod record;
 pub mod routes;
+pub mod rules;
+pub mod standing;
 pub mod sysctl;
+pub mod watcher;
 pub mod zds;

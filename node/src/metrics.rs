@@ -15,6 +15,9 @@ const ENROL: &str = "ambit_node_enrol_duration_seconds";
 /// Counter: pods released, by `result` (removed, failed).
 const REMOVED: &str = "ambit_node_pods_removed_total";
 
+/// Counter: what the CNI plugin asked, by `command` (add, check, del, gc) and `response_code` (Istio's name).
+const ASKED: &str = "istio_cni_plugin_requests_total";
+
 /// From a millisecond (everything there already) to the patience of an add.
 const ENROL_BUCKETS: [f64; 10] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0];
 
@@ -36,6 +39,11 @@ pub(crate) fn pods(label: Label, count: usize) {
 /// An add was answered.
 pub(crate) fn added(label: Label, took: Duration) {
     histogram!(ENROL, "result" => label.text()).record(took.as_secs_f64());
+}
+
+/// The CNI plugin got an answer.
+pub(crate) fn asked(command: &'static str, status: u16) {
+    counter!(ASKED, "command" => command, "response_code" => status.to_string()).increment(1);
 }
 
 /// A pod was released, or could not be.

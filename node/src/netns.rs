@@ -2,6 +2,8 @@
 //! A pod's network namespace: opened from its file, told apart by device and inode, entered by a thread that lives
 //! only for the work done there. So no thread of the agent can ever be left behind in a pod.
 
+pub mod running;
+
 use std::{
     fs::{File, OpenOptions},
     io,

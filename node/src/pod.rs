@@ -65,6 +65,40 @@ pub struct Pod {
     pub netns: PathBuf,
     /// Its own addresses, `status.podIPs`, never empty.
     pub ips: Vec<IpAddr>,
+    /// What of its traffic is captured.
+    pub treatment: Treatment,
+    /// The runtime's id of its sandbox, where a runtime has announced it.
+    pub sandbox: Option<String>,
+}
+
+/// What is captured of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Treatment {
+    /// Its DNS.
+    pub dns: Capturing,
+    /// Connections to it.
+    pub inbound: Capturing,
+}
+
+/// Whether something is captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capturing {
+    /// It goes to ztunnel.
+    On,
+    /// It goes where the application says.
+    Off,
+}
+
+impl Default for Treatment {
+    fn default() -> Self {
+        Self { dns: Capturing::On, inbound: Capturing::On }
+    }
+}
+
+impl From<bool> for Capturing {
+    fn from(on: bool) -> Self {
+        if on { Self::On } else { Self::Off }
+    }
 }
 
 impl fmt::Display for Pod {
@@ -90,6 +124,19 @@ pub struct PodJson {
     pub netns: String,
     /// See [`Pod::ips`].
     pub ips: Vec<String>,
+    /// See [`Treatment::dns`].
+    #[serde(default = "on")]
+    pub capture_dns: bool,
+    /// See [`Treatment::inbound`].
+    #[serde(default = "on")]
+    pub capture_inbound: bool,
+    /// See [`Pod::sandbox`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<String>,
+}
+
+fn on() -> bool {
+    true
 }
 
 /// A field that cannot be accepted.
@@ -115,6 +162,8 @@ impl TryFrom<&PodJson> for Pod {
             service_account: name("serviceAccount", &json.service_account, MAX_NAME)?,
             netns: netns(&json.netns)?,
             ips: ips(&json.ips)?,
+            treatment: Treatment { dns: json.capture_dns.into(), inbound: json.capture_inbound.into() },
+            sandbox: json.sandbox.clone(),
         })
     }
 }
@@ -128,6 +177,9 @@ impl From<&Pod> for PodJson {
             service_account: pod.service_account.clone(),
             netns: pod.netns.display().to_string(),
             ips: pod.ips.iter().map(IpAddr::to_string).collect(),
+            capture_dns: pod.treatment.dns == Capturing::On,
+            capture_inbound: pod.treatment.inbound == Capturing::On,
+            sandbox: pod.sandbox.clone(),
         }
     }
 }
@@ -191,6 +243,9 @@ mod tests {
             service_account: "sleep".to_owned(),
             netns: "/run/netns/client".to_owned(),
             ips: vec!["10.20.1.2".to_owned(), "fd00:20:1::2".to_owned()],
+            capture_dns: false,
+            capture_inbound: true,
+            sandbox: Some("4f1c".to_owned()),
         }
     }
 

@@ -207,6 +207,7 @@ fn read(path: &Path) -> Result<Record, RecordError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pod::Treatment;
 
     fn record(uid: &str) -> Record {
         Record {
@@ -217,6 +218,8 @@ mod tests {
                 service_account: "sleep".to_owned(),
                 netns: PathBuf::from("/run/netns/client"),
                 ips: vec!["10.20.1.2".parse().unwrap()],
+                treatment: Treatment::default(),
+                sandbox: None,
             },
             netns: NetnsId { device: 4, inode: 4_026_532_001 },
             families: Families::Dual,

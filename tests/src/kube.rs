@@ -54,6 +54,7 @@ use addresses::CONTROL;
 use api::Api;
 use control_plane::ControlPlane;
 use node::{Node, Runtime};
+use place::Program;
 use shape::{node_name, record_name};
 
 /// How long nodes may take to get ready on a busy machine.
@@ -172,6 +173,15 @@ impl KubeCluster {
     #[must_use]
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
+    }
+
+    /// Starts a program on a node, in its namespaces and in a control group of its own, called `part`. It ends with the
+    /// cluster.
+    ///
+    /// # Errors
+    /// When it cannot be executed.
+    pub fn start_on(&self, node: &str, part: &str, program: Program) -> Result<Process> {
+        node::place(&self.shape, node, part)?.start(program, &self.records)
     }
 
     /// Gives every node an image, an archive in OCI layout.

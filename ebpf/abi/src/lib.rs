@@ -96,6 +96,8 @@ pub enum Event {
     Released = 13,
     /// Dropped: a SYN of a client from a port from which the proxy is connected to the application in that client's name.
     Collided = 14,
+    /// A connection that kubelet opened was let pass (counted per SYN).
+    Probed = 15,
 }
 
 /// Number of [`Event`]s, with room to grow.

@@ -21,6 +21,9 @@ pub const LISTENERS: &str = "LISTENERS";
 pub const COUNTS: &str = "COUNTS";
 /// Whom a pod asked by DNS over UDP, so that the answer can come from there: [`question_key`].
 pub const QUESTIONS: &str = "QUESTIONS";
+/// Connections that kubelet has just begun, with the time ([`PROBE_CLOCK`]): [`probe_key`]. Outlives every generation of
+/// programs.
+pub const PROBES: &str = "PROBES";
 /// Shared programs, by [`super::Hook`].
 pub const HOOKS: &str = "HOOKS";
 /// Sockets of the proxy. Socket storage; outlives every generation of programs.
@@ -31,6 +34,11 @@ pub const CAPTURED: &str = "CAPTURED";
 pub const TRUST_MARK: &str = "TRUST_MARK";
 /// Read-only variable of a pod's own programs: [`Identity`].
 pub const IDENTITY: &str = "IDENTITY";
+
+/// A tick of the time in [`PROBES`] is so many bits of nanoseconds: about a second.
+pub const PROBE_CLOCK: u32 = 30;
+/// For so many ticks a connection in [`PROBES`] may arrive; later its ports may be another process'.
+pub const PROBE_TICKS: u32 = 1;
 
 /// The value of a claim. What counts is that there is one.
 pub const CLAIMED: u32 = 1;
@@ -104,6 +112,13 @@ pub const fn count_index(slot: u32, event: super::Event) -> u32 {
 /// Key of [`QUESTIONS`]: who asked, from which port.
 pub const fn question_key(slot: u32, client: Address, port: u16) -> [u32; 6] {
     [slot, client[0], client[1], client[2], client[3], port as u32]
+}
+
+/// Key of [`PROBES`]: both ends of a connection, from the side that opens it.
+pub const fn probe_key(source: Address, source_port: u16, destination: Address, port: u16) -> [u32; 9] {
+    let [a, b, c, d] = source;
+    let [e, f, g, h] = destination;
+    [a, b, c, d, e, f, g, h, (source_port as u32) << 16 | port as u32]
 }
 
 #[cfg(test)]

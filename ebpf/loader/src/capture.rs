@@ -13,7 +13,7 @@ use std::{
     borrow::Cow,
     collections::HashMap,
     fs::File,
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -28,8 +28,9 @@ use self::{
     state::{State, Survey},
 };
 use crate::{
-    Adopted, Attached, Counters, PodNetns, Rules,
+    Adopted, Attached, Counters, HookError, PinError, PodNetns, Rules,
     hooks::Method,
+    kubelet,
     object::{self, Template},
     pins::Pins,
     programs::Programs,
@@ -199,6 +200,26 @@ impl Capture {
     /// When the pins cannot be read.
     pub fn adopt(&self) -> Result<Vec<Adopted>, DetachError> {
         self.shared.state.lock().adopted()
+    }
+
+    /// Lets connections to pods of all processes in a control group (version 2), kubelet's, go straight to the
+    /// application. The group of an earlier call no longer counts. Again for the same group is harmless, and needed when
+    /// it was made anew.
+    ///
+    /// # Errors
+    /// When it is no control group of version 2, or the kernel refuses.
+    pub fn exempt_group(&self, group: BorrowedFd<'_>) -> Result<(), HookError> {
+        let mut state = self.shared.state.lock();
+        let mut ebpf = state.programs.of_node()?;
+        kubelet::attach(&mut ebpf, group, &state.pins.kubelet())
+    }
+
+    /// No group counts any more.
+    ///
+    /// # Errors
+    /// When its link stays.
+    pub fn exempt_no_group(&self) -> Result<(), PinError> {
+        kubelet::detach(&self.shared.state.lock().pins.kubelet())
     }
 
     /// Where the map of claims is pinned: the proxy's `AMBIT_CLAIM_MAP`.

@@ -16,7 +16,7 @@ use nix::libc::{EEXIST, EINVAL, ENOENT};
 
 use crate::{
     netns::Interface,
-    pins::PodPins,
+    pins::{PinError, PodPins},
     programs::{ProgramsError, load},
 };
 
@@ -57,6 +57,9 @@ pub enum HookError {
     /// It could not be loaded.
     #[error(transparent)]
     Programs(#[from] ProgramsError),
+    /// The bpffs.
+    #[error(transparent)]
+    Unpinned(#[from] PinError),
     /// The kernel refused to attach it.
     #[error("cannot attach {program} to {place}")]
     Attach {

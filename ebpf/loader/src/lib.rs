@@ -5,6 +5,7 @@
 
 mod capture;
 mod hooks;
+mod kubelet;
 mod netns;
 mod object;
 mod pins;

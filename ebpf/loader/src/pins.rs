@@ -2,7 +2,8 @@
 //! Where everything is pinned, and how to read it back. A bpffs allows no dots in names.
 //!
 //! ```text
-//! BPF_DIR/claims, captured              what sockets carry; shared by all generations
+//! BPF_DIR/claims, captured, probes      what sockets carry, and kubelet's; shared by all generations
+//!        /kubelet                       the link that notes kubelet's connections
 //! BPF_DIR/gFINGERPRINT/maps/NAME        one generation: object and settings
 //!                     /programs/NAME    pinned last: a generation that has them is whole
 //!                     /pods/SLOT-UID/   one pod: its links
@@ -15,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ebpf_abi::map::{CAPTURED, CLAIMS};
+use ebpf_abi::map::{CAPTURED, CLAIMS, PROBES};
 use nix::{
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
@@ -85,9 +86,14 @@ impl Pins {
     /// Where a map is pinned.
     pub(crate) fn map(&self, name: &str) -> PathBuf {
         match name {
-            CLAIMS | CAPTURED => self.root.join(name.to_ascii_lowercase()),
+            CLAIMS | CAPTURED | PROBES => self.root.join(name.to_ascii_lowercase()),
             _ => self.generation.join("maps").join(name),
         }
+    }
+
+    /// Where the link on kubelet's control group is pinned.
+    pub(crate) fn kubelet(&self) -> PathBuf {
+        self.root.join("kubelet")
     }
 
     /// Where a shared program is pinned.
@@ -245,6 +251,7 @@ mod tests {
         let pins = Pins::of(Path::new("/bpf"), PathBuf::from("/bpf/g1"));
         assert_eq!(pins.map(CLAIMS), Path::new("/bpf/claims"));
         assert_eq!(pins.map(CAPTURED), Path::new("/bpf/captured"));
+        assert_eq!(pins.map(PROBES), Path::new("/bpf/probes"));
         assert_eq!(pins.map("PODS"), Path::new("/bpf/g1/maps/PODS"));
     }
 }

@@ -13,7 +13,7 @@ use aya::{
 use ebpf_abi::{
     Hook,
     map::{
-        CAPTURED, CLAIMS, COUNTS, HOOKS, Identity, LISTENERS, NETWORKS, OWN, PODS, PORTS, QUESTIONS,
+        CAPTURED, CLAIMS, COUNTS, HOOKS, Identity, LISTENERS, NETWORKS, OWN, PODS, PORTS, PROBES, QUESTIONS,
         TRUST_MARK,
     },
 };
@@ -23,7 +23,8 @@ use crate::{object::Template, pins::Pins};
 /// Shared programs, by what tail-calls them.
 const SHARED: [(&str, Hook); 3] =
     [("ingress", Hook::Ingress), ("loopback", Hook::Loopback), ("egress", Hook::Egress)];
-const MAPS: [&str; 10] = [PODS, OWN, NETWORKS, PORTS, LISTENERS, COUNTS, QUESTIONS, HOOKS, CLAIMS, CAPTURED];
+const MAPS: [&str; 11] =
+    [PODS, OWN, NETWORKS, PORTS, LISTENERS, COUNTS, QUESTIONS, PROBES, HOOKS, CLAIMS, CAPTURED];
 
 /// Loads the programs of one generation.
 #[derive(Debug)]
@@ -119,6 +120,11 @@ impl Programs {
     /// Prepares the programs of one pod; nothing of it is in the kernel's hands before it is loaded.
     pub(crate) fn of_pod(&mut self, identity: Identity) -> Result<Ebpf, ProgramsError> {
         self.prepare(Some(identity))
+    }
+
+    /// Prepares the programs that are no pod's.
+    pub(crate) fn of_node(&mut self) -> Result<Ebpf, ProgramsError> {
+        self.prepare(None)
     }
 
     fn prepare(&mut self, identity: Option<Identity>) -> Result<Ebpf, ProgramsError> {

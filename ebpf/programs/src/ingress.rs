@@ -8,6 +8,7 @@ use aya_ebpf::{macros::classifier, programs::TcContext};
 use crate::{
     packet::{Frame, Segment, read},
     pod::Pod,
+    probe::is_probe,
     skb::{DROP, NEXT, Skb},
     socket::{adopt, has_double},
 };
@@ -46,6 +47,12 @@ fn open(skb: Skb, pod: Pod, segment: &Segment) -> i32 {
         pod.count(Event::Exempted);
         return NEXT;
     };
+    if let Listener::Inbound = listener
+        && is_probe(segment)
+    {
+        pod.count(Event::Probed);
+        return NEXT;
+    }
     // Dropped, not refused: a peer that sends its SYN again a second later may find the next proxy.
     if !adopt(skb, pod, listener, segment.ipv6, &segment.destination) {
         return DROP;

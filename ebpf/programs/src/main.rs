@@ -14,6 +14,8 @@
 //! directly before the tail call, where nothing runs in between. `sk_lookup` has neither a cookie helper nor a control
 //! block, which is why [`steer`] is loaded per pod.
 //!
+//! Kubelet's probes are noted as they leave its control group ([`probe`]) and go straight to the application.
+//!
 //! What proves that a socket is the proxy's: a claim in its socket storage, made through a map that no pod can open
 //! ([`socket`]). What proves that a connection is captured: a flag in the storage of the application's socket, set with
 //! its first SYN; it stays, so that not one segment leaves when the proxy dies.
@@ -46,6 +48,7 @@ mod loopback;
 mod maps;
 mod packet;
 mod pod;
+mod probe;
 mod skb;
 mod socket;
 mod steer;

@@ -18,6 +18,8 @@ const ADDRESSES_PER_POD: u32 = 16;
 const RULES_PER_POD: u32 = 32;
 /// DNS questions that wait for their answer. Used only for answers that the proxy sends from its own port.
 const OPEN_QUESTIONS: u32 = 16 * 1024;
+/// Probes that kubelet sends at about the same time. One that is forgotten too early is treated as any other connection.
+const OPEN_PROBES: u32 = 4 * 1024;
 
 #[map]
 pub(crate) static PODS: Array<Record> = Array::with_max_entries(MAX_PODS, 0);
@@ -42,6 +44,9 @@ pub(crate) static COUNTS: Array<u64> = Array::with_max_entries(MAX_PODS * EVENTS
 
 #[map]
 pub(crate) static QUESTIONS: LruHashMap<[u32; 6], Address> = LruHashMap::with_max_entries(OPEN_QUESTIONS, 0);
+
+#[map]
+pub(crate) static PROBES: LruHashMap<[u32; 9], u32> = LruHashMap::with_max_entries(OPEN_PROBES, 0);
 
 #[map]
 pub(crate) static HOOKS: ProgramArray = ProgramArray::with_max_entries(4, 0);

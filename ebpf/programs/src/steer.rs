@@ -26,6 +26,7 @@ use crate::{
     address::{Address, is_loopback, mapped},
     maps::{IDENTITY, LISTENERS},
     pod::Pod,
+    probe::was_noted,
 };
 
 const PASS: u32 = sk_action::SK_PASS;
@@ -73,6 +74,11 @@ fn stream(ctx: &SkLookupContext, pod: Pod, ends: &Ends) -> u32 {
         };
     }
     match pod.receives(ends.port, &ends.remote) {
+        Some(Listener::Inbound)
+            if was_noted(&ends.remote, u16::from_be(remote_port(ctx)), &ends.local, ends.port) =>
+        {
+            PASS
+        }
         Some(listener) => assign(ctx, pod, listener, ends.ipv6),
         None => PASS,
     }

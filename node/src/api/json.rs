@@ -13,12 +13,13 @@ use crate::{
 };
 
 /// Names of the counters, as people read them.
-const EVENTS: [(Event, &str); 15] = [
+const EVENTS: [(Event, &str); 16] = [
     (Event::CapturedOutbound, "capturedOutbound"),
     (Event::CapturedInbound, "capturedInbound"),
     (Event::CapturedDns, "capturedDns"),
     (Event::Adopted, "adoptedListeners"),
     (Event::Exempted, "exempted"),
+    (Event::Probed, "probed"),
     (Event::NoListener, "droppedNoListener"),
     (Event::ForeignListener, "droppedForeignListener"),
     (Event::Spoofed, "droppedSpoofed"),

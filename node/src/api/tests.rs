@@ -73,7 +73,7 @@ fn the_list_shows_the_pod_as_it_was_asked_for_and_why_it_is_not_served() {
         state: State::Pending("no ztunnel connected".to_owned()),
     };
     let mut expected = pod();
-    let more = json!({"netnsInode": 4_026_532_001_u64, "state": "pending", "reason": "no ztunnel connected"});
+    let more = json!({"captureDns": true, "captureInbound": true, "netnsInode": 4_026_532_001_u64, "state": "pending", "reason": "no ztunnel connected"});
     expected.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     assert_eq!(serde_json::to_value(PodStatusJson::new(&status, None)).unwrap(), expected);
 }

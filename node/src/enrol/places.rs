@@ -95,7 +95,10 @@ mod tests {
     use std::fs::File;
 
     use super::*;
-    use crate::{netns::Netns, pod::Pod};
+    use crate::{
+        netns::Netns,
+        pod::{Pod, Treatment},
+    };
 
     fn uid(text: &str) -> Uid {
         Uid::parse(text).unwrap()
@@ -109,6 +112,8 @@ mod tests {
             service_account: "default".to_owned(),
             netns: "/run/netns/client".into(),
             ips: vec!["10.20.1.2".parse().unwrap()],
+            treatment: Treatment::default(),
+            sandbox: None,
         };
         Held::new(pod, Netns::adopt(File::open("/proc/self/ns/net").unwrap()).unwrap())
     }

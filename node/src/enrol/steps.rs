@@ -126,7 +126,7 @@ impl Steps {
         match action {
             Action::Record => self.record(held).await?,
             Action::Route => route(held).await?,
-            Action::Attach => self.capture.attach(&held.pod.uid, held.opened()?, &held.pod.ips).await?,
+            Action::Attach => self.capture.attach(&held.pod, held.opened()?).await?,
             Action::Announce => self.announcements.announce(held.workload(), patience).await?,
             Action::Withdraw => self.announcements.withdraw(&held.pod.uid, WITHDRAW_PATIENCE).await,
             Action::Release => self.capture.release(&held.pod.uid).await?,

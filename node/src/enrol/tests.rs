@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, io, path::PathBuf};
 
 use super::*;
-use crate::{routes::Families, zds::Unserved};
+use crate::{pod::Treatment, routes::Families, zds::Unserved};
 
 fn id(inode: u64) -> NetnsId {
     NetnsId { device: 4, inode }
@@ -32,6 +32,8 @@ fn recorded(netns: &str, inode: u64) -> Held {
         service_account: "default".to_owned(),
         netns: PathBuf::from(netns),
         ips: vec!["10.20.1.2".parse().unwrap()],
+        treatment: Treatment::default(),
+        sandbox: None,
     };
     let record = Record {
         pod,
@@ -47,7 +49,7 @@ fn recorded(netns: &str, inode: u64) -> Held {
 fn a_recorded_pod_is_gone_only_when_its_file_says_so() {
     assert!(reopen(&recorded("/run/netns/there-is-no-such-pod", 1)).unwrap().is_none());
     assert!(reopen(&recorded("/etc/passwd", 1)).unwrap().is_none(), "the mount point that is left of it");
-    assert!(reopen(&recorded("/proc/self/ns/net", 1)).unwrap().is_none());
+    assert!(reopen(&recorded("/proc/self/ns/net", 1)).is_err(), "the pod may have other processes");
     assert!(reopen(&recorded("/etc/passwd/x", 1)).is_err(), "it may be there");
 }
 

@@ -45,7 +45,7 @@ struct Agent {
 }
 
 /// A ztunnel that takes every pod, and reports what it was asked.
-struct Ztunnel {
+pub(crate) struct Ztunnel {
     asked: Receiver<String>,
     stop: SyncSender<()>,
     thread: Option<JoinHandle<()>>,
@@ -114,14 +114,7 @@ impl Node {
     }
 
     fn ztunnel(&self) -> Ztunnel {
-        let path = self.path("zds.sock");
-        let (asked_by_agent, asked) = sync_channel(64);
-        let (stop, stopped) = sync_channel(1);
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(serve(&path, &asked_by_agent, &stopped));
-        });
-        Ztunnel { asked, stop, thread: Some(thread) }
+        Ztunnel::connect(self.path("zds.sock"))
     }
 
     fn records(&self) -> usize {
@@ -153,11 +146,21 @@ impl Drop for Agent {
 }
 
 impl Ztunnel {
-    fn next(&self) -> String {
+    pub(crate) fn connect(path: PathBuf) -> Self {
+        let (asked_by_agent, asked) = sync_channel(64);
+        let (stop, stopped) = sync_channel(1);
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(serve(&path, &asked_by_agent, &stopped));
+        });
+        Self { asked, stop, thread: Some(thread) }
+    }
+
+    pub(crate) fn next(&self) -> String {
         self.asked.recv_timeout(PATIENCE).expect("the agent says something")
     }
 
-    fn snapshot(&self) -> Vec<String> {
+    pub(crate) fn snapshot(&self) -> Vec<String> {
         std::iter::from_fn(|| Some(self.next()).filter(|asked| asked != "sent")).collect()
     }
 }

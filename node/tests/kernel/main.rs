@@ -10,4 +10,5 @@
 
 mod agent;
 mod namespace;
+mod plugin;
 mod routes;

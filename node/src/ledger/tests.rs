@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the watches told against what is captured.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    netns::NetnsId,
+    objects::Phase,
+    pod::{Capturing, Pod},
+    rules::{AMBIENT, DATAPLANE_MODE, NONE},
+};
+
+fn labels(mode: Option<&str>) -> Labels {
+    mode.map(|mode| (DATAPLANE_MODE.to_owned(), mode.to_owned())).into_iter().collect()
+}
+
+fn pod(uid: &str) -> PodObject {
+    PodObject {
+        uid: Uid::parse(uid).unwrap(),
+        namespace: "shop".to_owned(),
+        name: format!("web-{uid}"),
+        labels: Labels::new(),
+        annotations: Labels::new(),
+        service_account: "web".to_owned(),
+        host_network: false,
+        phase: Phase::Running,
+        ips: vec!["10.7.0.9".parse().unwrap()],
+        containers: vec![],
+    }
+}
+
+fn captured(uid: &str, state: State) -> Status {
+    let object = pod(uid);
+    let pod = Pod {
+        uid: object.uid,
+        name: object.name,
+        namespace: object.namespace,
+        service_account: object.service_account,
+        netns: "/run/netns/x".into(),
+        ips: object.ips,
+        treatment: Treatment::default(),
+        sandbox: None,
+    };
+    Status { pod, netns: NetnsId { device: 4, inode: 1 }, state }
+}
+
+fn ledger(pods: impl IntoIterator<Item = PodObject>, namespace: Option<&str>) -> Ledger {
+    let mut ledger = Ledger::default();
+    ledger.namespace_is("shop".to_owned(), labels(namespace));
+    pods.into_iter().for_each(|pod| ledger.pod_is(pod));
+    ledger
+}
+
+/// Words for steps: `enrol a`.
+fn words(steps: &[Step]) -> Vec<String> {
+    let word = |step: &Step| match step {
+        Step::Enrol(..) => "enrol",
+        Step::Release(..) => "release",
+        Step::Absent(_) => "absent",
+    };
+    steps.iter().map(|step| format!("{} {}", word(step), step.uid())).collect()
+}
+
+fn check(ledger: &Ledger, held: &[Status], expected: &[&str]) {
+    assert_eq!(words(&ledger.steps(&Rules::default(), held)), expected);
+}
+
+#[test]
+fn a_running_pod_comes_and_goes_with_the_labels() {
+    let mut ledger = ledger([pod("a"), PodObject { labels: labels(Some(NONE)), ..pod("b") }], None);
+    check(&ledger, &[], &[]);
+    ledger.namespace_is("shop".to_owned(), labels(Some(AMBIENT)));
+    check(&ledger, &[], &["enrol a"]);
+    let held = [captured("a", State::Enrolled)];
+    check(&ledger, &held, &[]);
+    ledger.pod_is(PodObject { labels: labels(Some(NONE)), ..pod("a") });
+    check(&ledger, &held, &["release a"]);
+    ledger.pod_is(PodObject { labels: labels(Some(AMBIENT)), ..pod("b") });
+    ledger.namespace_is("shop".to_owned(), labels(None));
+    check(&ledger, &[], &["enrol b"]);
+}
+
+#[test]
+fn a_pod_without_a_sandbox_is_left_to_the_plugin_and_one_that_has_ended_is_let_go() {
+    let starting = PodObject { ips: vec![], phase: Phase::Pending, ..pod("a") };
+    check(&ledger([starting], Some(AMBIENT)), &[], &[]);
+    let ended = PodObject { phase: Phase::Succeeded, ..pod("a") };
+    check(&ledger([ended.clone()], Some(AMBIENT)), &[], &[]);
+    check(&ledger([ended], Some(AMBIENT)), &[captured("a", State::Enrolled)], &["release a"]);
+}
+
+#[test]
+fn what_failed_or_has_changed_is_done_again_and_what_waits_for_ztunnel_is_not() {
+    let ledger = ledger([pod("a")], Some(AMBIENT));
+    check(&ledger, &[captured("a", State::Pending("no ztunnel connected".to_owned()))], &[]);
+    check(&ledger, &[captured("a", State::Failed("no memory".to_owned()))], &["enrol a"]);
+    let mut other = captured("a", State::Enrolled);
+    other.pod.treatment.dns = Capturing::Off;
+    check(&ledger, &[other], &["enrol a"]);
+}
+
+#[test]
+fn a_pod_that_the_api_server_no_longer_has_may_still_run() {
+    let mut ledger = ledger([pod("a")], Some(AMBIENT));
+    ledger.pod_left("shop", "web-a");
+    check(&ledger, &[captured("a", State::Enrolled)], &["absent a"]);
+    let mut again = pod("z");
+    again.name = "web-a".to_owned();
+    ledger.pod_is(again);
+    check(&ledger, &[captured("a", State::Enrolled)], &["enrol z", "absent a"]);
+}
+
+#[test]
+fn nothing_is_decided_about_pods_of_a_namespace_that_is_gone() {
+    let mut ledger = ledger([pod("a")], Some(AMBIENT));
+    ledger.namespace_left("shop");
+    check(&ledger, &[captured("a", State::Enrolled)], &[]);
+    check(&ledger, &[], &[]);
+    assert!(ledger.find("shop", "web-a").is_none());
+}
+
+proptest! {
+    /// After the steps are done there are none left, whatever was there before.
+    #[test]
+    fn doing_the_steps_settles_it(
+        modes in prop::collection::vec(prop::option::of(prop::sample::select(vec![AMBIENT, NONE])), 5),
+        namespace in prop::option::of(prop::sample::select(vec![AMBIENT, NONE])),
+        held in prop::collection::btree_set(0..8_usize, 0..8),
+    ) {
+        let pods = modes.iter().enumerate().map(|(index, mode)| PodObject { labels: labels(*mode), ..pod(&index.to_string()) });
+        let ledger = ledger(pods, namespace);
+        let rules = Rules::default();
+        let mut held: BTreeMap<_, _> = held.iter().map(|index| captured(&index.to_string(), State::Enrolled))
+            .map(|status| (status.pod.uid.clone(), status)).collect();
+        let list = |held: &BTreeMap<Uid, Status>| held.values().cloned().collect::<Vec<_>>();
+        for step in ledger.steps(&rules, &list(&held)) {
+            match step {
+                Step::Enrol(pod, _) => drop(held.insert(pod.uid.clone(), captured(pod.uid.as_str(), State::Enrolled))),
+                Step::Release(uid, _) | Step::Absent(uid) => drop(held.remove(&uid)),
+            }
+        }
+        prop_assert!(ledger.steps(&rules, &list(&held)).is_empty());
+        for (index, mode) in modes.iter().enumerate() {
+            let is_in = *mode == Some(AMBIENT) || (*mode != Some(NONE) && namespace == Some(AMBIENT));
+            prop_assert_eq!(held.contains_key(&Uid::parse(&index.to_string()).unwrap()), is_in);
+        }
+    }
+}

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Pods and namespaces of Kubernetes as far as enrolment looks at them, parsed once from the API's JSON. It refuses to
+//! know how they came.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use serde::Deserialize;
+
+use crate::pod::{PodError, Uid};
+
+/// Labels or annotations.
+pub type Labels = BTreeMap<String, String>;
+
+/// Where a static pod's mirror keeps the uid under which kubelet runs it.
+const STATIC_UID: &str = "kubernetes.io/config.hash";
+
+/// A pod of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodObject {
+    /// `metadata.uid`.
+    pub uid: Uid,
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.labels`.
+    pub labels: Labels,
+    /// `metadata.annotations`.
+    pub annotations: Labels,
+    /// `spec.serviceAccountName`.
+    pub service_account: String,
+    /// `spec.hostNetwork`.
+    pub host_network: bool,
+    /// `status.phase`.
+    pub phase: Phase,
+    /// `status.podIPs`.
+    pub ips: Vec<IpAddr>,
+    /// Ids of its containers that have been started, without the runtime's name.
+    pub containers: Vec<String>,
+}
+
+/// `status.phase`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum Phase {
+    /// Not every container has started.
+    #[default]
+    Pending,
+    /// At least one container runs.
+    Running,
+    /// All containers have ended well.
+    Succeeded,
+    /// All containers have ended.
+    Failed,
+    /// Its kubelet is silent, or a phase that came later than this program.
+    #[serde(other)]
+    Unknown,
+}
+
+impl PodObject {
+    /// Whether a runtime that knows the pod as `uid` means this one.
+    pub fn is_known_as(&self, uid: &str) -> bool {
+        self.uid.as_str() == uid || self.annotations.get(STATIC_UID).is_some_and(|hash| hash == uid)
+    }
+
+    /// Every uid under which kubelet may run it.
+    pub fn uids(&self) -> impl Iterator<Item = &str> {
+        [Some(self.uid.as_str()), self.annotations.get(STATIC_UID).map(String::as_str)].into_iter().flatten()
+    }
+}
+
+/// `v1.Pod`, the fields that are read.
+#[derive(Clone, Debug, Deserialize)]
+pub struct PodJson {
+    metadata: Metadata,
+    #[serde(default)]
+    spec: Spec,
+    #[serde(default)]
+    status: Status,
+}
+
+/// `v1.Namespace`, the fields that are read.
+#[derive(Clone, Debug, Deserialize)]
+pub struct NamespaceJson {
+    /// Its name and labels.
+    metadata: Metadata,
+}
+
+impl NamespaceJson {
+    /// Name and labels.
+    pub fn labels(self) -> (String, Labels) {
+        (self.metadata.name, self.metadata.labels.unwrap_or_default())
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Metadata {
+    uid: String,
+    name: String,
+    namespace: String,
+    // Null and absent are alike in the API.
+    labels: Option<Labels>,
+    annotations: Option<Labels>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Spec {
+    service_account_name: String,
+    host_network: bool,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Status {
+    phase: Phase,
+    #[serde(rename = "podIPs")]
+    pod_ips: Vec<Ip>,
+    init_container_statuses: Option<Vec<Container>>,
+    container_statuses: Option<Vec<Container>>,
+    ephemeral_container_statuses: Option<Vec<Container>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Ip {
+    #[serde(default)]
+    ip: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Container {
+    #[serde(default, rename = "containerID")]
+    id: Option<String>,
+}
+
+impl TryFrom<PodJson> for PodObject {
+    type Error = PodError;
+
+    fn try_from(json: PodJson) -> Result<Self, PodError> {
+        let PodJson { metadata, spec, status } = json;
+        let lists =
+            [status.init_container_statuses, status.container_statuses, status.ephemeral_container_statuses];
+        let ids = lists.into_iter().flatten().flatten().filter_map(|container| container.id);
+        // containerd://4f1c… and docker://4f1c….
+        let containers = ids.filter_map(|id| Some(id.split_once("://")?.1.to_owned()));
+        let ips = status.pod_ips.iter().filter_map(|ip| ip.ip.parse::<IpAddr>().ok());
+        Ok(Self {
+            uid: Uid::parse(&metadata.uid)?,
+            namespace: metadata.namespace,
+            name: metadata.name,
+            labels: metadata.labels.unwrap_or_default(),
+            annotations: metadata.annotations.unwrap_or_default(),
+            service_account: Some(spec.service_account_name)
+                .filter(|name| !name.is_empty())
+                .unwrap_or_else(|| "default".to_owned()),
+            host_network: spec.host_network,
+            phase: status.phase,
+            ips: ips.map(|ip| ip.to_canonical()).collect(),
+            containers: containers.filter(|id| !id.is_empty()).collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_of_the_api_is_read_as_far_as_it_matters() {
+        let json = json!({
+            "metadata": {"uid": "u-1", "name": "web-0", "namespace": "shop", "labels": {"app": "web"},
+                         "annotations": {"kubernetes.io/config.hash": "h-1"}, "generation": 1},
+            "spec": {"serviceAccountName": "web", "nodeName": "node-a", "containers": []},
+            "status": {
+                "phase": "Running", "podIP": "10.7.0.9", "podIPs": [{"ip": "10.7.0.9"}, {"ip": "fd07::9"}],
+                "initContainerStatuses": [{"containerID": "containerd://aa"}],
+                "containerStatuses": [{"containerID": "containerd://bb"}, {"containerID": ""}, {}],
+            },
+        });
+        let pod = PodObject::try_from(serde_json::from_value::<PodJson>(json).unwrap()).unwrap();
+        assert_eq!(
+            (pod.service_account.as_str(), pod.host_network, pod.phase),
+            ("web", false, Phase::Running)
+        );
+        assert_eq!(
+            (pod.ips.len(), pod.containers.as_slice()),
+            (2, ["aa".to_owned(), "bb".to_owned()].as_slice())
+        );
+        assert!(pod.is_known_as("u-1") && pod.is_known_as("h-1") && !pod.is_known_as("u-2"));
+    }
+
+    #[test]
+    fn a_pod_that_has_just_been_made_has_defaults() {
+        let json =
+            json!({"metadata": {"uid": "u", "name": "a", "namespace": "b", "labels": null}, "status": {}});
+        let pod = PodObject::try_from(serde_json::from_value::<PodJson>(json).unwrap()).unwrap();
+        assert_eq!((pod.service_account.as_str(), pod.phase, pod.ips.len()), ("default", Phase::Pending, 0));
+        let json = json!({"metadata": {"name": "b"}, "status": {"phase": "Active"}});
+        assert_eq!(
+            serde_json::from_value::<NamespaceJson>(json).unwrap().labels(),
+            ("b".to_owned(), Labels::new())
+        );
+        let json = json!({"metadata": {"name": "a"}, "status": {"phase": "Dreaming"}});
+        let error = PodObject::try_from(serde_json::from_value::<PodJson>(json).unwrap()).unwrap_err();
+        assert_eq!(error.field, "uid");
+    }
+}
