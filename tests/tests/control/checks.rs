@@ -121,7 +121,7 @@ async fn a_lone_change_is_pushed_at_once_and_a_burst_arrives_whole(stage: &Stage
     let pod = |number: usize| {
         json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("burst-{number}"), "namespace": "shop"},
-            "spec": {"nodeName": "node-b", "containers": [{"name": "app", "image": "none"}]},
+            "spec": {"nodeName": "node-b", "serviceAccountName": "till", "containers": [{"name": "app", "image": "none"}]},
         })
     };
     let status = |number: usize| json!({"status": {"phase": "Running", "podIP": format!("10.9.{}.{}", 1 + number / 200, 1 + number % 200)}});
