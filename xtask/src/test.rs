@@ -44,7 +44,7 @@ impl Suite {
     /// The name, and what the suite may take on a small machine that has built nothing yet.
     fn budget(self) -> (&'static str, Duration) {
         let (name, minutes) = match self {
-            Self::Check => ("check", 30),
+            Self::Check => ("check", 40),
             Self::Object => ("object", 10),
             Self::Root => ("root", 10),
             Self::Lab => ("lab", 20),
