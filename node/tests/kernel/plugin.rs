@@ -160,7 +160,7 @@ fn pod(purpose: &str) -> (Namespace, Namespace) {
 
 #[test]
 fn a_pod_starts_when_it_is_captured_and_served_and_ends_with_its_sandbox() {
-    let (agent, (namespace, _peer), (second, _peer2)) = (Agent::start("plugin"), pod("plugin"), pod("again"));
+    let (agent, (namespace, _peer), (second, _peer2)) = (Agent::start("plugin"), pod("plugin"), pod("twin"));
     let ztunnel = agent.ztunnel();
     assert!(ztunnel.snapshot().is_empty());
     let ask = |command: &str, namespace: &Namespace, sandbox: &str| {
