@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod config;
 pub mod dns;
 pub mod echo;
+pub mod envoy;
 pub mod http;
 pub mod kube;
 pub mod net;

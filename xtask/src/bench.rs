@@ -10,7 +10,7 @@ mod report;
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use lab::{
     Settings,
@@ -61,7 +61,20 @@ impl Bench {
             step("release build", build)?;
             settings.binaries = released()?;
         }
-        let tools = Tools { nginx, seconds: self.seconds };
+        if settings.peer_ztunnel.is_none() {
+            settings.peer_ztunnel = packages::on_path("ztunnel");
+        }
+        let envoy = match std::env::var_os("AMBIT_BENCH_ENVOY").map(PathBuf::from) {
+            Some(given) => {
+                ensure!(given.is_file(), "AMBIT_BENCH_ENVOY names {}, which is no file", given.display());
+                Some(given)
+            }
+            None => packages::on_path("envoy"),
+        };
+        if envoy.is_some() {
+            packages::ensure_installed(&packages::STRANGERS)?;
+        }
+        let tools = Tools { nginx, envoy, seconds: self.seconds };
         runtime()?.block_on(async {
             tokio::select! {
                 outcome = self.measure(&settings, &tools) => outcome,
@@ -75,7 +88,7 @@ impl Bench {
         let places = place::all(settings, tools, self.before.as_deref()).await?;
         let mut report = Report::new(places.iter().map(|place| place.name).collect());
         say("memory");
-        for place in places.iter().filter(|place| place.captured()) {
+        for place in places.iter().filter(|place| place.proxied()) {
             report.add_all(place.name, memory(place).await?);
         }
         let mut rate = None;
@@ -122,10 +135,10 @@ fn build() -> Result<()> {
     run("cargo", &[["build", "--release", "--workspace", "--locked"].as_slice(), &binaries].concat())
 }
 
-/// Resident memory without and with idle connections, before anything else was asked of the ztunnels.
+/// Resident memory without and with idle connections, before anything else was asked of the proxies.
 async fn memory(place: &Configuration) -> Result<Vec<(Figure, f64)>> {
-    let pids = place.ztunnels()?;
-    let target = place.http();
+    let pids = place.proxies()?;
+    let target = place.http;
     let grown = place
         .client
         .run(async move || {
@@ -148,11 +161,11 @@ async fn memory(place: &Configuration) -> Result<Vec<(Figure, f64)>> {
 }
 
 async fn peak(place: &Configuration, tools: &Tools) -> Result<Vec<(Figure, f64)>> {
-    let pids = place.ztunnels()?;
+    let pids = place.proxies()?;
     let before = cost::processor(&pids)?;
     let outcome = load::wrk(place, tools, CONNECTIONS, false).await?;
     let mut figures = vec![(Figure::Requests, outcome.rate())];
-    if place.captured() {
+    if place.proxied() {
         let used = cost::processor(&pids)? - before;
         figures.push((Figure::CpuPerRequests, used.as_secs_f64() * 1e6 / outcome.requests));
     }
@@ -169,7 +182,7 @@ async fn alone(place: &Configuration, tools: &Tools) -> Result<Vec<(Figure, f64)
 }
 
 async fn at_rate(place: &Configuration, tools: &Tools, rate: f64) -> Result<Vec<(Figure, f64)>> {
-    let (target, duration) = (place.http(), Duration::from_secs(tools.seconds));
+    let (target, duration) = (place.http, Duration::from_secs(tools.seconds));
     let latency = place.client.run(async move || paced::measure(target, rate, duration)).await?;
     Ok(vec![
         (Figure::PacedP50, latency.at(0.5)),
@@ -179,13 +192,13 @@ async fn at_rate(place: &Configuration, tools: &Tools, rate: f64) -> Result<Vec<
 }
 
 async fn streams(place: &Configuration, tools: &Tools) -> Result<Vec<(Figure, f64)>> {
-    let pids = place.ztunnels()?;
+    let pids = place.proxies()?;
     let before = cost::processor(&pids)?;
     let one = load::iperf(place, tools, 1).await?;
     let used = cost::processor(&pids)? - before;
     let eight = load::iperf(place, tools, 8).await?;
     let mut figures = vec![(Figure::OneStream, one.gigabits()), (Figure::EightStreams, eight.gigabits())];
-    if place.captured() {
+    if place.proxied() {
         figures.push((Figure::CpuPerGigabyte, used.as_secs_f64() * 1e9 / one.bytes));
     }
     Ok(figures)

@@ -18,9 +18,14 @@ pub(crate) struct Package {
 
 impl Package {
     fn is_installed(&self) -> bool {
-        let places = env::var_os("PATH").unwrap_or_default();
-        env::split_paths(&places).any(|place| place.join(self.program).exists())
+        on_path(self.program).is_some()
     }
+}
+
+/// Where PATH finds a program.
+pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
+    let places = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&places).map(|place| place.join(program)).find(|file| file.is_file())
 }
 
 /// `ip`, for people who look around in a lab.

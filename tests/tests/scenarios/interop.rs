@@ -3,19 +3,21 @@
 //! our own CA, asked for over its wire protocol by somebody who is not ours (openssl, curl). Istio's ztunnel takes node b
 //! for all scenarios and has a group of its own, `peer` (`AMBIT_LAB_PEER_ZTUNNEL`).
 
-mod certify;
-mod envoy;
-
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use lab::{Pod, echo::Echo, http};
+use lab::{
+    Pod,
+    echo::{self, Echo},
+    envoy::{self, Certified, Entrance, Exit},
+    http,
+};
+use serde_json::Value;
 
 use crate::scene::{SOON, Scenario, Scene, only, refused, scenarios, sees, written};
-use certify::Certified;
 
 pub(crate) fn all() -> Vec<Scenario> {
     let mut all = scenarios![our_outbound_speaks_hbone_to_envoy];
@@ -32,10 +34,14 @@ const ENTRANCES: [u16; 2] = [7004, 7006];
 async fn envoy_speaks_hbone_to_our_inbound(scene: Scene) -> Result<()> {
     let server = scene.server("b", "server").await?;
     let client = scene.start(scene.pod("a", "envoy")).await?;
-    let certified = certify::pod(&scene, &client).await?;
-    let targets = server.addresses().both();
-    let settings = envoy::client(&certified, &server.identity(), ENTRANCES.into_iter().zip(targets));
-    start(&scene, &client, &settings, ENTRANCES[0]).await?;
+    let entrance = |(port, ip)| Entrance {
+        port,
+        tunnel: SocketAddr::new(ip, envoy::HBONE),
+        target: SocketAddr::new(ip, echo::HTTP),
+    };
+    let entrances: Vec<_> = ENTRANCES.into_iter().zip(server.addresses().both()).map(entrance).collect();
+    let settings = |certified: &Certified| envoy::client(certified, &server.identity(), &entrances);
+    start(&scene, &client, settings, ENTRANCES[0]).await?;
     for (port, own) in ENTRANCES.into_iter().zip(client.addresses().both()) {
         let echo = through(&client, port, "/by-envoy").await?;
         ensure!(echo.name == "server" && echo.path == "/by-envoy", "{echo:?}");
@@ -61,8 +67,9 @@ async fn our_outbound_speaks_hbone_to_envoy(scene: Scene) -> Result<()> {
     let server =
         scene.start(scene.pod("b", "envoy").labels(&[("networking.istio.io/tunnel", "http")])).await?;
     server.serve().await?;
-    let certified = certify::pod(&scene, &server).await?;
-    start(&scene, &server, &envoy::server(&certified, &client.identity()), envoy::HBONE).await?;
+    let exits = [Exit { port: envoy::HBONE, application: echo::HTTP }];
+    let settings = |certified: &Certified| envoy::server(certified, &client.identity(), &exits);
+    start(&scene, &server, settings, envoy::HBONE).await?;
     for ip in server.addresses().both() {
         let echo = client.get(ip, "/to-envoy").await?;
         ensure!(echo.name == "envoy" && echo.path == "/to-envoy", "{echo:?}");
@@ -83,28 +90,18 @@ async fn through(pod: &Pod, port: u16, path: &'static str) -> Result<Echo> {
     serde_json::from_str(&body).with_context(|| format!("no sample application: {body}"))
 }
 
-/// Starts Envoy in a pod and waits until it listens.
-async fn start(scene: &Scene, pod: &Pod, settings: &serde_json::Value, port: u16) -> Result<()> {
-    let program = envoy::program(&scene.cluster).await?;
-    let file: PathBuf = folder(scene, pod)?.join("envoy.json");
-    std::fs::write(&file, settings.to_string()).context("writing Envoy's settings")?;
-    let file = file.display().to_string();
-    let arguments = ["-c", &file, "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"];
-    let process = pod.start_program("envoy", &program.display().to_string(), &arguments)?;
-    process
-        .ready(4 * SOON, async || {
-            let at = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            pod.run(async move || {
-                tokio::net::TcpStream::connect(at).await.map(drop).context("Envoy does not listen yet")
-            })
-            .await
-        })
-        .await
-}
-
-/// Where files of a pod are kept until the next lab.
-fn folder(scene: &Scene, pod: &Pod) -> Result<PathBuf> {
+/// Starts Envoy in a pod under the pod's identity, and waits until it listens.
+async fn start(
+    scene: &Scene,
+    pod: &Pod,
+    settings: impl FnOnce(&Certified) -> Value,
+    port: u16,
+) -> Result<()> {
+    // Files of a pod are kept until the next lab.
     let folder = scene.cluster.state().join("interop").join(pod.full_name());
     std::fs::create_dir_all(&folder).context("making a folder for a pod's files")?;
-    Ok(folder)
+    let certified = envoy::certify(&scene.cluster, pod, &folder).await?;
+    let program: PathBuf = envoy::program(&scene.cluster.settings().state).await?;
+    envoy::start(pod, &program, &folder.join("envoy.json"), &settings(&certified), port).await?;
+    Ok(())
 }

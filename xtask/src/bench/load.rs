@@ -25,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Tools {
     /// Debian's nginx.
     pub(crate) nginx: PathBuf,
+    /// Envoy, where there is one.
+    pub(crate) envoy: Option<PathBuf>,
     /// Seconds.
     pub(crate) seconds: u64,
 }
@@ -88,7 +90,7 @@ pub(crate) async fn wrk(
     let script = place.folder().join("wrk.lua");
     fs::write(&script, SCRIPT).context("writing wrk's script")?;
     let (script, connections) = (script.display().to_string(), connections.to_string());
-    let (duration, url) = (format!("{}s", tools.seconds), format!("http://{}/", place.http()));
+    let (duration, url) = (format!("{}s", tools.seconds), format!("http://{}/", place.http));
     let mut arguments =
         vec!["-t", "1", "-c", &connections, "-d", &duration, "--timeout", "5s", "-s", &script];
     if fresh {
@@ -109,7 +111,7 @@ pub(crate) async fn wrk(
 
 /// Bytes over `streams` connections, as fast as they are taken.
 pub(crate) async fn iperf(place: &Configuration, tools: &Tools, streams: u32) -> Result<Received> {
-    let (server, seconds, streams) = (place.iperf(), tools.seconds.to_string(), streams.to_string());
+    let (server, seconds, streams) = (place.iperf, tools.seconds.to_string(), streams.to_string());
     let (ip, port) = (server.ip().to_string(), server.port().to_string());
     let arguments = ["-c", &ip, "-p", &port, "-t", &seconds, "-P", &streams, "-J"];
     let what = format!("{}: iperf3 with {streams} streams", place.name);

@@ -1,11 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Configurations: a client on node a and a server on node b, outside the mesh, in it, or in it with the
-//! ztunnels of a peer. It knows how they are set up, not what is measured.
+//! Configurations: a client on node a and a server on node b, outside the mesh, in it, in it with the ztunnels of a
+//! peer, or outside it with an Envoy in each pod. It knows how they are set up, not what is measured.
 
-use std::{fs, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
-use lab::{Cluster, Node, Pod, Settings, clean, cluster::Options};
+use lab::{
+    Cluster, Node, Pod, Settings, clean,
+    cluster::Options,
+    envoy::{self, Entrance, Exit},
+    process::Process,
+};
 use tokio::net::TcpStream;
 
 use super::load::Tools;
@@ -23,6 +34,8 @@ pub(crate) const END_OF_ANSWER: &str = "served~";
 const HTTP: u16 = 8080;
 /// Port of iperf3's server.
 const IPERF: u16 = 5201;
+/// Ports of Envoy's tunnels to the two, and of their entrances beside the client.
+const TUNNELS: [u16; 2] = [envoy::HBONE, 15009];
 const START: Duration = Duration::from_secs(10);
 
 /// A client and a server, and what is between them.
@@ -31,28 +44,27 @@ pub(crate) struct Configuration {
     pub(crate) name: &'static str,
     /// The pod that makes load.
     pub(crate) client: Pod,
+    /// The web server, as the client reaches it.
+    pub(crate) http: SocketAddr,
+    /// iperf3's server, likewise.
+    pub(crate) iperf: SocketAddr,
     cluster: Cluster,
     server: Pod,
-    between: Vec<Node>,
+    between: Vec<Arc<Process>>,
 }
 
 impl Configuration {
-    /// Whether ztunnels are between client and server.
-    pub(crate) fn captured(&self) -> bool {
+    /// Whether proxies are between client and server.
+    pub(crate) fn proxied(&self) -> bool {
         !self.between.is_empty()
     }
 
-    /// Numbers of the client's ztunnel and of the server's; none outside the mesh.
-    pub(crate) fn ztunnels(&self) -> Result<Vec<u32>> {
-        let pid = |node: &Node| {
-            node.ztunnel().pid().with_context(|| format!("the ztunnel of node {} has ended", node.name()))
+    /// Numbers of the client's proxy and of the server's; none where there are no proxies.
+    pub(crate) fn proxies(&self) -> Result<Vec<u32>> {
+        let pid = |proxy: &Arc<Process>| {
+            proxy.pid().with_context(|| format!("{} of {} has ended", proxy.name(), self.name))
         };
         self.between.iter().map(pid).collect()
-    }
-
-    /// The web server.
-    pub(crate) fn http(&self) -> SocketAddr {
-        SocketAddr::new(self.server.v4(), HTTP)
     }
 
     /// Where files of this configuration are kept.
@@ -60,9 +72,32 @@ impl Configuration {
         self.cluster.state()
     }
 
-    /// iperf3's server.
-    pub(crate) fn iperf(&self) -> SocketAddr {
-        SocketAddr::new(self.server.v4(), IPERF)
+    /// Puts an Envoy beside the client and one beside the server, with a tunnel for each port.
+    async fn tunnel(&mut self, program: &Path) -> Result<()> {
+        let folder = |role: &str| -> Result<_> {
+            let folder = self.folder().join(format!("{}-{role}", self.name));
+            fs::create_dir_all(&folder).context("making a folder for Envoy's files")?;
+            Ok(folder)
+        };
+        let (near, far) = (folder("client")?, folder("server")?);
+        let of_client = envoy::certify(&self.cluster, &self.client, &near).await?;
+        let of_server = envoy::certify(&self.cluster, &self.server, &far).await?;
+        let exits = [(TUNNELS[0], HTTP), (TUNNELS[1], IPERF)];
+        let exits = exits.map(|(port, application)| Exit { port, application });
+        let settings = envoy::server(&of_server, &self.client.identity(), &exits);
+        let server =
+            envoy::start(&self.server, program, &far.join("envoy.json"), &settings, TUNNELS[1]).await?;
+        let entrances = exits.map(|Exit { port, application }| Entrance {
+            port,
+            tunnel: SocketAddr::new(self.server.v4(), port),
+            target: SocketAddr::new(self.server.v4(), application),
+        });
+        let settings = envoy::client(&of_client, &self.server.identity(), &entrances);
+        let client =
+            envoy::start(&self.client, program, &near.join("envoy.json"), &settings, TUNNELS[1]).await?;
+        [self.http, self.iperf] = TUNNELS.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        self.between = vec![client, server];
+        Ok(())
     }
 
     /// Ends it; the last one in a lab removes the lab.
@@ -91,6 +126,11 @@ pub(crate) async fn all(
         let options = Options { peers: options.nodes.clone(), ..options };
         let cluster = Cluster::start_with(PEER, settings.clone(), options).await?;
         places.push(open(&cluster, "peer", true, tools).await?);
+    }
+    if let Some(program) = &tools.envoy {
+        let mut place = open(&cluster, "envoy", false, tools).await?;
+        place.tunnel(program).await?;
+        places.push(place);
     }
     Ok(places)
 }
@@ -125,8 +165,9 @@ async fn open(cluster: &Cluster, name: &'static str, captured: bool, tools: &Too
         };
         process.ready(START, reach).await?;
     }
-    let between = if captured { nodes.to_vec() } else { Vec::new() };
-    Ok(Configuration { name, client, cluster: cluster.clone(), server, between })
+    let between = if captured { nodes.iter().map(Node::ztunnel).collect() } else { Vec::new() };
+    let [http, iperf] = [HTTP, IPERF].map(|port| SocketAddr::new(server.v4(), port));
+    Ok(Configuration { name, client, http, iperf, cluster: cluster.clone(), server, between })
 }
 
 /// One process, so that whoever ends it leaves none behind.

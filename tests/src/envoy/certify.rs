@@ -6,26 +6,35 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use lab::{Pod, config::run_folder, eventually};
 
-use crate::scene::{SOON, Scene};
+use crate::{Cluster, Pod, config::run_folder, eventually};
+
+/// How long control may take to read of a pod.
+const SOON: Duration = Duration::from_secs(5);
 
 /// Files in PEM.
-pub(crate) struct Certified {
-    pub(crate) key: PathBuf,
+#[derive(Clone, Debug)]
+pub struct Certified {
+    /// The key.
+    pub key: PathBuf,
     /// The leaf, then intermediates.
-    pub(crate) chain: PathBuf,
-    pub(crate) roots: PathBuf,
+    pub chain: PathBuf,
+    /// Whom to believe.
+    pub roots: PathBuf,
 }
 
-/// Has control certify the pod's identity.
-pub(crate) async fn pod(scene: &Scene, pod: &Pod) -> Result<Certified> {
-    let folder = super::folder(scene, pod)?;
-    let control = scene.cluster.control();
-    let token = run_folder(scene.cluster.name()).join(&pod.object().node).join("token");
+/// Has control certify the pod's identity; files are put into `folder`.
+///
+/// # Errors
+/// When a program is missing, or control refuses for longer than it may take to read of the pod.
+pub async fn certify(cluster: &Cluster, pod: &Pod, folder: &Path) -> Result<Certified> {
+    let control = cluster.control();
+    let token = run_folder(cluster.name()).join(&pod.object().node).join("token");
+    let folder = folder.to_path_buf();
     let token = fs::read_to_string(&token).context("reading the node's token")?;
     let (identity, roots, address) = (pod.identity(), control.root_certificate(), control.address());
     // curl runs where control is, off the threads that everybody waits on.
