@@ -115,6 +115,7 @@ pub fn client(certified: &Certified, peer: &str, entrances: &[Entrance]) -> Valu
         let tls = json!({"@type": format!("{TLS}.UpstreamTlsContext"), "common_tls_context": common(certified, peer)});
         clusters.push(json!({
             "name": name, "type": "STATIC", "connect_timeout": "5s",
+            "circuit_breakers": {"thresholds": [unlimited()]},
             "load_assignment": {"cluster_name": name, "endpoints": [endpoint(&tunnel.ip().to_string(), tunnel.port())]},
             "typed_extension_protocol_options": {
                 "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
@@ -149,6 +150,7 @@ pub fn server(certified: &Certified, peer: &str, exits: &[Exit]) -> Value {
         }));
         clusters.push(json!({
             "name": name, "type": "STATIC", "connect_timeout": "5s",
+            "circuit_breakers": {"thresholds": [unlimited()]},
             "load_assignment": {"cluster_name": name, "endpoints": [endpoint("127.0.0.1", *application)]},
         }));
     }
@@ -169,6 +171,11 @@ fn tunnels(cluster: &str) -> Value {
         "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {"@type": ROUTER}}],
         "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
     })
+}
+
+/// As good as no limit: the default is 1024 of each.
+fn unlimited() -> Value {
+    json!({"max_connections": 1_000_000, "max_pending_requests": 1_000_000, "max_requests": 1_000_000})
 }
 
 /// Mutual TLS of the mesh: version 1.3, `h2`, no name but the identity.

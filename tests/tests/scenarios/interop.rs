@@ -17,7 +17,7 @@ use lab::{
 };
 use serde_json::Value;
 
-use crate::scene::{SOON, Scenario, Scene, only, refused, scenarios, sees, written};
+use crate::scene::{Scenario, Scene, only, refused, scenarios, sees, written};
 
 pub(crate) fn all() -> Vec<Scenario> {
     let mut all = scenarios![our_outbound_speaks_hbone_to_envoy];
