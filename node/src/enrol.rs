@@ -111,9 +111,7 @@ impl Enrolment {
     /// # Errors
     /// When a step fails.
     pub async fn end(&self, uid: &Uid) -> Result<(), RemoveError> {
-        let (this, uid) = (self.clone(), uid.clone());
-        let work = self.tasks.spawn("end", async move { this.finish(&uid, Evidence::Told).await });
-        work.await.map_err(RemoveError::Stopped)?
+        self.finish_apart(uid, Evidence::Told).await
     }
 
     /// Forgets a pod if its namespace is gone.
@@ -121,9 +119,7 @@ impl Enrolment {
     /// # Errors
     /// When a step fails.
     pub async fn end_if_gone(&self, uid: &Uid) -> Result<(), RemoveError> {
-        let (this, uid) = (self.clone(), uid.clone());
-        let work = self.tasks.spawn("end", async move { this.finish(&uid, Evidence::Look).await });
-        work.await.map_err(RemoveError::Stopped)?
+        self.finish_apart(uid, Evidence::Look).await
     }
 
     /// Every pod, by uid; not those that left and live on.
@@ -231,6 +227,13 @@ impl Enrolment {
         let result = self.descend(&place, held, departure).await;
         metrics::released(&result);
         result.map_err(|(failed, source)| RemoveError::Stuck { failed, source })
+    }
+
+    /// In a task of its own, which goes on when whoever asked has left.
+    async fn finish_apart(&self, uid: &Uid, evidence: Evidence) -> Result<(), RemoveError> {
+        let (this, uid) = (self.clone(), uid.clone());
+        let work = self.tasks.spawn("end", async move { this.finish(&uid, evidence).await });
+        work.await.map_err(RemoveError::Stopped)?
     }
 
     async fn finish(&self, uid: &Uid, evidence: Evidence) -> Result<(), RemoveError> {

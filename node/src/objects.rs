@@ -162,6 +162,28 @@ impl TryFrom<PodJson> for PodObject {
 }
 
 #[cfg(test)]
+pub(crate) mod fixtures {
+    use super::{Labels, Phase, PodObject};
+    use crate::pod::Uid;
+
+    /// A running pod without labels.
+    pub(crate) fn running(uid: &str, namespace: &str, name: &str) -> PodObject {
+        PodObject {
+            uid: Uid::parse(uid).unwrap(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            labels: Labels::new(),
+            annotations: Labels::new(),
+            service_account: "web".to_owned(),
+            host_network: false,
+            phase: Phase::Running,
+            ips: vec!["10.7.0.9".parse().unwrap()],
+            containers: vec![],
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use serde_json::json;
 

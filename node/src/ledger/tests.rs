@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     netns::NetnsId,
-    objects::Phase,
+    objects::{Phase, fixtures::running},
     pod::{Capturing, Pod},
     rules::{AMBIENT, DATAPLANE_MODE, NONE},
 };
@@ -16,18 +16,7 @@ fn labels(mode: Option<&str>) -> Labels {
 }
 
 fn pod(uid: &str) -> PodObject {
-    PodObject {
-        uid: Uid::parse(uid).unwrap(),
-        namespace: "shop".to_owned(),
-        name: format!("web-{uid}"),
-        labels: Labels::new(),
-        annotations: Labels::new(),
-        service_account: "web".to_owned(),
-        host_network: false,
-        phase: Phase::Running,
-        ips: vec!["10.7.0.9".parse().unwrap()],
-        containers: vec![],
-    }
+    running(uid, "shop", &format!("web-{uid}"))
 }
 
 fn captured(uid: &str, state: State) -> Status {

@@ -4,25 +4,14 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::pod::{Capturing, Uid};
+use crate::{objects::fixtures::running, pod::Capturing};
 
 fn labels(pairs: &[(&str, &str)]) -> Labels {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
 fn pod(namespace: &str) -> PodObject {
-    PodObject {
-        uid: Uid::parse("u-1").unwrap(),
-        namespace: namespace.to_owned(),
-        name: "web-0".to_owned(),
-        labels: Labels::new(),
-        annotations: Labels::new(),
-        service_account: "web".to_owned(),
-        host_network: false,
-        phase: Phase::Running,
-        ips: vec!["10.7.0.9".parse().unwrap()],
-        containers: vec![],
-    }
+    running("u-1", namespace, "web-0")
 }
 
 fn rules() -> Rules {
