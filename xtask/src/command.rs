@@ -3,7 +3,7 @@
 
 use clap::Parser;
 
-use crate::{bench, check, cluster, demo, ebpf, fuzz, lab, step, test, tidy};
+use crate::{bench, check, cluster, demo, ebpf, fuzz, image, lab, step, test, tidy};
 
 /// Build, check, test and run Ambit.
 #[derive(Parser)]
@@ -19,6 +19,7 @@ pub(crate) enum Command {
     Demo(demo::Demo),
     Bench(bench::Bench),
     Fuzz(fuzz::Fuzz),
+    Image(image::Image),
     Ebpf(step::Ebpf),
 }
 
@@ -33,6 +34,7 @@ impl Command {
             Self::Demo(demo) => demo.run(),
             Self::Bench(bench) => bench.run(),
             Self::Fuzz(fuzz) => fuzz.run(),
+            Self::Image(image) => image.run(),
             Self::Ebpf(ebpf) => ebpf::run(ebpf.check),
         }
     }

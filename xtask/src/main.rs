@@ -8,6 +8,7 @@ mod command;
 mod demo;
 mod ebpf;
 mod fuzz;
+mod image;
 mod lab;
 mod packages;
 mod step;
