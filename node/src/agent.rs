@@ -166,7 +166,8 @@ fn prepare(
     for uid in capture.attached()?.iter().filter(|uid| good.iter().all(|record| record.pod.uid != **uid)) {
         tracing::warn!(%uid, "captured without a record: no traffic until it is added again");
     }
-    Ok((Enrolment::new(records, capture, announcements.clone(), tasks.clone()), good))
+    let announcements = announcements.clone();
+    Ok((Enrolment::new(records, capture, announcements, &config.proc_sys, tasks.clone()), good))
 }
 
 /// Everything pinned below a folder of a bpffs, and the folder. What nothing else holds goes with its pin.

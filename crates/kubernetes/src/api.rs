@@ -88,6 +88,16 @@ impl Api {
         self.call(Method::PATCH, &path, Some(("application/apply-patch+yaml", body))).await
     }
 
+    /// Changes the fields that `change` has (RFC 7396): null removes one, and the rest of the object stays.
+    ///
+    /// # Errors
+    /// When it is refused; with a conflict when `change` names another uid or version than the object has.
+    pub async fn merge(&self, path: &str, manager: &str, change: &Value) -> Result<Value, ApiError> {
+        let path = format!("{path}?fieldManager={}", encode(manager));
+        let body = body(&path, change)?;
+        self.call(Method::PATCH, &path, Some(("application/merge-patch+json", body))).await
+    }
+
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,

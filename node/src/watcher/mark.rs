@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the mesh is told about a pod: the annotation by which a control plane, ours or Istio's, knows that it takes
+//! HBONE. It goes through the pod's status, as the agent may not change pods otherwise.
+
+use kubernetes::{Api, ApiError, Resource};
+use serde_json::{Value, json};
+
+use crate::objects::{ENABLED, PodObject, REDIRECTION};
+
+const PODS: Resource = Resource::core("pods");
+const MANAGER: &str = "ambit-node-agent";
+
+/// Marks a pod, or takes the mark away. A pod that is gone needs none.
+pub(super) async fn mark(api: &Api, pod: &PodObject, marked: bool) -> Result<(), ApiError> {
+    let path = format!("{}/status", PODS.object(&pod.namespace, &pod.name));
+    match api.merge(&path, MANAGER, &change(pod, marked)).await {
+        Err(error) if error.is_absent() || error.is_conflict() => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// With the uid in it: a pod that was made anew under the name is another one, and refused with a conflict.
+fn change(pod: &PodObject, marked: bool) -> Value {
+    json!({"metadata": {"uid": pod.uid.as_str(), "annotations": {REDIRECTION: marked.then_some(ENABLED)}}})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objects::fixtures::running;
+
+    #[test]
+    fn a_mark_is_a_value_and_its_removal_a_null() {
+        let pod = running("u-1", "shop", "web");
+        let expected = |value: Value| json!({"metadata": {"uid": "u-1", "annotations": {"ambient.istio.io/redirection": value}}});
+        assert_eq!(change(&pod, true), expected(json!("enabled")));
+        assert_eq!(change(&pod, false), expected(Value::Null));
+    }
+}
