@@ -5,7 +5,6 @@
 
 mod directory;
 mod events;
-mod mark;
 mod trouble;
 
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
@@ -21,6 +20,7 @@ use crate::{
     chain::Chain,
     enrol::{AddError, Enrolment, RemoveError},
     ledger::{Ledger, Step},
+    mark,
     netns::running::{self, Marks},
     objects::{Labels, NamespaceJson, PodJson, PodObject},
     pod::{Pod, PodError, Treatment, Uid},
@@ -179,7 +179,8 @@ impl Watcher {
     }
 
     async fn mark(&self, pod: &PodObject, marked: bool) -> Result<(), ApiError> {
-        mark::mark(&self.api, pod, marked).await?;
+        let of = mark::Of { uid: &pod.uid, namespace: &pod.namespace, name: &pod.name };
+        mark::mark(&self.api, of, marked).await?;
         self.ledger.lock().pod_is_marked(&pod.uid, marked);
         tracing::debug!(uid = %pod.uid, marked, "the mesh is told of the pod");
         Ok(())

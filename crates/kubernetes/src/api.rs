@@ -98,6 +98,18 @@ impl Api {
         self.call(Method::PATCH, &path, Some(("application/merge-patch+json", body))).await
     }
 
+    /// Deletes an object, and what it owns before itself. One that is not there is as good as deleted.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn delete(&self, path: &str) -> Result<(), ApiError> {
+        let options = serde_json::json!({"propagationPolicy": "Foreground"});
+        match self.call::<Value>(Method::DELETE, path, Some((JSON, body(path, &options)?))).await {
+            Err(error) if error.is_absent() => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,

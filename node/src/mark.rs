@@ -5,35 +5,45 @@
 use kubernetes::{Api, ApiError, Resource};
 use serde_json::{Value, json};
 
-use crate::objects::{ENABLED, PodObject, REDIRECTION};
+use crate::{
+    objects::{ENABLED, REDIRECTION},
+    pod::Uid,
+};
 
 const PODS: Resource = Resource::core("pods");
 const MANAGER: &str = "ambit-node-agent";
 
+/// Which pod.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Of<'a> {
+    pub(crate) uid: &'a Uid,
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
+}
+
 /// Marks a pod, or takes the mark away. A pod that is gone needs none.
-pub(super) async fn mark(api: &Api, pod: &PodObject, marked: bool) -> Result<(), ApiError> {
-    let path = format!("{}/status", PODS.object(&pod.namespace, &pod.name));
-    match api.merge(&path, MANAGER, &change(pod, marked)).await {
+pub(crate) async fn mark(api: &Api, pod: Of<'_>, marked: bool) -> Result<(), ApiError> {
+    let path = format!("{}/status", PODS.object(pod.namespace, pod.name));
+    match api.merge(&path, MANAGER, &change(pod.uid, marked)).await {
         Err(error) if error.is_absent() || error.is_conflict() => Ok(()),
         other => other.map(drop),
     }
 }
 
 /// With the uid in it: a pod that was made anew under the name is another one, and refused with a conflict.
-fn change(pod: &PodObject, marked: bool) -> Value {
-    json!({"metadata": {"uid": pod.uid.as_str(), "annotations": {REDIRECTION: marked.then_some(ENABLED)}}})
+fn change(uid: &Uid, marked: bool) -> Value {
+    json!({"metadata": {"uid": uid.as_str(), "annotations": {REDIRECTION: marked.then_some(ENABLED)}}})
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::objects::fixtures::running;
 
     #[test]
     fn a_mark_is_a_value_and_its_removal_a_null() {
-        let pod = running("u-1", "shop", "web");
+        let uid = Uid::parse("u-1").unwrap();
         let expected = |value: Value| json!({"metadata": {"uid": "u-1", "annotations": {"ambient.istio.io/redirection": value}}});
-        assert_eq!(change(&pod, true), expected(json!("enabled")));
-        assert_eq!(change(&pod, false), expected(Value::Null));
+        assert_eq!(change(&uid, true), expected(json!("enabled")));
+        assert_eq!(change(&uid, false), expected(Value::Null));
     }
 }
