@@ -12,6 +12,8 @@ use crate::{
 
 const PODS: Resource = Resource::core("pods");
 const MANAGER: &str = "ambit-node-agent";
+/// HTTP's "unprocessable": the uid of an object cannot be changed.
+const ANOTHER: u16 = 422;
 
 /// Which pod.
 #[derive(Clone, Copy, Debug)]
@@ -25,12 +27,12 @@ pub(crate) struct Of<'a> {
 pub(crate) async fn mark(api: &Api, pod: Of<'_>, marked: bool) -> Result<(), ApiError> {
     let path = format!("{}/status", PODS.object(pod.namespace, pod.name));
     match api.merge(&path, MANAGER, &change(pod.uid, marked)).await {
-        Err(error) if error.is_absent() || error.is_conflict() => Ok(()),
+        Err(error) if error.is_absent() || error.code() == Some(ANOTHER) => Ok(()),
         other => other.map(drop),
     }
 }
 
-/// With the uid in it: a pod that was made anew under the name is another one, and refused with a conflict.
+/// With the uid in it: a pod that was made anew under the name is another one, and refused.
 fn change(uid: &Uid, marked: bool) -> Value {
     json!({"metadata": {"uid": uid.as_str(), "annotations": {REDIRECTION: marked.then_some(ENABLED)}}})
 }
