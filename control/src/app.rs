@@ -23,7 +23,7 @@ use xds::server::ServerSettings;
 use crate::{
     authenticate::{Authenticate, Authenticator, Discovery, Reviews, StaticTokens},
     ca::{CertificateService, Root, Signer, Vouch},
-    cluster::Cluster,
+    cluster::{self, Cluster},
     config::{Config, Folder, Kubernetes, Source},
     live::Live,
     manifests::{FolderSettings, FolderView, watch},
@@ -75,6 +75,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     match failed {
         Some(failed) => Err(failed.into()),
         None => Ok(()),
+    }
+}
+
+/// Removes what control has made in the cluster.
+///
+/// # Errors
+/// When something stays, or the objects are not in a cluster.
+pub async fn uninstall(config: Config) -> anyhow::Result<()> {
+    match config.source {
+        Source::Kubernetes(cluster) => cluster::uninstall(cluster).await,
+        Source::Folder(_) => anyhow::bail!("AMBIT_SOURCE is not kubernetes"),
     }
 }
 

@@ -16,6 +16,7 @@ mod roots;
 mod rotation;
 mod source;
 mod stated;
+mod uninstall;
 mod view;
 
 use std::{sync::Arc, time::Duration};
@@ -24,8 +25,11 @@ use anyhow::Context as _;
 use kubernetes::{Api, Leadership, LeaseSettings, lead};
 use runtime::{Tasks, readiness::Gate};
 
-pub(crate) use self::view::{ClusterView, ShownWatch};
 use self::{bundle::Bundle, conditions::Conditions, roots::Roots, rotation::Rotation, stated::StatedObjects};
+pub(crate) use self::{
+    uninstall::uninstall,
+    view::{ClusterView, ShownWatch},
+};
 use crate::{
     ca::{Root, Signer},
     config::Kubernetes,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The control plane's process.
+//! `control`: the control plane, until a signal. `control uninstall`: removes what it has made in the cluster.
 
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use control::{app, config::Config};
 
 fn main() -> ExitCode {
@@ -17,8 +17,14 @@ fn main() -> ExitCode {
 }
 
 fn start() -> anyhow::Result<()> {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
     let config = Config::from_process()?;
     let _log = runtime::log::init(config.log.clone())?;
     let workers = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    workers.context("cannot start threads")?.block_on(app::run(config))
+    let workers = workers.context("cannot start threads")?;
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [] => workers.block_on(app::run(config)),
+        ["uninstall"] => workers.block_on(app::uninstall(config)),
+        _ => bail!("unknown arguments; usage: control [uninstall]"),
+    }
 }

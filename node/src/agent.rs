@@ -17,9 +17,9 @@ use crate::{
     api,
     capture::Capture,
     chain::Chain,
-    config::Config,
+    config::{ClusterConfig, Config},
     enrol::Enrolment,
-    metrics,
+    mark, metrics,
     record::{Record, Records},
     standing::Presence,
     zds::Announcements,
@@ -29,6 +29,8 @@ use crate::{
 const DRAIN: Duration = Duration::from_secs(15);
 /// Nothing else has anything to finish.
 const CLOSE: Duration = Duration::from_secs(1);
+/// To tell the mesh about all pods of the node.
+const UNMARK: Duration = Duration::from_secs(10);
 
 /// Tasks by when they end: who asks for work ends before the work, and ztunnels are let go last.
 struct Groups {
@@ -122,6 +124,11 @@ async fn leave(config: &Config, enrolment: Enrolment) -> anyhow::Result<()> {
     let installation = config.cluster.as_ref().and_then(|cluster| cluster.installation.as_ref());
     let uninstalled = installation.map_or(Ok(()), |installation| installation.uninstall());
     let records: Vec<_> = enrolment.records()?.into_iter().filter_map(Result::ok).collect();
+    if let Some(cluster) = &config.cluster
+        && tokio::time::timeout(UNMARK, unmark(cluster, &records)).await.is_err()
+    {
+        tracing::warn!("the API server does not answer: the mesh is not told that pods leave it");
+    }
     let count = records.len();
     enrolment.discard(records).await;
     let left = enrolment.list();
@@ -139,6 +146,23 @@ async fn leave(config: &Config, enrolment: Enrolment) -> anyhow::Result<()> {
     uninstalled.context("cannot take the CNI configuration back")?;
     tracing::info!(pods = count, "every pod is released");
     Ok(())
+}
+
+/// Nobody is to send pods that leave what only ztunnel understands. Best effort: the role may be gone, and the annotation
+/// means nothing without a mesh.
+async fn unmark(cluster: &ClusterConfig, records: &[Record]) {
+    let api = match cluster.access.open().await {
+        Ok(api) => api,
+        Err(error) => {
+            return tracing::warn!(error = %Chain(&error), "the mesh is not told that pods leave it");
+        }
+    };
+    for Record { pod, .. } in records {
+        let of = mark::Of { uid: &pod.uid, namespace: &pod.namespace, name: &pod.name };
+        if let Err(error) = mark::mark(&api, of, false).await {
+            tracing::warn!(%pod, error = %Chain(&error), "the pod leaves, and the mesh cannot be told");
+        }
+    }
 }
 
 /// Programs loaded, records read, nothing changed yet.
@@ -166,7 +190,8 @@ fn prepare(
     for uid in capture.attached()?.iter().filter(|uid| good.iter().all(|record| record.pod.uid != **uid)) {
         tracing::warn!(%uid, "captured without a record: no traffic until it is added again");
     }
-    Ok((Enrolment::new(records, capture, announcements.clone(), tasks.clone()), good))
+    let announcements = announcements.clone();
+    Ok((Enrolment::new(records, capture, announcements, &config.proc_sys, tasks.clone()), good))
 }
 
 /// Everything pinned below a folder of a bpffs, and the folder. What nothing else holds goes with its pin.

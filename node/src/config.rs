@@ -14,7 +14,7 @@ use runtime::{
     log::{Filter, Format, LogSettings},
 };
 
-use crate::{conflist::PluginSettings, install::Installation, rules::Rules};
+use crate::{conflist::PluginSettings, install::Installation, rules::Rules, sysctl::PROC_SYS};
 
 /// Where the plugin finds the agent unless it is told otherwise.
 const API: &str = "/var/run/ambit/node.sock";
@@ -32,6 +32,8 @@ pub struct Config {
     pub metrics: SocketAddr,
     /// `AMBIT_BPF_DIR`: the folder of pins, in a bpffs.
     pub bpf_dir: PathBuf,
+    /// `AMBIT_PROC_SYS`: where kernel settings are read and written.
+    pub proc_sys: PathBuf,
     /// `AMBIT_EXEMPT_PEERS`: whose connections to pods go straight to the application (probes of the node).
     pub exempt_peers: Vec<IpNet>,
     /// `AMBIT_TRUST_MARK`: whether a mark proves the proxy, for Istio's ztunnel.
@@ -89,6 +91,7 @@ impl Config {
             state: env.path("AMBIT_NODE_STATE", "/var/run/ambit/pods"),
             metrics: env.address("AMBIT_NODE_METRICS", SocketAddr::from((Ipv4Addr::LOCALHOST, 15024))),
             bpf_dir: env.path("AMBIT_BPF_DIR", "/sys/fs/bpf/ambit"),
+            proc_sys: env.path("AMBIT_PROC_SYS", PROC_SYS),
             exempt_peers: env.list(
                 "AMBIT_EXEMPT_PEERS",
                 "IP addresses or networks such as 10.20.0.0/24",

@@ -10,6 +10,7 @@ mod steps;
 
 use std::{
     future::Future,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -72,8 +73,14 @@ pub struct Status {
 
 impl Enrolment {
     /// No pods yet.
-    pub fn new(records: Records, capture: Capture, announcements: Announcements, tasks: Tasks) -> Self {
-        let steps = Arc::new(Steps { records, capture, announcements });
+    pub fn new(
+        records: Records,
+        capture: Capture,
+        announcements: Announcements,
+        proc_sys: &Path,
+        tasks: Tasks,
+    ) -> Self {
+        let steps = Arc::new(Steps { records, capture, announcements, proc_sys: proc_sys.into() });
         Self { steps, places: Places::default(), tasks }
     }
 

@@ -28,13 +28,15 @@ pub enum Step {
     Release(Uid, Reason),
     /// The API server no longer has it. It may still run: a pod can be deleted by force.
     Absent(Uid),
+    /// Tell the mesh whether the pod takes HBONE.
+    Mark(Box<PodObject>, bool),
 }
 
 impl Step {
     /// The pod that it is about.
     pub fn uid(&self) -> &Uid {
         match self {
-            Self::Enrol(pod, _) => &pod.uid,
+            Self::Enrol(pod, _) | Self::Mark(pod, _) => &pod.uid,
             Self::Release(uid, _) | Self::Absent(uid) => uid,
         }
     }
@@ -72,6 +74,19 @@ impl Ledger {
         self.pods.values().find(|pod| pod.uid == *uid)
     }
 
+    /// The mesh has been told whether a pod takes HBONE; the watch will say the same.
+    pub fn pod_is_marked(&mut self, uid: &Uid, marked: bool) {
+        for pod in self.pods.values_mut().filter(|pod| pod.uid == *uid) {
+            pod.mark(marked);
+        }
+    }
+
+    /// Whether a pod is captured, not served yet, and the mesh has not been told of it: nothing else says when it is.
+    pub fn awaits_mark(&self, captured: &[Status]) -> bool {
+        let pending = captured.iter().filter(|status| matches!(status.state, State::Pending(_)));
+        pending.filter_map(|status| self.pod(&status.pod.uid)).any(|pod| !pod.is_marked())
+    }
+
     /// What is to be done, given what is captured.
     pub fn steps(&self, rules: &Rules, captured: &[Status]) -> Vec<Step> {
         let captured: BTreeMap<_, _> = captured.iter().map(|status| (&status.pod.uid, status)).collect();
@@ -84,9 +99,16 @@ impl Ledger {
                 (Verdict::Enrol(treatment), status) => {
                     if is_up(pod) && status.is_none_or(|status| needs_work(status, pod, treatment)) {
                         steps.push(Step::Enrol(Box::new(pod.clone()), treatment));
+                    } else if !pod.is_marked() && status.is_some_and(|status| status.state == State::Enrolled)
+                    {
+                        steps.push(Step::Mark(Box::new(pod.clone()), true));
                     }
                 }
                 (Verdict::Skip(reason), Some(_)) => steps.push(Step::Release(pod.uid.clone(), reason)),
+                // Left by an agent that could not take it back. A pod of another mesh is marked by that one.
+                (Verdict::Skip(Reason::NotLabelled | Reason::OptedOut), None) if pod.is_marked() => {
+                    steps.push(Step::Mark(Box::new(pod.clone()), false));
+                }
                 (Verdict::Skip(_), None) => {}
             }
         }

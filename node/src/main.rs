@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `node-agent`: serves pods until a signal. `node-agent detach --all`: gives every pod back and removes all pins.
+//! `node-agent uninstall`: ends all agents of the cluster.
 
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use node::{agent, config::Config};
+use node::{agent, config::Config, uninstall};
 
 /// The agent waits more than it works.
 const WORKERS: usize = 2;
@@ -28,6 +29,10 @@ fn start() -> anyhow::Result<()> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [] => workers.block_on(agent::run(config)),
         ["detach", "--all"] => workers.block_on(agent::detach_all(config)),
-        _ => bail!("unknown arguments; usage: node-agent [detach --all]"),
+        ["uninstall"] => {
+            let cluster = config.cluster.context("AMBIT_KUBERNETES is not set")?;
+            workers.block_on(uninstall::run(&cluster))
+        }
+        _ => bail!("unknown arguments; usage: node-agent [detach --all | uninstall]"),
     }
 }

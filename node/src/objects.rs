@@ -14,6 +14,11 @@ pub type Labels = BTreeMap<String, String>;
 /// Where a static pod's mirror keeps the uid under which kubelet runs it.
 const STATIC_UID: &str = "kubernetes.io/config.hash";
 
+/// On a pod that is captured, for whoever tells the mesh about it: it takes HBONE. Istio's name.
+pub const REDIRECTION: &str = "ambient.istio.io/redirection";
+/// The value of [`REDIRECTION`].
+pub const ENABLED: &str = "enabled";
+
 /// A pod of this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodObject {
@@ -60,6 +65,20 @@ impl PodObject {
     /// Whether a runtime that knows the pod as `uid` means this one.
     pub fn is_known_as(&self, uid: &str) -> bool {
         self.uid.as_str() == uid || self.annotations.get(STATIC_UID).is_some_and(|hash| hash == uid)
+    }
+
+    /// Whether the mesh has been told that it takes HBONE.
+    pub fn is_marked(&self) -> bool {
+        self.annotations.get(REDIRECTION).is_some_and(|value| value == ENABLED)
+    }
+
+    /// Notes what the mesh has been told.
+    pub fn mark(&mut self, marked: bool) {
+        if marked {
+            self.annotations.insert(REDIRECTION.to_owned(), ENABLED.to_owned());
+        } else {
+            self.annotations.remove(REDIRECTION);
+        }
     }
 
     /// Every uid under which kubelet may run it.

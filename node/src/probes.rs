@@ -109,11 +109,22 @@ struct Group {
 fn look(root: Option<&Path>) -> Result<Group, GroupError> {
     let proc = Path::new(PROC);
     let pid = kubelet(proc)?;
-    let root = match root {
-        Some(root) => root.to_owned(),
-        None => mount(proc)?,
-    };
-    group(proc, &root, pid)
+    match root {
+        Some(root) => group(proc, root, pid),
+        None => among(proc, &mounts(proc)?, pid),
+    }
+}
+
+/// A container sees its own part of the hierarchy, and the node's where it is given that too.
+fn among(proc: &Path, roots: &[PathBuf], pid: u32) -> Result<Group, GroupError> {
+    let mut outcome = Err(GroupError::NoGroup);
+    for root in roots {
+        outcome = group(proc, root, pid);
+        if !matches!(outcome, Err(GroupError::Elsewhere { .. })) {
+            break;
+        }
+    }
+    outcome
 }
 
 /// The process called kubelet that is in the network namespace that we are in, which is the node's.
@@ -140,13 +151,13 @@ fn name(proc: &Path, pid: u32) -> String {
 }
 
 /// Where the hierarchy of version 2 is mounted.
-fn mount(proc: &Path) -> Result<PathBuf, GroupError> {
+fn mounts(proc: &Path) -> Result<Vec<PathBuf>, GroupError> {
     let mounts = fs::read_to_string(proc.join("self/mountinfo")).map_err(GroupError::Unreadable)?;
     let unified = mounts.lines().filter_map(|line| {
         let (mount, kind) = line.split_once(" - ")?;
         kind.starts_with("cgroup2 ").then(|| mount.split(' ').nth(4)).flatten()
     });
-    unified.map(PathBuf::from).next().ok_or(GroupError::NoGroup)
+    Ok(unified.map(PathBuf::from).collect())
 }
 
 fn group(proc: &Path, root: &Path, pid: u32) -> Result<Group, GroupError> {
@@ -257,6 +268,17 @@ mod tests {
         machine.process("71", "mount", 70, ("node", "/system.slice/kubelet.service"));
         machine.process("80", KUBELET, 1, ("pod", "/kubepods/x"));
         assert_eq!(machine.look().unwrap().path, machine.path("cgroup/system.slice/kubelet.service"));
+    }
+
+    #[test]
+    fn the_hierarchy_that_has_kubelet_is_found_among_several() {
+        let machine = Machine::new();
+        machine.process("70", KUBELET, 1, ("node", "/../../system.slice/kubelet.service"));
+        let (own, host) = (machine.path("own"), machine.path("cgroup"));
+        let found = among(&machine.path("proc"), &[own.clone(), host], 70).unwrap();
+        assert_eq!(found.path, machine.path("cgroup/system.slice/kubelet.service"));
+        assert!(matches!(among(&machine.path("proc"), &[own], 70), Err(GroupError::Elsewhere { .. })));
+        assert!(matches!(among(&machine.path("proc"), &[], 70), Err(GroupError::NoGroup)));
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod trouble;
 
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
-use kubernetes::{Api, Event, Happened, Resource, Watch};
+use kubernetes::{Api, ApiError, Event, Happened, Resource, Watch};
 use parking_lot::Mutex;
 use runtime::Tasks;
 use tokio::{sync::mpsc, sync::watch, time::Instant};
@@ -20,6 +20,7 @@ use crate::{
     chain::Chain,
     enrol::{AddError, Enrolment, RemoveError},
     ledger::{Ledger, Step},
+    mark,
     netns::running::{self, Marks},
     objects::{Labels, NamespaceJson, PodJson, PodObject},
     pod::{Pod, PodError, Treatment, Uid},
@@ -32,6 +33,8 @@ const QUEUE: usize = 256;
 const AT_ONCE: usize = 16;
 /// The longest time between two looks at everything, in case that something changed that no watch tells of.
 const LOOK: Duration = Duration::from_secs(30);
+/// The same while a captured pod waits to be served, after which the mesh is to be told of it.
+const SOON: Duration = Duration::from_secs(1);
 const PROC: &str = "/proc";
 
 /// Objects of both watches.
@@ -81,6 +84,8 @@ enum EnrolError {
     Remove(#[from] RemoveError),
     #[error("looking for the pod died")]
     Died(#[source] tokio::task::JoinError),
+    #[error("the mesh cannot be told whether the pod takes HBONE (patch on pods/status)")]
+    Mark(#[source] ApiError),
 }
 
 /// How a step ended.
@@ -102,8 +107,8 @@ impl Watcher {
         };
         let shutdown = round.watcher.tasks.shutdown();
         loop {
-            let wake =
-                round.troubles.next().unwrap_or_else(|| Instant::now() + LOOK).min(Instant::now() + LOOK);
+            let look = Instant::now() + if round.awaits_mark() { SOON } else { LOOK };
+            let wake = round.troubles.next().map_or(look, |next| next.min(look));
             tokio::select! {
                 () = shutdown.requested() => return,
                 Some(event) = happened.recv() => {
@@ -162,12 +167,31 @@ impl Watcher {
             Step::Enrol(pod, treatment) => self.enrol(&pod, treatment).await,
             Step::Release(uid, reason) => {
                 tracing::info!(%uid, %reason, "the pod leaves the mesh");
+                self.unmark(&uid).await;
                 match self.enrolment.remove(&uid).await {
                     Ok(()) | Err(RemoveError::Unknown) => Ok(()),
                     Err(error) => Err(error.into()),
                 }
             }
             Step::Absent(uid) => Ok(self.absent(&uid).await?),
+            Step::Mark(pod, marked) => self.mark(&pod, marked).await.map_err(EnrolError::Mark),
+        }
+    }
+
+    async fn mark(&self, pod: &PodObject, marked: bool) -> Result<(), ApiError> {
+        let of = mark::Of { uid: &pod.uid, namespace: &pod.namespace, name: &pod.name };
+        mark::mark(&self.api, of, marked).await?;
+        self.ledger.lock().pod_is_marked(&pod.uid, marked);
+        tracing::debug!(uid = %pod.uid, marked, "the mesh is told of the pod");
+        Ok(())
+    }
+
+    /// Before it is released, so that nobody is sent to a port that nobody serves. It is tried again afterwards.
+    async fn unmark(&self, uid: &Uid) {
+        let pod = self.ledger.lock().pod(uid).filter(|pod| pod.is_marked()).cloned();
+        let Some(pod) = pod else { return };
+        if let Err(error) = self.mark(&pod, false).await {
+            tracing::warn!(%uid, error = %Chain(&error), "the pod leaves, and the mesh cannot be told");
         }
     }
 
@@ -229,6 +253,10 @@ struct Round {
 }
 
 impl Round {
+    fn awaits_mark(&self) -> bool {
+        self.watcher.ledger.lock().awaits_mark(&self.watcher.enrolment.list())
+    }
+
     fn note(&mut self, Happened { of, event }: Happened<Kind, Object>) {
         let mut ledger = self.watcher.ledger.lock();
         match (of, event) {

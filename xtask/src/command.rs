@@ -3,7 +3,7 @@
 
 use clap::Parser;
 
-use crate::{bench, check, cluster, demo, ebpf, fuzz, image, lab, step, test, tidy};
+use crate::{bench, check, cluster, crds, demo, ebpf, fuzz, image, lab, step, test, tidy};
 
 /// Build, check, test and run Ambit.
 #[derive(Parser)]
@@ -18,6 +18,7 @@ pub(crate) enum Command {
     Cluster(cluster::Cluster),
     Demo(demo::Demo),
     Bench(bench::Bench),
+    Crds(crds::Crds),
     Fuzz(fuzz::Fuzz),
     Image(image::Image),
     Ebpf(step::Ebpf),
@@ -33,6 +34,7 @@ impl Command {
             Self::Cluster(cluster) => cluster.run(),
             Self::Demo(demo) => demo.run(),
             Self::Bench(bench) => bench.run(),
+            Self::Crds(crds) => crds.run(),
             Self::Fuzz(fuzz) => fuzz.run(),
             Self::Image(image) => image.run(),
             Self::Ebpf(ebpf) => ebpf::run(ebpf.check),

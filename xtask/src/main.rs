@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod cluster;
 mod command;
+mod crds;
 mod demo;
 mod ebpf;
 mod fuzz;

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use kubernetes::{Api, Event, Happened, Leadership, Resource, Watch, json};
+use kubernetes::{Api, Event, Happened, Leadership, Resource, Watch, Within, json};
 use runtime::Shutdown;
 use serde::Deserialize;
 use serde_json::{Value, json as object};
@@ -116,6 +116,23 @@ impl Bundle {
             "data": {ROOTS: bundle},
         })
     }
+}
+
+/// The path by which all of this name are listed.
+pub(super) fn list(name: &str) -> String {
+    format!("{}?fieldSelector=metadata.name%3D{name}", MAPS.path(&Within::Cluster))
+}
+
+/// Whether control has written it.
+pub(super) fn is_ours(map: &Value) -> bool {
+    let labels = map.pointer("/metadata/labels");
+    labels.and_then(|labels| labels.get(OURS.0)).and_then(Value::as_str) == Some(OURS.1)
+}
+
+/// Where a listed one is.
+pub(super) fn path(map: &Value) -> Option<String> {
+    let text = |pointer| map.pointer(pointer).and_then(Value::as_str);
+    Some(MAPS.object(text("/metadata/namespace")?, text("/metadata/name")?))
 }
 
 impl Map {

@@ -88,6 +88,28 @@ impl Api {
         self.call(Method::PATCH, &path, Some(("application/apply-patch+yaml", body))).await
     }
 
+    /// Changes the fields that `change` has (RFC 7396): null removes one, and the rest of the object stays.
+    ///
+    /// # Errors
+    /// When it is refused; with a conflict when `change` names another uid or version than the object has.
+    pub async fn merge(&self, path: &str, manager: &str, change: &Value) -> Result<Value, ApiError> {
+        let path = format!("{path}?fieldManager={}", encode(manager));
+        let body = body(&path, change)?;
+        self.call(Method::PATCH, &path, Some(("application/merge-patch+json", body))).await
+    }
+
+    /// Deletes an object, and what it owns before itself. One that is not there is as good as deleted.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn delete(&self, path: &str) -> Result<(), ApiError> {
+        let options = serde_json::json!({"propagationPolicy": "Foreground"});
+        match self.call::<Value>(Method::DELETE, path, Some((JSON, body(path, &options)?))).await {
+            Err(error) if error.is_absent() => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,

@@ -72,6 +72,8 @@ pub(super) struct Steps {
     pub(super) records: Records,
     pub(super) capture: Capture,
     pub(super) announcements: Announcements,
+    /// Where the kernel shows its settings; in a container `/proc/sys` itself cannot be written.
+    pub(super) proc_sys: Arc<Path>,
 }
 
 impl Held {
@@ -125,13 +127,13 @@ impl Steps {
     ) -> Result<(), StepError> {
         match action {
             Action::Record => self.record(held).await?,
-            Action::Route => route(held).await?,
+            Action::Route => route(held, &self.proc_sys).await?,
             Action::Attach => self.capture.attach(&held.pod, held.opened()?).await?,
             Action::Announce => self.announcements.announce(held.workload(), patience).await?,
             Action::Withdraw => self.announcements.withdraw(&held.pod.uid, WITHDRAW_PATIENCE).await,
             Action::Release => self.capture.release(&held.pod.uid).await?,
             Action::Detach => self.capture.detach(&held.pod.uid).await?,
-            Action::Unroute => unroute(held).await?,
+            Action::Unroute => unroute(held, &self.proc_sys).await?,
             Action::Forget => self.records.forget(&held.pod.uid)?,
         }
         Ok(())
@@ -149,7 +151,10 @@ impl Steps {
         let survey = match &held.survey {
             // A look at a namespace that is captured already would take our settings for its own.
             Some(survey) => survey.clone(),
-            None => held.opened()?.run(survey).await??,
+            None => {
+                let root = Arc::clone(&self.proc_sys);
+                held.opened()?.run(move || survey(&root)).await??
+            }
         };
         self.records.save(&record(held, &survey, Intent::Stay))?;
         held.survey = Some(survey);
@@ -167,17 +172,17 @@ fn record(held: &Held, survey: &Survey, intent: Intent) -> Record {
     }
 }
 
-fn survey() -> Result<Survey, SysctlError> {
-    let root = Path::new(sysctl::PROC_SYS);
+fn survey(root: &Path) -> Result<Survey, SysctlError> {
     let families = if sysctl::has_ipv6(root) { Families::Dual } else { Families::V4 };
     Ok(Survey { families, sysctls: sysctl::survey(root)? })
 }
 
-async fn route(held: &Held) -> Result<(), StepError> {
+async fn route(held: &Held, root: &Arc<Path>) -> Result<(), StepError> {
     let Some(families) = held.survey.as_ref().map(|survey| survey.families) else { return Ok(()) };
+    let root = Arc::clone(root);
     let work = move || -> Result<(usize, usize), StepError> {
         // Settings first: a rule without them would already change what arrives.
-        Ok((sysctl::apply(Path::new(sysctl::PROC_SYS))?, routes::ensure(families)?))
+        Ok((sysctl::apply(&root)?, routes::ensure(families)?))
     };
     let (settings, lines) = held.opened()?.run(work).await??;
     if held.standing >= Some(Rung::Attached) && settings + lines > 0 {
@@ -186,11 +191,12 @@ async fn route(held: &Held) -> Result<(), StepError> {
     Ok(())
 }
 
-async fn unroute(held: &Held) -> Result<(), StepError> {
+async fn unroute(held: &Held, root: &Arc<Path>) -> Result<(), StepError> {
     let Some(survey) = held.survey.clone() else { return Ok(()) };
+    let root = Arc::clone(root);
     let work = move || -> Result<(), StepError> {
         routes::remove(survey.families)?;
-        Ok(sysctl::restore(Path::new(sysctl::PROC_SYS), &survey.sysctls)?)
+        Ok(sysctl::restore(&root, &survey.sysctls)?)
     };
     held.opened()?.run(work).await?
 }

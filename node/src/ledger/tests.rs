@@ -19,6 +19,12 @@ fn pod(uid: &str) -> PodObject {
     running(uid, "shop", &format!("web-{uid}"))
 }
 
+fn marked(uid: &str) -> PodObject {
+    let mut pod = pod(uid);
+    pod.mark(true);
+    pod
+}
+
 fn captured(uid: &str, state: State) -> Status {
     let object = pod(uid);
     let pod = Pod {
@@ -47,6 +53,8 @@ fn words(steps: &[Step]) -> Vec<String> {
         Step::Enrol(..) => "enrol",
         Step::Release(..) => "release",
         Step::Absent(_) => "absent",
+        Step::Mark(_, true) => "mark",
+        Step::Mark(_, false) => "unmark",
     };
     steps.iter().map(|step| format!("{} {}", word(step), step.uid())).collect()
 }
@@ -62,6 +70,8 @@ fn a_running_pod_comes_and_goes_with_the_labels() {
     ledger.namespace_is("shop".to_owned(), labels(Some(AMBIENT)));
     check(&ledger, &[], &["enrol a"]);
     let held = [captured("a", State::Enrolled)];
+    check(&ledger, &held, &["mark a"]);
+    ledger.pod_is_marked(&pod("a").uid, true);
     check(&ledger, &held, &[]);
     ledger.pod_is(PodObject { labels: labels(Some(NONE)), ..pod("a") });
     check(&ledger, &held, &["release a"]);
@@ -81,12 +91,31 @@ fn a_pod_without_a_sandbox_is_left_to_the_plugin_and_one_that_has_ended_is_let_g
 
 #[test]
 fn what_failed_or_has_changed_is_done_again_and_what_waits_for_ztunnel_is_not() {
-    let ledger = ledger([pod("a")], Some(AMBIENT));
+    let ledger = ledger([marked("a")], Some(AMBIENT));
     check(&ledger, &[captured("a", State::Pending("no ztunnel connected".to_owned()))], &[]);
     check(&ledger, &[captured("a", State::Failed("no memory".to_owned()))], &["enrol a"]);
     let mut other = captured("a", State::Enrolled);
     other.pod.treatment.dns = Capturing::Off;
     check(&ledger, &[other], &["enrol a"]);
+}
+
+#[test]
+fn the_mesh_is_told_of_a_pod_when_it_is_served_and_not_before() {
+    let held = |state| [captured("a", state)];
+    let pending = held(State::Pending("no ztunnel connected".to_owned()));
+    let ledger_of = |pod| ledger([pod], Some(AMBIENT));
+    assert!(ledger_of(pod("a")).awaits_mark(&pending) && !ledger_of(marked("a")).awaits_mark(&pending));
+    check(&ledger_of(pod("a")), &pending, &[]);
+    check(&ledger_of(pod("a")), &held(State::Enrolled), &["mark a"]);
+    // Captured without a ztunnel it still takes nothing but HBONE.
+    check(&ledger_of(marked("a")), &pending, &[]);
+}
+
+#[test]
+fn a_mark_that_was_left_behind_is_taken_away_and_another_meshs_is_not() {
+    check(&ledger([marked("a")], None), &[], &["unmark a"]);
+    let rules = Rules { revision: Some("ours".to_owned()), ..Rules::default() };
+    assert_eq!(ledger([marked("a")], Some(AMBIENT)).steps(&rules, &[]), []);
 }
 
 #[test]
@@ -118,15 +147,23 @@ proptest! {
         held in prop::collection::btree_set(0..8_usize, 0..8),
     ) {
         let pods = modes.iter().enumerate().map(|(index, mode)| PodObject { labels: labels(*mode), ..pod(&index.to_string()) });
-        let ledger = ledger(pods, namespace);
+        let mut ledger = ledger(pods, namespace);
         let rules = Rules::default();
         let mut held: BTreeMap<_, _> = held.iter().map(|index| captured(&index.to_string(), State::Enrolled))
             .map(|status| (status.pod.uid.clone(), status)).collect();
         let list = |held: &BTreeMap<Uid, Status>| held.values().cloned().collect::<Vec<_>>();
         for step in ledger.steps(&rules, &list(&held)) {
             match step {
+                // A pod is marked once it is in.
+                Step::Mark(..) => {}
                 Step::Enrol(pod, _) => drop(held.insert(pod.uid.clone(), captured(pod.uid.as_str(), State::Enrolled))),
                 Step::Release(uid, _) | Step::Absent(uid) => drop(held.remove(&uid)),
+            }
+        }
+        for step in ledger.steps(&rules, &list(&held)) {
+            match step {
+                Step::Mark(pod, marked) => ledger.pod_is_marked(&pod.uid, marked),
+                other => prop_assert!(false, "{other:?}"),
             }
         }
         prop_assert!(ledger.steps(&rules, &list(&held)).is_empty());

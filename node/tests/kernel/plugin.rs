@@ -84,7 +84,8 @@ impl Agent {
         let (tasks, announcements) = (Tasks::new(), Announcements::new());
         let records = Records::open(&folder.path().join("pods")).unwrap();
         let capture = Capture::load(Settings::embedded(bpf_dir.clone()), Vec::new()).unwrap();
-        let enrolment = Enrolment::new(records, capture, announcements.clone(), tasks.clone());
+        let enrolment =
+            Enrolment::new(records, capture, announcements.clone(), Path::new("/proc/sys"), tasks.clone());
         let listener = Listener::bind(&folder.path().join("zds.sock")).unwrap();
         drop(tasks.spawn("zds", zds::serve(listener, announcements, tasks.clone())));
         let admission = Admission::new(enrolment.clone(), Rules::default(), table.clone());

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     checks::{Check, Stage, checks, knows_pod},
-    plane::{SOON, until},
+    plane::{SOON, roles, until},
 };
 
 /// Until a picture counts as old, and a little.
@@ -110,7 +110,7 @@ async fn another_leader_takes_over_when_the_first_is_killed(stage: &Stage) -> Re
 }
 
 async fn a_role_that_is_missing_is_named(stage: &Stage) -> Result<()> {
-    let roles = include_str!("roles.yaml");
+    let roles = roles(&stage.scene.cluster).await?;
     let without = roles.replace("namespaces, nodes, pods, services,", "namespaces, nodes, services,");
     ensure!(without != roles, "the roles have changed");
     stage.apply(&without).await?;
@@ -125,7 +125,7 @@ async fn a_role_that_is_missing_is_named(stage: &Stage) -> Result<()> {
         Ok(())
     })
     .await;
-    stage.apply(roles).await?;
+    stage.apply(&roles).await?;
     named?;
     third.ready().await
 }

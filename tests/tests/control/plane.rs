@@ -44,10 +44,20 @@ pub(crate) struct Plane {
     ports: (u16, u16),
 }
 
+/// What control may do in a cluster, as the chart says it.
+pub(crate) async fn roles(cluster: &KubeCluster) -> Result<String> {
+    const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/control");
+    const NAMESPACE: &str = "{apiVersion: v1, kind: Namespace, metadata: {name: ambit-system}}";
+    let only = ["--show-only", "templates/role.yaml", "--show-only", "templates/serviceaccount.yaml"];
+    let template = ["template", "ambit", CHART, "--namespace", "ambit-system"];
+    let roles = cluster.helm(&[template.as_slice(), only.as_slice()].concat()).await?;
+    Ok(format!("{NAMESPACE}\n---\n{roles}"))
+}
+
 impl Scene {
     /// Gives control its roles, and makes some nodes and pods.
     pub(crate) async fn prepare(cluster: KubeCluster, settings: Settings) -> Result<Self> {
-        cluster.apply(include_str!("roles.yaml")).await?;
+        cluster.apply(&roles(&cluster).await?).await?;
         eventually(SOON, "manifests taken", async || cluster.apply(include_str!("mesh.yaml")).await).await?;
         for (pod, ip) in [("cart", "10.9.0.1"), ("till", "10.9.0.2")] {
             let status = json!({"status": {

@@ -20,10 +20,12 @@ use nix::{
 use crate::kube::place::Views;
 
 /// Places that a node has for itself, and the folder of the node that is shown there.
-pub(super) const OWN: [(&str, &str); 6] = [
+pub(super) const OWN: [(&str, &str); 8] = [
     ("/etc/cni/net.d", "cni-conf"),
     ("/opt/cni/bin", "cni-bin"),
+    ("/run/ambit", "run-ambit"),
     ("/run/containerd", "run-containerd"),
+    ("/run/ztunnel", "run-ztunnel"),
     ("/var/lib/cni", "cni"),
     ("/var/lib/kubelet", "kubelet"),
     ("/var/log", "log"),
