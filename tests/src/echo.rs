@@ -30,3 +30,5 @@ pub const HTTP: u16 = 8080;
 pub const TCP: u16 = 9000;
 /// Port that speaks first: one line with its name, then it echoes.
 pub const BANNER: u16 = 9001;
+/// Port of gRPC's health service (`grpc.health.v1.Health`), over HTTP/2 without TLS.
+pub const GRPC: u16 = 9002;

@@ -19,14 +19,17 @@ pub mod certificates;
 pub mod cgroup;
 pub mod clean;
 pub mod control_plane;
+pub mod mesh;
 mod modules;
 pub mod network;
 pub mod node;
 pub mod place;
 pub mod shape;
+pub mod suite;
 
 use std::{
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -60,6 +63,9 @@ use shape::{node_name, record_name};
 const NODES_READY: Duration = Duration::from_secs(120);
 /// How long one call of kubectl may take, unless it says otherwise itself.
 const KUBECTL: Duration = Duration::from_secs(300);
+
+/// How long kubectl may take to forward a port.
+const FORWARDED: Duration = Duration::from_secs(30);
 
 /// What differs between two clusters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,6 +213,26 @@ impl KubeCluster {
         self.run("helm", arguments).await
     }
 
+    /// Forwards a port of a pod (`pod/web-0`) to one of the machine, as long as what is returned lives.
+    ///
+    /// # Errors
+    /// When kubectl does not start to.
+    pub async fn forward(&self, namespace: &str, pod: &str, port: u16) -> Result<Forwarded> {
+        let number = self.files.fetch_add(1, Ordering::Relaxed);
+        let log = self.shape.log(&format!("forward-{number}"));
+        let port = format!(":{port}");
+        let arguments = ["-n", namespace, "port-forward", "--address", "127.0.0.1", pod, &port];
+        let process = self.start_program(self.tool("kubectl", &arguments, log.clone()))?;
+        let announced = async || {
+            let said = fs::read_to_string(&log)?;
+            let rest = said.split_once("Forwarding from ").context("nothing is forwarded")?.1;
+            let (address, _) = rest.split_once(" ->").context("half a line")?;
+            Ok(address.parse()?)
+        };
+        let address = eventually(FORWARDED, "kubectl port-forward", announced).await?;
+        Ok(Forwarded { address, _process: process })
+    }
+
     /// Applies manifests.
     ///
     /// # Errors
@@ -266,20 +292,8 @@ impl KubeCluster {
     }
 
     async fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
-        let line = format!("{program} {}", arguments.join(" "));
-        let state = |file: &str| self.shape.state.join(file).display().to_string();
-        let launch = Launch {
-            name: line.clone(),
-            program: self.shape.tools.program(program),
-            arguments: arguments.iter().map(|word| (*word).to_owned()).collect(),
-            environment: vec![
-                ("KUBECONFIG".to_owned(), state("kubeconfig")),
-                ("HOME".to_owned(), state("home")),
-            ],
-            namespace: None,
-            resolv_conf: None,
-            log: PathBuf::new(),
-        };
+        let launch = self.tool(program, arguments, PathBuf::new());
+        let line = launch.name.clone();
         let output = process::output(launch, KUBECTL).await?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
         ensure!(
@@ -290,6 +304,23 @@ impl KubeCluster {
             text(&output.stdout)
         );
         Ok(text(&output.stdout))
+    }
+
+    /// A program of the tools that asks the API server as an administrator.
+    fn tool(&self, program: &str, arguments: &[&str], log: PathBuf) -> Launch {
+        let state = |file: &str| self.shape.state.join(file).display().to_string();
+        Launch {
+            name: format!("{program} {}", arguments.join(" ")),
+            program: self.shape.tools.program(program),
+            arguments: arguments.iter().map(|word| (*word).to_owned()).collect(),
+            environment: vec![
+                ("KUBECONFIG".to_owned(), state("kubeconfig")),
+                ("HOME".to_owned(), state("home")),
+            ],
+            namespace: None,
+            resolv_conf: None,
+            log,
+        }
     }
 
     fn end(&self) -> Result<()> {
@@ -303,6 +334,14 @@ impl KubeCluster {
         self.records.close();
         clean::remove(&self.shape.name).map(drop)
     }
+}
+
+/// A port of a pod that is reached on the machine. Dropping it ends that.
+#[derive(Debug)]
+pub struct Forwarded {
+    /// Where.
+    pub address: SocketAddr,
+    _process: Process,
 }
 
 impl Drop for KubeCluster {

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What control does while all is well.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use futures_util::future::BoxFuture;
 use identity::{AuthorityError, ca::Subject};
-use lab::eventually;
+use lab::{
+    checks, eventually,
+    kube::suite::{Check, say},
+};
 use mesh::{Index, policy::Action};
 use serde_json::{Value, json};
 use xds::Replica;
@@ -17,7 +16,6 @@ use xds::Replica;
 use crate::{
     crds::{AUTHORIZATION, ENTRY, PEER},
     plane::{Plane, SOON, Scene, until},
-    say,
 };
 
 /// The cluster, two replicas of control, and a node proxy that follows the first.
@@ -30,25 +28,7 @@ pub(crate) struct Stage {
     pub(crate) roots: String,
 }
 
-/// One check.
-pub(crate) struct Check {
-    /// A sentence.
-    pub(crate) name: &'static str,
-    /// What happens.
-    pub(crate) play: fn(Arc<Stage>) -> BoxFuture<'static, Result<()>>,
-}
-
-macro_rules! checks {
-    ($($name:ident),* $(,)?) => {
-        vec![$($crate::checks::Check {
-            name: stringify!($name),
-            play: |stage| Box::pin(async move { $name(&stage).await }),
-        }),*]
-    };
-}
-pub(crate) use checks;
-
-pub(crate) fn all() -> Vec<Check> {
+pub(crate) fn all() -> Vec<Check<Stage>> {
     checks![
         two_replicas_that_start_at_once_have_one_root_and_one_leader,
         what_is_applied_with_kubectl_reaches_a_node_proxy,

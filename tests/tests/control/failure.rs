@@ -5,11 +5,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use identity::{AuthorityError, ca::Subject};
-use lab::eventually;
+use lab::{
+    checks, eventually,
+    kube::suite::{Check, say},
+};
 use serde_json::{Value, json};
 
 use crate::{
-    checks::{Check, Stage, checks, knows_pod},
+    checks::{Stage, knows_pod},
     plane::{SOON, roles, until},
 };
 
@@ -17,7 +20,7 @@ use crate::{
 const OLD: Duration = Duration::from_secs(60);
 const API_READY: Duration = Duration::from_secs(120);
 
-pub(crate) fn all() -> Vec<Check> {
+pub(crate) fn all() -> Vec<Check<Stage>> {
     checks![
         without_the_api_server_control_serves_on_says_so_and_certifies_nobody,
         another_leader_takes_over_when_the_first_is_killed,
@@ -48,7 +51,7 @@ async fn without_the_api_server_control_serves_on_says_so_and_certifies_nobody(s
     let started = Instant::now();
     api.merge("/api/v1/namespaces/shop/pods/after/status", &status).await?;
     until(&stage.proxy, "what came after", |index| knows_pod(index, "after")).await?;
-    crate::say(&format!("after the return of the API server a change took {:?}", started.elapsed()));
+    say(&format!("after the return of the API server a change took {:?}", started.elapsed()));
     eventually(SOON, "certificates again", async || {
         let cart = "spiffe://cluster.local/ns/shop/sa/cart";
         Ok(stage.scene.certificate(&stage.first, (&stage.token, Subject::Impersonated), cart).await??)

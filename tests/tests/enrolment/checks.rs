@@ -9,16 +9,16 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use futures_util::future::BoxFuture;
-use lab::{Settings, echo, eventually, http, kube::KubeCluster, process::Process};
+use lab::{
+    Settings, checks, echo, eventually, http,
+    kube::{KubeCluster, mesh::SAMPLE, suite::Check},
+    process::Process,
+};
 use nix::sys::signal::Signal;
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use crate::{
-    IMAGE,
-    node::{Files, NODE, holds},
-};
+use crate::node::{Files, NODE, holds};
 
 const SOON: Duration = Duration::from_secs(60);
 /// For what must not happen.
@@ -34,22 +34,8 @@ pub(crate) struct Scene {
     ztunnel: Mutex<Option<Process>>,
 }
 
-/// One check.
-pub(crate) struct Check {
-    /// A sentence.
-    pub(crate) name: &'static str,
-    /// What happens.
-    pub(crate) play: fn(Arc<Scene>) -> BoxFuture<'static, Result<()>>,
-}
-
-macro_rules! checks {
-    ($($name:ident),* $(,)?) => {
-        vec![$(Check { name: stringify!($name), play: |scene| Box::pin($name(scene)) }),*]
-    };
-}
-
 /// In the order in which they build on each other.
-pub(crate) fn all() -> Vec<Check> {
+pub(crate) fn all() -> Vec<Check<Scene>> {
     checks![
         a1_a_pod_that_was_there_before_joins_and_leaves_by_the_label_of_its_namespace,
         a2_a_pod_starts_only_when_ztunnel_serves_it,
@@ -87,7 +73,7 @@ impl Scene {
     async fn pod(&self, namespace: &str, name: &str, more: &str) -> Result<()> {
         let yaml = format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  \
-             nodeName: {NODE}\n  terminationGracePeriodSeconds: 0\n  containers:\n  - name: app\n    image: {IMAGE}\n    \
+             nodeName: {NODE}\n  terminationGracePeriodSeconds: 0\n  containers:\n  - name: app\n    image: {SAMPLE}\n    \
              imagePullPolicy: Never\n    args: [serve, --name, {name}]\n{more}"
         );
         self.cluster.apply(&yaml).await.map(drop)
@@ -122,7 +108,7 @@ impl Scene {
 }
 
 async fn a1_a_pod_that_was_there_before_joins_and_leaves_by_the_label_of_its_namespace(
-    scene: Arc<Scene>,
+    scene: &Scene,
 ) -> Result<()> {
     scene.namespace("old", "").await?;
     scene.pod("old", "first", "").await?;
@@ -144,7 +130,7 @@ async fn a1_a_pod_that_was_there_before_joins_and_leaves_by_the_label_of_its_nam
     scene.files.reaches("first", None).await
 }
 
-async fn a2_a_pod_starts_only_when_ztunnel_serves_it(scene: Arc<Scene>) -> Result<()> {
+async fn a2_a_pod_starts_only_when_ztunnel_serves_it(scene: &Scene) -> Result<()> {
     let ztunnel = scene.ztunnel.lock().take().context("no ztunnel runs")?;
     ztunnel.kill()?;
     scene.namespace("shop", "istio.io/dataplane-mode: ambient").await?;
@@ -169,9 +155,7 @@ async fn a2_a_pod_starts_only_when_ztunnel_serves_it(scene: Arc<Scene>) -> Resul
     scene.files.reaches("out", None).await
 }
 
-async fn a3_kubelet_s_probes_reach_a_pod_and_other_processes_of_the_node_do_not(
-    scene: Arc<Scene>,
-) -> Result<()> {
+async fn a3_kubelet_s_probes_reach_a_pod_and_other_processes_of_the_node_do_not(scene: &Scene) -> Result<()> {
     let probe = format!(
         "    readinessProbe: {{httpGet: {{path: /, port: {}}}, periodSeconds: 1, timeoutSeconds: 2}}\n",
         echo::HTTP
@@ -192,7 +176,7 @@ async fn a3_kubelet_s_probes_reach_a_pod_and_other_processes_of_the_node_do_not(
     Ok(())
 }
 
-async fn a4_without_the_agent_a_pod_waits_but_not_in_a_listed_namespace(scene: Arc<Scene>) -> Result<()> {
+async fn a4_without_the_agent_a_pod_waits_but_not_in_a_listed_namespace(scene: &Scene) -> Result<()> {
     scene.take_agent()?.kill()?;
     scene.pod("shop", "waits", "").await?;
     scene.pod("kube-system", "passes", "").await?;
@@ -213,7 +197,7 @@ async fn a4_without_the_agent_a_pod_waits_but_not_in_a_listed_namespace(scene: A
     Ok(())
 }
 
-async fn a5_the_cni_configuration_is_put_right_again(scene: Arc<Scene>) -> Result<()> {
+async fn a5_the_cni_configuration_is_put_right_again(scene: &Scene) -> Result<()> {
     let (own, plugin) = (scene.files.configurations().join(OWN), scene.files.plugins().join("ambit-cni"));
     let text = fs::read_to_string(&own).context("our configuration")?;
     ensure!(text.contains("ambit-cni") && text.contains("bridge"), "{text}");
@@ -231,10 +215,10 @@ async fn a5_the_cni_configuration_is_put_right_again(scene: Arc<Scene>) -> Resul
     eventually(SOON, "the change of the primary", async || holds(&own, Some("\"hairpinMode\": false"))).await
 }
 
-async fn a6_a_job_of_a_second_comes_and_goes(scene: Arc<Scene>) -> Result<()> {
+async fn a6_a_job_of_a_second_comes_and_goes(scene: &Scene) -> Result<()> {
     let yaml = format!(
         "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: short, namespace: shop}}\nspec:\n  template:\n    spec:\n      \
-         restartPolicy: Never\n      containers:\n      - {{name: app, image: {IMAGE}, imagePullPolicy: Never, args: [--help]}}\n"
+         restartPolicy: Never\n      containers:\n      - {{name: app, image: {SAMPLE}, imagePullPolicy: Never, args: [--help]}}\n"
     );
     scene.cluster.apply(&yaml).await?;
     scene
@@ -247,7 +231,7 @@ async fn a6_a_job_of_a_second_comes_and_goes(scene: Arc<Scene>) -> Result<()> {
     scene.files.reaches(&name, None).await
 }
 
-async fn a7_the_taint_goes_when_the_node_is_ready(scene: Arc<Scene>) -> Result<()> {
+async fn a7_the_taint_goes_when_the_node_is_ready(scene: &Scene) -> Result<()> {
     scene.take_agent()?.kill()?;
     let taints =
         async || scene.cluster.kubectl(&["get", "node", NODE, "-o", "jsonpath={.spec.taints[*].key}"]).await;
@@ -265,14 +249,14 @@ async fn a7_the_taint_goes_when_the_node_is_ready(scene: Arc<Scene>) -> Result<(
 }
 
 async fn a8_an_agent_that_is_replaced_leaves_everything_and_one_that_is_uninstalled_nothing(
-    scene: Arc<Scene>,
+    scene: &Scene,
 ) -> Result<()> {
     let (own, plugin) = (scene.files.configurations().join(OWN), scene.files.plugins().join("ambit-cni"));
     scene.namespace("ambit-system", "").await?;
     let daemon_set = format!(
         "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {{name: node, namespace: ambit-system}}\nspec:\n  selector: \
          {{matchLabels: {{app: node}}}}\n  template:\n    metadata: {{labels: {{app: node}}}}\n    spec:\n      \
-         nodeSelector: {{nobody: has-this}}\n      containers: [{{name: node, image: {IMAGE}}}]\n"
+         nodeSelector: {{nobody: has-this}}\n      containers: [{{name: node, image: {SAMPLE}}}]\n"
     );
     scene.cluster.apply(&daemon_set).await?;
     let address = scene.address("shop", "web").await?;

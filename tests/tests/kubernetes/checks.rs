@@ -6,17 +6,16 @@ use std::{
     fs,
     net::{IpAddr, SocketAddr},
     path::Path,
-    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use futures_util::future::BoxFuture;
-use lab::{echo, eventually, http, kube::KubeCluster};
+use lab::{
+    checks, echo, eventually, http,
+    kube::{KubeCluster, mesh::SAMPLE, suite::Check},
+};
 use serde_json::Value;
 use tokio::time::timeout;
-
-use crate::IMAGE;
 
 const SHOP: &str = include_str!("shop.yaml");
 const SOON: Duration = Duration::from_secs(30);
@@ -26,26 +25,11 @@ const ROLL_OUT: Duration = Duration::from_secs(120);
 const CLIENTS: [(&str, &str); 2] = [("client-a", "node-a"), ("client-b", "node-b")];
 
 /// The cluster with a service of two replicas, one on each node, and a client on each node.
-#[derive(Clone)]
 pub(crate) struct Scene {
-    cluster: Arc<KubeCluster>,
+    cluster: KubeCluster,
 }
 
-/// One check.
-pub(crate) struct Check {
-    /// A sentence.
-    pub(crate) name: &'static str,
-    /// What happens.
-    pub(crate) play: fn(Scene) -> BoxFuture<'static, Result<()>>,
-}
-
-macro_rules! checks {
-    ($($name:ident),* $(,)?) => {
-        vec![$(Check { name: stringify!($name), play: |scene| Box::pin($name(scene)) }),*]
-    };
-}
-
-pub(crate) fn all() -> Vec<Check> {
+pub(crate) fn all() -> Vec<Check<Scene>> {
     checks![
         every_node_has_an_address_in_both_families,
         a_service_answers_in_both_families_and_by_name_on_both_nodes,
@@ -60,8 +44,8 @@ pub(crate) fn all() -> Vec<Check> {
 
 impl Scene {
     /// Deploys the shop.
-    pub(crate) async fn prepare(cluster: Arc<KubeCluster>) -> Result<Self> {
-        cluster.apply(&SHOP.replace("@IMAGE@", IMAGE)).await?;
+    pub(crate) async fn prepare(cluster: KubeCluster) -> Result<Self> {
+        cluster.apply(&SHOP.replace("@IMAGE@", SAMPLE)).await?;
         cluster.rolled_out("shop", "deployment/web", ROLL_OUT).await?;
         let ready =
             ["-n", "shop", "wait", "pod", "-l", "app=client", "--for=condition=Ready", "--timeout=120s"];
@@ -79,7 +63,7 @@ impl Scene {
     }
 }
 
-async fn every_node_has_an_address_in_both_families(scene: Scene) -> Result<()> {
+async fn every_node_has_an_address_in_both_families(scene: &Scene) -> Result<()> {
     scene.cluster.nodes_ready().await?;
     let nodes = scene.cluster.api().get("/api/v1/nodes").await?;
     for node in nodes.get("items").and_then(Value::as_array).context("no nodes")? {
@@ -91,7 +75,7 @@ async fn every_node_has_an_address_in_both_families(scene: Scene) -> Result<()> 
     Ok(())
 }
 
-async fn a_service_answers_in_both_families_and_by_name_on_both_nodes(scene: Scene) -> Result<()> {
+async fn a_service_answers_in_both_families_and_by_name_on_both_nodes(scene: &Scene) -> Result<()> {
     let service = scene.service("web").await?;
     let mut hosts = vec!["web".to_owned(), "web.shop.svc.cluster.local".to_owned()];
     for ip in service.pointer("/spec/clusterIPs").and_then(Value::as_array).into_iter().flatten() {
@@ -108,7 +92,7 @@ async fn a_service_answers_in_both_families_and_by_name_on_both_nodes(scene: Sce
     Ok(())
 }
 
-async fn a_load_balanced_address_answers_the_machine_in_both_families(scene: Scene) -> Result<()> {
+async fn a_load_balanced_address_answers_the_machine_in_both_families(scene: &Scene) -> Result<()> {
     for name in ["front", "front-local"] {
         let addresses = eventually(SOON, "addresses of the load-balancer", async || {
             let service = scene.service(name).await?;
@@ -126,7 +110,7 @@ async fn a_load_balanced_address_answers_the_machine_in_both_families(scene: Sce
     Ok(())
 }
 
-async fn exec_and_logs_reach_a_pod(scene: Scene) -> Result<()> {
+async fn exec_and_logs_reach_a_pod(scene: &Scene) -> Result<()> {
     let said = scene.cluster.kubectl(&["-n", "shop", "exec", "client-a", "--", "/lab-app", "--help"]).await?;
     ensure!(said.contains("Usage"), "exec says {said}");
     let logs = ["-n", "kube-system", "logs", "deployment/coredns"];
@@ -135,7 +119,7 @@ async fn exec_and_logs_reach_a_pod(scene: Scene) -> Result<()> {
     Ok(())
 }
 
-async fn a_kubelet_is_alone_in_its_control_group(scene: Scene) -> Result<()> {
+async fn a_kubelet_is_alone_in_its_control_group(scene: &Scene) -> Result<()> {
     for node in scene.cluster.nodes() {
         let pid = node.kubelet.pid().context("kubelet does not run")?;
         let group = unified_group(&pid.to_string())?;
@@ -156,7 +140,7 @@ async fn a_kubelet_is_alone_in_its_control_group(scene: Scene) -> Result<()> {
     Ok(())
 }
 
-async fn nodes_do_not_see_each_others_network_namespaces(scene: Scene) -> Result<()> {
+async fn nodes_do_not_see_each_others_network_namespaces(scene: &Scene) -> Result<()> {
     for node in scene.cluster.nodes() {
         let pid = node.containerd.pid().context("containerd does not run")?;
         let pods = fs::read_dir(Path::new("/proc").join(pid.to_string()).join("root/run/netns"))?.count();
@@ -168,7 +152,7 @@ async fn nodes_do_not_see_each_others_network_namespaces(scene: Scene) -> Result
     Ok(())
 }
 
-async fn helm_installs_and_uninstalls(scene: Scene) -> Result<()> {
+async fn helm_installs_and_uninstalls(scene: &Scene) -> Result<()> {
     let chart = scene.cluster.shape().state.join("chart");
     fs::create_dir_all(chart.join("templates"))?;
     fs::write(chart.join("Chart.yaml"), "apiVersion: v2\nname: note\nversion: 0.1.0\n")?;
@@ -185,7 +169,7 @@ async fn helm_installs_and_uninstalls(scene: Scene) -> Result<()> {
 }
 
 /// They come back into the view that the node had, where their pods still run.
-async fn a_kubelet_and_a_containerd_that_were_killed_come_back(scene: Scene) -> Result<()> {
+async fn a_kubelet_and_a_containerd_that_were_killed_come_back(scene: &Scene) -> Result<()> {
     let node = scene.cluster.nodes().first().context("no node")?;
     for program in [&node.kubelet, &node.containerd] {
         program.kill()?;

@@ -3,6 +3,7 @@
 
 mod call;
 mod checksum;
+mod health;
 mod load;
 mod names;
 mod serve;

@@ -20,6 +20,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use crate::health;
+
 /// Connections that are served at the same time, over all ports.
 const CONNECTIONS: usize = 16_384;
 
@@ -38,6 +40,9 @@ pub(crate) struct Serve {
     /// Port that speaks first.
     #[arg(long, default_value_t = echo::BANNER)]
     banner: u16,
+    /// Port of gRPC's health service.
+    #[arg(long, default_value_t = echo::GRPC)]
+    grpc: u16,
     /// Wait so long before every HTTP answer.
     #[arg(long, default_value_t = 0)]
     delay_ms: u64,
@@ -54,6 +59,7 @@ enum Kind {
     Http,
     Tcp,
     Banner,
+    Grpc,
 }
 
 impl Serve {
@@ -63,7 +69,12 @@ impl Serve {
         let drain = Duration::from_millis(self.drain_ms);
         let serve = Arc::new(self);
         let mut ports = JoinSet::new();
-        for (kind, port) in [(Kind::Tcp, serve.tcp), (Kind::Banner, serve.banner), (Kind::Http, serve.http)] {
+        for (kind, port) in [
+            (Kind::Tcp, serve.tcp),
+            (Kind::Banner, serve.banner),
+            (Kind::Grpc, serve.grpc),
+            (Kind::Http, serve.http),
+        ] {
             let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
             let listener =
                 TcpListener::bind(address).await.with_context(|| format!("listening on port {port}"))?;
@@ -122,6 +133,7 @@ async fn connection(
     match kind {
         Kind::Http => http(stream, peer, serve, stopped).await,
         Kind::Tcp => back(stream).await,
+        Kind::Grpc => health::serve(stream).await,
         Kind::Banner => {
             let mut stream = stream;
             stream.write_all(format!("{}\n", serve.name).as_bytes()).await?;

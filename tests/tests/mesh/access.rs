@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Who may talk to whom, and what must get through all the same.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, Result, ensure};
+use lab::{checks, echo, eventually, http, kube::suite::Check};
+use serde_json::Value;
+
+use crate::scene::{SOON, Scene, addresses, url};
+
+const CLIENT: (&str, &str) = ("shop", "client-a");
+const PASSER_BY: (&str, &str) = ("street", "passer-by");
+
+pub(crate) fn all() -> Vec<Check<Scene>> {
+    checks![
+        a_policy_applied_with_kubectl_decides_and_ends_an_open_connection,
+        node_ports_and_balanced_addresses_answer_permissive_and_refuse_under_strict,
+        probes_of_every_kind_pass_under_strict,
+        exec_logs_and_port_forward_work_under_strict,
+    ]
+}
+
+async fn a_policy_applied_with_kubectl_decides_and_ends_an_open_connection(scene: &Scene) -> Result<()> {
+    let load = ["load", "http://web/", "--connections", "1", "--rate", "20", "--seconds", "30"];
+    let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: nobody, namespace: shop}\n\
+                  spec:\n  selector: {matchLabels: {app: web}}\n  action: DENY\n  rules:\n  - from: [{source: {principals: \
+                  [cluster.local/ns/shop/sa/client]}}]\n";
+    let refused = async {
+        eventually(SOON, "the load being under way", async || {
+            let opened = scene.mutual("client-a", "web").await?;
+            let closed = scene.closed("client-a", "web").await?;
+            ensure!(opened > closed, "{opened} opened, {closed} closed");
+            Ok(())
+        })
+        .await?;
+        scene.apply(policy).await?;
+        scene.is_refused(CLIENT, "http://web/").await
+    };
+    let (load, refused) = tokio::join!(scene.run(CLIENT, &load), refused);
+    refused?;
+    let load: Value = serde_json::from_str(&load?).context("what the load says")?;
+    let failed = load.get("failed").and_then(Value::as_u64).unwrap_or_default();
+    ensure!(failed > 0, "its connection outlived the policy: {load}");
+    scene.answers(PASSER_BY, "http://web.shop/").await.context("who is not named by the policy")?;
+    let status =
+        scene.object("/apis/security.istio.io/v1/namespaces/shop/authorizationpolicies/nobody").await?;
+    let accepted = status.pointer("/status/conditions/0/status").and_then(Value::as_str);
+    ensure!(accepted == Some("True"), "its status is {status}");
+    scene.cluster.kubectl(&["-n", "shop", "delete", "authorizationpolicy/nobody"]).await?;
+    scene.answers(CLIENT, "http://web/").await.map(drop)
+}
+
+async fn node_ports_and_balanced_addresses_answer_permissive_and_refuse_under_strict(
+    scene: &Scene,
+) -> Result<()> {
+    let service = scene.object("/api/v1/namespaces/shop/services/web").await?;
+    let port = service.pointer("/spec/ports/0/nodePort").and_then(Value::as_u64).context("no node port")?;
+    let balanced = service.pointer("/status/loadBalancer/ingress").and_then(Value::as_array);
+    let balanced = balanced.into_iter().flatten().filter_map(|address| address.get("ip")?.as_str());
+    let mut entrances = Vec::new();
+    for address in balanced {
+        entrances.push(SocketAddr::new(address.parse()?, 80));
+    }
+    for node in
+        scene.object("/api/v1/nodes").await?.get("items").and_then(Value::as_array).context("no nodes")?
+    {
+        let own = node.pointer("/status/addresses").and_then(Value::as_array).into_iter().flatten();
+        let internal =
+            own.filter(|address| address.get("type").and_then(Value::as_str) == Some("InternalIP"));
+        for address in internal.filter_map(|address| address.get("address")?.as_str()) {
+            entrances.push(SocketAddr::new(address.parse()?, u16::try_from(port)?));
+        }
+    }
+    ensure!(entrances.len() == 6, "two balanced addresses and two of each node: {entrances:?}");
+    for entrance in &entrances {
+        let ask = async || http::get(*entrance, "/").await;
+        eventually(SOON, &format!("{entrance} answering the machine"), ask).await?;
+    }
+    scene.require_mutual_tls("STRICT").await?;
+    for entrance in &entrances {
+        eventually(SOON, &format!("{entrance} refusing the machine"), async || {
+            let answer = http::get(*entrance, "/").await;
+            ensure!(answer.is_err(), "it answers {answer:?}");
+            Ok(())
+        })
+        .await?;
+    }
+    scene.answers(CLIENT, "http://web/").await.map(drop)
+}
+
+/// Mutual TLS is still required.
+async fn probes_of_every_kind_pass_under_strict(scene: &Scene) -> Result<()> {
+    scene.is_refused(PASSER_BY, "http://web.shop/").await?;
+    let container = |name: &str, probe: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, labels: {{app: probed}}}}\nspec:\n  \
+             terminationGracePeriodSeconds: 0\n  containers:\n  - name: app\n    image: \"@SAMPLE@\"\n    imagePullPolicy: \
+             Never\n    args: [serve, --name, {name}]\n    readinessProbe: {{{probe}, periodSeconds: 1, failureThreshold: 1}}\n    \
+             livenessProbe: {{{probe}, periodSeconds: 1, failureThreshold: 3}}\n"
+        )
+    };
+    let probes = [
+        ("http", "httpGet: {port: 8080, path: /}".to_owned()),
+        ("tcp", "tcpSocket: {port: 9000}".to_owned()),
+        ("grpc", format!("grpc: {{port: {}}}", echo::GRPC)),
+        ("exec", "exec: {command: [/lab-app, call, \"http://127.0.0.1:8080/\"]}".to_owned()),
+    ];
+    let pods: String = probes.iter().map(|(name, probe)| container(name, probe)).collect();
+    scene.apply(&pods).await?;
+    scene.ready("shop", "-l=app=probed").await?;
+    for pod in scene.pods("shop", "app=probed").await? {
+        let address = addresses(&pod).first().copied().context("no address")?;
+        let refused = scene.call(PASSER_BY, &url(address, echo::HTTP)).await;
+        ensure!(refused.is_err(), "only kubelet may: {refused:?}");
+    }
+    scene.cluster.kubectl(&["-n", "shop", "delete", "pod", "-l", "app=probed"]).await.map(drop)
+}
+
+/// Mutual TLS is still required.
+async fn exec_logs_and_port_forward_work_under_strict(scene: &Scene) -> Result<()> {
+    let said = scene.run(CLIENT, &["call", "http://127.0.0.1:8080/"]).await?;
+    ensure!(said.contains("client-a"), "exec says {said}");
+    scene.cluster.kubectl(&["-n", "shop", "logs", "deployment/web"]).await?;
+    let forwarded = scene.cluster.forward("shop", "pod/client-b", echo::HTTP).await?;
+    let answer =
+        eventually(SOON, "the forwarded port", async || http::get(forwarded.address, "/").await).await?;
+    ensure!(answer.contains("client-b"), "it says {answer}");
+    drop(forwarded);
+    scene.require_mutual_tls("PERMISSIVE").await
+}

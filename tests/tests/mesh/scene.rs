@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The cluster with the mesh and a shop in it, and how the checks ask them.
+
+use std::{net::IpAddr, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use lab::{
+    Settings, echo, eventually, http,
+    kube::{KubeCluster, Options, Tools, mesh},
+    observe::Samples,
+};
+use serde_json::Value;
+
+/// How long something may take to come into force.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
+/// How long a roll-out may take.
+pub(crate) const ROLL_OUT: Duration = Duration::from_secs(120);
+pub(crate) const NODES: [&str; 2] = ["node-a", "node-b"];
+pub(crate) const LABEL: &str = "istio.io/dataplane-mode=ambient";
+const SHOP: &str = include_str!("shop.yaml");
+const METRICS: u16 = 15020;
+
+/// See the module.
+pub(crate) struct Scene {
+    pub(crate) cluster: KubeCluster,
+}
+
+impl Scene {
+    /// Starts the cluster, opens the shop, and installs the mesh beside it.
+    pub(crate) async fn prepare(settings: Settings, tools: Tools) -> Result<Self> {
+        let cluster = KubeCluster::start("mesh", &settings, &tools, Options::default()).await?;
+        mesh::load_sample(&cluster, &settings).await?;
+        mesh::load_images(&cluster, &settings).await?;
+        let scene = Self { cluster };
+        scene.apply(SHOP).await?;
+        scene.cluster.rolled_out("shop", "deployment/web", ROLL_OUT).await?;
+        scene.ready("shop", "-l=app=client").await?;
+        scene.ready("street", "--all").await?;
+        mesh::install(&scene.cluster, &[]).await?;
+        Ok(scene)
+    }
+
+    /// Applies manifests, in which `@SAMPLE@` stands for the sample application's image.
+    pub(crate) async fn apply(&self, yaml: &str) -> Result<()> {
+        self.cluster.apply(&yaml.replace("@SAMPLE@", mesh::SAMPLE)).await.map(drop)
+    }
+
+    /// Waits until pods, by name or selector, are ready.
+    pub(crate) async fn ready(&self, namespace: &str, pods: &str) -> Result<()> {
+        let wait = ["-n", namespace, "wait", "pod", pods, "--for=condition=Ready", "--timeout=60s"];
+        self.cluster.kubectl(&wait).await.map(drop)
+    }
+
+    pub(crate) async fn object(&self, path: &str) -> Result<Value> {
+        self.cluster.api().get(path).await
+    }
+
+    pub(crate) async fn pod(&self, namespace: &str, name: &str) -> Result<Value> {
+        self.object(&format!("/api/v1/namespaces/{namespace}/pods/{name}")).await
+    }
+
+    /// All pods of a namespace with a label (`app=web`).
+    pub(crate) async fn pods(&self, namespace: &str, label: &str) -> Result<Vec<Value>> {
+        let list = self.object(&format!("/api/v1/namespaces/{namespace}/pods?labelSelector={label}")).await?;
+        Ok(list.get("items").and_then(Value::as_array).cloned().unwrap_or_default())
+    }
+
+    /// Whether the mesh says that a pod takes HBONE.
+    pub(crate) async fn is_captured(&self, namespace: &str, name: &str) -> Result<bool> {
+        let pod = self.pod(namespace, name).await?;
+        let said = pod.pointer("/metadata/annotations/ambient.istio.io~1redirection").and_then(Value::as_str);
+        Ok(said == Some("enabled"))
+    }
+
+    pub(crate) async fn becomes_captured(&self, namespace: &str, name: &str, wanted: bool) -> Result<()> {
+        eventually(SOON, &format!("{name} captured: {wanted}"), async || {
+            ensure!(self.is_captured(namespace, name).await? == wanted, "it is not so");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Runs the sample application in a pod; its output, when it succeeds.
+    pub(crate) async fn run(&self, pod: (&str, &str), arguments: &[&str]) -> Result<String> {
+        let (namespace, name) = pod;
+        let exec = ["-n", namespace, "exec", name, "--", "/lab-app"];
+        self.cluster.kubectl(&[&exec, arguments].concat()).await
+    }
+
+    /// One request from a pod, over a new connection; whom it met.
+    pub(crate) async fn call(&self, pod: (&str, &str), url: &str) -> Result<echo::Echo> {
+        let answer = self.run(pod, &["call", url, "--timeout-ms", "3000"]).await?;
+        let (status, body) = answer.split_once('\n').context("no body")?;
+        ensure!(status.starts_with("200"), "{answer}");
+        serde_json::from_str(body).with_context(|| format!("reading {body}"))
+    }
+
+    /// Whether such a request is refused, and not just once.
+    pub(crate) async fn is_refused(&self, pod: (&str, &str), url: &str) -> Result<()> {
+        eventually(SOON, &format!("{url} refusing {}", pod.1), async || {
+            let answer = self.call(pod, url).await;
+            ensure!(answer.is_err(), "it answers {answer:?}");
+            Ok(())
+        })
+        .await?;
+        let again = self.call(pod, url).await;
+        ensure!(again.is_err(), "refused first, then answered: {again:?}");
+        Ok(())
+    }
+
+    pub(crate) async fn answers(&self, pod: (&str, &str), url: &str) -> Result<echo::Echo> {
+        eventually(SOON, &format!("{url} answering {}", pod.1), async || self.call(pod, url).await).await
+    }
+
+    /// What the ztunnels of both nodes count, together.
+    pub(crate) async fn count(&self, metric: &str, labels: &[(&str, &str)]) -> Result<f64> {
+        let mut sum = 0.0;
+        for pod in self.pods(mesh::NAMESPACE, "app.kubernetes.io/name=ztunnel").await? {
+            let address = addresses(&pod).first().copied().context("a ztunnel has no address")?;
+            let text = http::get((address, METRICS).into(), "/metrics").await?;
+            sum += Samples::parse(&text).sum(metric, labels);
+        }
+        Ok(sum)
+    }
+
+    /// Connections that a destination's ztunnel has taken from a client by mutual TLS.
+    pub(crate) async fn mutual(&self, source: &str, destination: &str) -> Result<f64> {
+        let labels = [
+            ("reporter", "destination"),
+            ("connection_security_policy", "mutual_tls"),
+            ("source_workload", source),
+            ("destination_workload", destination),
+        ];
+        self.count("istio_tcp_connections_opened_total", &labels).await
+    }
+
+    /// Requires mutual TLS in the shop, or not.
+    pub(crate) async fn require_mutual_tls(&self, mode: &str) -> Result<()> {
+        self.apply(&format!(
+            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: shop, namespace: shop}}\n\
+             spec: {{mtls: {{mode: {mode}}}}}\n"
+        ))
+        .await
+    }
+}
+
+/// The addresses of a pod.
+pub(crate) fn addresses(pod: &Value) -> Vec<IpAddr> {
+    let addresses = pod.pointer("/status/podIPs").and_then(Value::as_array);
+    let parse = |address: &Value| address.get("ip")?.as_str()?.parse().ok();
+    addresses.into_iter().flatten().filter_map(parse).collect()
+}
+
+/// A URL at an address of either family.
+pub(crate) fn url(address: IpAddr, port: u16) -> String {
+    format!("http://{}/", std::net::SocketAddr::new(address, port))
+}
+
+pub(crate) fn name(object: &Value) -> Result<&str> {
+    object.pointer("/metadata/name").and_then(Value::as_str).context("it has no name")
+}
