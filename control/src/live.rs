@@ -56,8 +56,8 @@ impl Live {
         look(&self.world.read())
     }
 
-    /// Applies events and publishes what they change.
-    pub fn apply(&self, events: impl IntoIterator<Item = Event>) {
+    /// Applies events and publishes what they change; says whether that is anything.
+    pub fn apply(&self, events: impl IntoIterator<Item = Event>) -> bool {
         let mut world = self.world.write();
         let changes = world.apply(events);
         self.changed.send_modify(|count| *count += 1);
@@ -66,10 +66,11 @@ impl Live {
             tracing::warn!(%object, field, reason = message, "object is not wholly honoured");
         }
         if changes.is_empty() || !self.is_complete() {
-            return;
+            return false;
         }
         let published = self.catalogue.update(changes.into_iter().map(update));
         tracing::debug!(put = published.put, removed = published.removed, "published");
+        true
     }
 
     /// Everything that existed at the start has been applied: from now on proxies are answered.

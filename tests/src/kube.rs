@@ -19,7 +19,6 @@ pub mod certificates;
 pub mod cgroup;
 pub mod clean;
 pub mod control_plane;
-pub mod image;
 mod modules;
 pub mod network;
 pub mod node;

@@ -12,6 +12,7 @@ pub mod dns;
 pub mod echo;
 pub mod envoy;
 pub mod http;
+pub mod image;
 pub mod kube;
 pub mod net;
 pub mod observe;

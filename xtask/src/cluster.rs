@@ -135,7 +135,10 @@ impl Up {
 }
 
 /// The programs of clusters, from the cache or built now.
-fn tools() -> Result<Tools> {
+///
+/// # Errors
+/// When something does not compile.
+pub(crate) fn tools() -> Result<Tools> {
     step("Kubernetes and its tools", || Tools::ensure(&mut |line| say(format!("   {line}"))))
 }
 

@@ -3,7 +3,7 @@
 
 use clap::Parser;
 
-use crate::{bench, check, cluster, crds, demo, ebpf, fuzz, lab, step, test, tidy};
+use crate::{bench, check, cluster, crds, demo, ebpf, fuzz, image, lab, step, test, tidy};
 
 /// Build, check, test and run Ambit.
 #[derive(Parser)]
@@ -20,6 +20,7 @@ pub(crate) enum Command {
     Bench(bench::Bench),
     Crds(crds::Crds),
     Fuzz(fuzz::Fuzz),
+    Image(image::Image),
     Ebpf(step::Ebpf),
 }
 
@@ -35,6 +36,7 @@ impl Command {
             Self::Bench(bench) => bench.run(),
             Self::Crds(crds) => crds.run(),
             Self::Fuzz(fuzz) => fuzz.run(),
+            Self::Image(image) => image.run(),
             Self::Ebpf(ebpf) => ebpf::run(ebpf.check),
         }
     }

@@ -9,6 +9,7 @@ mod crds;
 mod demo;
 mod ebpf;
 mod fuzz;
+mod image;
 mod lab;
 mod packages;
 mod step;

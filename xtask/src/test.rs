@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
 use crate::{
-    check, ebpf, lab, packages,
+    check, cluster, ebpf, lab, packages,
     step::{output, run, say, seconds, step},
 };
 
@@ -36,10 +36,14 @@ enum Suite {
     Root,
     /// The scenarios in the lab.
     Lab,
+    /// The programs of a real Kubernetes, built from Go modules where the cache does not have them.
+    Tools,
+    /// What runs on a real Kubernetes.
+    Cluster,
 }
 
 impl Suite {
-    const ALL: [Self; 4] = [Self::Check, Self::Object, Self::Root, Self::Lab];
+    const ALL: [Self; 6] = [Self::Check, Self::Object, Self::Root, Self::Lab, Self::Tools, Self::Cluster];
 
     /// The name, and what the suite may take on a small machine that has built nothing yet.
     fn budget(self) -> (&'static str, Duration) {
@@ -48,6 +52,8 @@ impl Suite {
             Self::Object => ("object", 10),
             Self::Root => ("root", 10),
             Self::Lab => ("lab", 20),
+            Self::Tools => ("tools", 30),
+            Self::Cluster => ("cluster", 20),
         };
         (name, Duration::from_secs(minutes * 60))
     }
@@ -90,6 +96,8 @@ impl Test {
             Suite::Object => step("eBPF object", || ebpf::run(true)),
             Suite::Root => root_tests(),
             Suite::Lab => self.scenarios(),
+            Suite::Tools => cluster::tools().map(drop),
+            Suite::Cluster => cluster_tests(),
         }
     }
 
@@ -113,6 +121,21 @@ impl Test {
         arguments.extend(self.scenario.as_deref());
         step("scenarios", || run("cargo", &arguments))
     }
+}
+
+/// The tooling itself, control against an API server, the node agent on a node.
+const CLUSTER_TESTS: [&str; 3] = ["kubernetes", "control", "enrolment"];
+
+fn cluster_tests() -> Result<()> {
+    ::lab::config::require_root("test cluster")?;
+    packages::ensure_installed(&packages::CLUSTER)?;
+    step("binaries", lab::build)?;
+    for name in CLUSTER_TESTS {
+        let arguments =
+            ["test", "--workspace", "--features", "lab/cluster-tests", "--test", name, "--locked"];
+        step(name, || run("cargo", &arguments))?;
+    }
+    Ok(())
 }
 
 #[derive(Deserialize)]

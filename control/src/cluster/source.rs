@@ -22,7 +22,7 @@ use crate::{
 
 /// Events on their way; a full queue slows the watches.
 const QUEUE: usize = 4096;
-/// After a change the next ones are gathered for so long.
+/// After a push the next changes are gathered for so long.
 const GATHER: Duration = Duration::from_millis(50);
 /// More than this is not gathered.
 const MOST: usize = 20_000;
@@ -98,30 +98,34 @@ impl Source {
                 self.take(arrived, &mut events);
             }
             self.first.append(&mut events);
-            if self.missing.is_empty() {
-                self.apply(was_complete).await;
+            if self.missing.is_empty() && self.apply(was_complete).await {
                 last = Some(Instant::now());
             }
         }
     }
 
-    /// Translating much takes long: not where others wait for their turn.
-    async fn apply(&mut self, was_complete: bool) {
+    /// Says whether something was published. Translating much takes long: not where others wait for their turn.
+    async fn apply(&mut self, was_complete: bool) -> bool {
         let (live, events) = (Arc::clone(&self.live), std::mem::take(&mut self.first));
         if events.is_empty() && was_complete {
-            return;
+            return false;
         }
         let applied = tokio::task::spawn_blocking(move || {
-            live.apply(events);
+            let published = live.apply(events);
             live.complete();
+            published
         });
         match applied.await {
-            Ok(()) => self.gate.ready(),
+            Ok(published) => {
+                self.gate.ready();
+                published
+            }
             // Panicked: what is served must not fall behind unseen, so this task fails too.
             Err(error) => {
                 if let Ok(panic) = error.try_into_panic() {
                     std::panic::resume_unwind(panic);
                 }
+                false
             }
         }
     }

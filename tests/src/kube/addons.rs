@@ -6,15 +6,14 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
-use super::{addresses::Block, api::Api, eventually, image};
+use super::{addresses::Block, api::Api, build::DNS_IMAGE, eventually};
 
 /// Manifests of CoreDNS. Names outside of the cluster it does not know: there is no way out.
 #[must_use]
 pub fn dns(block: Block) -> String {
     let own = block.service(10);
-    let image = image::OWN.last().copied().unwrap_or_default();
     include_str!("addons/coredns.yaml")
-        .replace("@IMAGE@", image)
+        .replace("@IMAGE@", DNS_IMAGE)
         .replace("@IPV4@", &own.v4.to_string())
         .replace("@IPV6@", &own.v6.to_string())
 }

@@ -18,16 +18,18 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{
-    image::{self, Image},
-    modules::{BUNDLES, Bundle, GO, OLDEST_GO, PAUSE},
-};
-use crate::config;
+use super::modules::{BUNDLES, Bundle, GO, OLDEST_GO, PAUSE};
+use crate::{config, image::Image};
 
 /// How often a long step says how far it is.
 const PROGRESS: Duration = Duration::from_secs(10);
 /// How many of a failed command's last lines the error shows.
 const LAST_LINES: usize = 30;
+/// Reference of the image of pods' sandboxes, which every node has.
+pub(super) const PAUSE_IMAGE: &str = "ambit.local/pause:1";
+/// Reference of the DNS server's image, which every node has.
+pub(super) const DNS_IMAGE: &str = "ambit.local/coredns:1";
+const OWN_IMAGES: [(&str, &str); 2] = [("pause", PAUSE_IMAGE), ("coredns", DNS_IMAGE)];
 const FLAGS: [&str; 3] = ["-v", "-trimpath", "-ldflags"];
 
 /// The programs that clusters run.
@@ -84,7 +86,7 @@ impl Tools {
     /// The images that every node needs.
     #[must_use]
     pub fn images(&self) -> [PathBuf; 2] {
-        ["pause", "coredns"].map(|name| self.folder.join(format!("{name}.tar")))
+        OWN_IMAGES.map(|(name, _)| self.folder.join(format!("{name}.tar")))
     }
 
     fn lock(&self, progress: Progress<'_>) -> Result<Flock<File>> {
@@ -132,9 +134,7 @@ impl Tools {
     }
 
     fn write_images(&self) -> Result<()> {
-        for (name, reference, path) in
-            ["pause", "coredns"].into_iter().zip(image::OWN).zip(self.images()).map(|((a, b), c)| (a, b, c))
-        {
+        for ((name, reference), path) in OWN_IMAGES.into_iter().zip(self.images()) {
             let mut built = Image::new(reference, &[&format!("/{name}")]);
             built.add(&self.program(name), name)?;
             built.write(&path)?;

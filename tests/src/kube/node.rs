@@ -86,7 +86,7 @@ impl Runtime {
         view::persist(&name, &folder, &Views::of(&shape.run_folder(), &name))?;
         let config = format!("--config={}", folder.join("containerd.toml").display());
         let containerd = start(shape, &name, ("containerd", "runtime"), vec![config], records)?;
-        containerd.ready(RUNTIME_READY, async || ctr(shape, &name, &["version"]).await).await?;
+        answers(shape, &name, &containerd).await?;
         let images = shape.tools.images();
         futures_util::future::try_join_all(images.iter().map(|image| load(shape, &name, image))).await?;
         Ok(Self { number, name, containerd })
@@ -126,11 +126,26 @@ impl Node {
         Ok(Self { name, containerd, kubelet, proxy })
     }
 
+    /// Starts containerd and kubelet again after they have ended. A kubelet that finds no runtime ends at once, and there
+    /// is no service manager here that would start it again.
+    ///
+    /// # Errors
+    /// When one of them still runs, or containerd does not get ready.
+    pub async fn start_again(&self, shape: &Shape) -> Result<()> {
+        self.containerd.start_again()?;
+        answers(shape, &self.name, &self.containerd).await?;
+        self.kubelet.start_again()
+    }
+
     /// All of its programs; containers are not among them.
     #[must_use]
     pub fn programs(&self) -> [&Process; 3] {
         [&self.kubelet, &self.proxy, &self.containerd]
     }
+}
+
+async fn answers(shape: &Shape, node: &str, containerd: &Process) -> Result<()> {
+    containerd.ready(RUNTIME_READY, async || ctr(shape, node, &["version"]).await).await
 }
 
 /// Starts a program of a node, which is in a control group of its own.

@@ -11,7 +11,8 @@ use std::{process::ExitCode, sync::Arc};
 use anyhow::Result;
 use lab::{
     Settings,
-    kube::{KubeCluster, Options, Tools, image::Image},
+    image::Image,
+    kube::{KubeCluster, Options, Tools},
 };
 use libtest_mimic::{Arguments, Trial};
 use tokio::runtime::Runtime;

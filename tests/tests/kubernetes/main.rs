@@ -10,7 +10,8 @@ use std::{process::ExitCode, sync::Arc};
 use anyhow::{Context as _, Result};
 use lab::{
     Settings,
-    kube::{KubeCluster, Options, Tools, image::Image},
+    image::Image,
+    kube::{KubeCluster, Options, Tools},
 };
 use libtest_mimic::{Arguments, Trial};
 use tokio::runtime::Runtime;

@@ -5,6 +5,7 @@
 use std::{collections::BTreeSet, fs};
 
 use anyhow::{Context as _, Result, ensure};
+use serde::Deserialize;
 
 use super::Breach;
 use crate::step::{output, root};
@@ -16,9 +17,32 @@ struct Rules {
     banned: BTreeSet<String>,
 }
 
+#[derive(Deserialize)]
+struct File {
+    licenses: Licences,
+    bans: Bans,
+}
+
+#[derive(Deserialize)]
+struct Licences {
+    allow: BTreeSet<String>,
+}
+
+#[derive(Deserialize)]
+struct Bans {
+    deny: Vec<Ban>,
+}
+
+#[derive(Deserialize)]
+struct Ban {
+    #[serde(rename = "crate")]
+    name: String,
+}
+
 /// Every dependency that a rule forbids.
 pub(super) fn breaches() -> Result<Vec<Breach>> {
-    let rules = Rules::read(&fs::read_to_string(root().join("deny.toml")).context("reading deny.toml")?);
+    let text = fs::read_to_string(root().join("deny.toml")).context("reading deny.toml")?;
+    let rules = Rules::read(&text).context("reading deny.toml")?;
     ensure!(!rules.licences.is_empty() && !rules.banned.is_empty(), "deny.toml has no rules");
     let arguments =
         ["tree", "--workspace", "--all-features", "--locked", "--prefix", "none", "--format", "{p}\t{l}"];
@@ -28,26 +52,11 @@ pub(super) fn breaches() -> Result<Vec<Breach>> {
 }
 
 impl Rules {
-    /// Reads the lists `licenses.allow` and `bans.deny`, one entry a line.
-    fn read(text: &str) -> Self {
-        let mut rules = Self::default();
-        let (mut section, mut list) = ("", "");
-        for line in text.lines().map(str::trim) {
-            if line.starts_with('[') {
-                section = line;
-            } else if let Some(name) = line.strip_suffix(" = [") {
-                list = name;
-            } else if line == "]" {
-                list = "";
-            }
-            let quoted = line.split('"').nth(1);
-            match (section, list, quoted) {
-                ("[licenses]", "allow", Some(licence)) => drop(rules.licences.insert(licence.to_owned())),
-                ("[bans]", "deny", Some(name)) => drop(rules.banned.insert(name.to_owned())),
-                _ => {}
-            }
-        }
-        rules
+    /// Reads the lists `licenses.allow` and `bans.deny`.
+    fn read(text: &str) -> Result<Self> {
+        let file: File = toml::from_str(text)?;
+        let banned = file.bans.deny.into_iter().map(|ban| ban.name).collect();
+        Ok(Self { licences: file.licenses.allow, banned })
     }
 
     /// `name version (where from)`, a tab, a licence.
@@ -134,12 +143,12 @@ mod tests {
     fn the_lists_of_the_file_are_the_rules() {
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let licences = set(&["MIT", "ISC", "Apache-2.0 WITH LLVM-exception"]);
-        assert_eq!(Rules::read(TEXT), Rules { licences, banned: set(&["ring"]) });
+        assert_eq!(Rules::read(TEXT).unwrap(), Rules { licences, banned: set(&["ring"]) });
     }
 
     #[test]
     fn a_licence_is_met_by_what_is_allowed() {
-        let rules = Rules::read(TEXT);
+        let rules = Rules::read(TEXT).unwrap();
         for (expression, expected) in [
             ("MIT", true),
             ("GPL-3.0", false),
@@ -160,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_dependency_that_breaks_a_rule_is_reported() {
-        let rules = Rules::read(TEXT);
+        let rules = Rules::read(TEXT).unwrap();
         for (line, expected) in [
             ("bytes v1.0.0\tMIT", 0),
             ("ours v0.1.0 (/somewhere)\tGPL-3.0", 0),

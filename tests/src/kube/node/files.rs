@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use super::view;
 use crate::kube::{
     addresses::Block,
+    build::PAUSE_IMAGE,
     certificates::{self, Authority, Subject},
     control_plane::server,
-    image,
     shape::{Shape, node_name},
 };
 
@@ -63,7 +63,7 @@ state = "/run/containerd/state"
   disable = true
 "#,
         root = folder.join("containerd").display(),
-        sandbox = image::OWN.first().copied().unwrap_or_default(),
+        sandbox = PAUSE_IMAGE,
     )
 }
 
