@@ -143,6 +143,10 @@ async fn leave(config: &Config, enrolment: Enrolment) -> anyhow::Result<()> {
     drop(enrolment);
     let bpf_dir = &config.bpf_dir;
     remove_pins(bpf_dir).with_context(|| format!("cannot remove the pins in {}", bpf_dir.display()))?;
+    for socket in [&config.api, &config.zds] {
+        // Nobody answers there any more; of what is not there nothing is left.
+        fs::remove_file(socket).unwrap_or_default();
+    }
     uninstalled.context("cannot take the CNI configuration back")?;
     tracing::info!(pods = count, "every pod is released");
     Ok(())

@@ -3,6 +3,7 @@
 //! depended on, what pure packages may not touch, how long files may be, how they begin, which names are not used.
 
 mod arrows;
+mod charts;
 mod dependencies;
 mod sources;
 
@@ -63,6 +64,7 @@ pub(crate) fn report() -> Result<()> {
 /// When the repository cannot be read.
 fn breaches() -> Result<Vec<Breach>> {
     let mut breaches = arrows::breaches()?;
+    breaches.extend(charts::breaches()?);
     breaches.extend(dependencies::breaches()?);
     breaches.extend(sources::breaches()?);
     breaches.sort();

@@ -10,9 +10,9 @@
 //! ```
 
 use std::{
-    fs,
+    fs::{self, Permissions},
     io::{self, ErrorKind},
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -162,7 +162,10 @@ fn mount_bpffs(root: &Path) -> Result<(), PinError> {
         mount(Some("bpf"), target, Some("bpf"), flags, Some("mode=0700"))
             .map_err(|source| failed("mount a bpffs on", target, source.into()))?;
     }
-    make_folder(root)
+    make_folder(root)?;
+    // Whoever mounts it somewhere may have made it first.
+    fs::set_permissions(root, Permissions::from_mode(0o700))
+        .map_err(|source| failed("restrict", root, source))
 }
 
 fn make_folder(path: &Path) -> Result<(), PinError> {

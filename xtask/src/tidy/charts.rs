@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The charts beside the programs that they run: the same version, one set of shared values, and no variable of the
+//! environment that the program does not read.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use super::Breach;
+use crate::step::root;
+
+/// Parts that are programs, with the file that reads their environment.
+const PROGRAMS: [(&str, &str); 3] = [
+    ("control", "control/src/config.rs"),
+    ("node", "node/src/config.rs"),
+    ("ztunnel", "ztunnel/src/config.rs"),
+];
+const UMBRELLA: &str = "ambit";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+pub(super) fn breaches() -> Result<Vec<Breach>> {
+    let mut breaches = Vec::new();
+    let shared = yaml(&format!("charts/{UMBRELLA}/values.yaml"))?;
+    for chart in [UMBRELLA, "base"].into_iter().chain(PROGRAMS.map(|(chart, _)| chart)) {
+        let place = format!("charts/{chart}/Chart.yaml");
+        let about = yaml(&place)?;
+        for field in ["version", "appVersion"] {
+            if about[field] != VERSION {
+                breaches.push(Breach::new(place.as_str(), format!("{field} is not {VERSION}")));
+            }
+        }
+    }
+    for (chart, config) in PROGRAMS {
+        let place = format!("charts/{chart}/values.yaml");
+        if yaml(&place)?["global"] != shared["global"] {
+            breaches.push(Breach::new(place, format!("global is not that of charts/{UMBRELLA}/values.yaml")));
+        }
+        let place = format!("charts/{chart}/templates");
+        let config = read(&root().join(config))?;
+        for name in variables(&root().join(&place))? {
+            if !config.contains(&format!("\"{name}\"")) && !is_prefixed(&name, &config) {
+                breaches.push(Breach::new(place.as_str(), format!("{chart} does not read {name}")));
+            }
+        }
+    }
+    Ok(breaches)
+}
+
+/// `XDS_ADDRESS` is read as `{which}_ADDRESS`.
+fn is_prefixed(name: &str, config: &str) -> bool {
+    name.split_once('_').is_some_and(|(which, rest)| {
+        config.contains(&format!("\"{which}\")")) && config.contains(&format!("\"{{which}}_{rest}\""))
+    })
+}
+
+/// Variables that templates set: keys of `$ours`, and names in lists.
+fn variables(templates: &Path) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(templates).with_context(|| format!("reading {}", templates.display()))? {
+        for line in read(&entry?.path())?.lines() {
+            let line = line.trim();
+            let key = line.strip_prefix('"').and_then(|rest| rest.split_once('"'));
+            let item = line.strip_prefix("- {name: ").and_then(|rest| rest.split_once(','));
+            let long = line.strip_prefix("- name: ").map(|name| (name, ""));
+            let name = key.or(item).or(long).map(|(name, _)| name).unwrap_or_default();
+            let upper = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+            if !name.is_empty() && name.bytes().all(upper) {
+                names.insert(name.to_owned());
+            }
+        }
+    }
+    Ok(names)
+}
+
+fn yaml(path: &str) -> Result<Value> {
+    serde_saphyr::from_str(&read(&root().join(path))?).with_context(|| format!("{path} is not YAML"))
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
+}
