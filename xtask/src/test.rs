@@ -123,8 +123,8 @@ impl Test {
     }
 }
 
-/// The tooling itself, control against an API server, the node agent on a node.
-const CLUSTER_TESTS: [&str; 3] = ["kubernetes", "control", "enrolment"];
+/// The tooling itself, control against an API server, the node agent on a node, all of it installed by the charts.
+const CLUSTER_TESTS: [&str; 4] = ["kubernetes", "control", "enrolment", "mesh"];
 
 fn cluster_tests() -> Result<()> {
     ::lab::config::require_root("test cluster")?;
