@@ -2,6 +2,7 @@
 //! `cargo xtask demo`: a small shop in the mesh, and what a person wants to see of it. Everything that is shown is read
 //! from the running parts: Prometheus, ztunnel's access log, the packets on a node's link.
 
+mod kubernetes;
 mod prometheus;
 mod shop;
 mod show;
@@ -24,7 +25,10 @@ pub(crate) const NAME: &str = "demo";
 /// A shop in the mesh: identities, policies, ciphertext, metrics.
 #[derive(Args)]
 pub(crate) struct Demo {
-    /// Leave it running afterwards; `cargo xtask lab down --name demo` removes it.
+    /// On a real Kubernetes of two nodes, installed with Helm, instead of a lab without a cluster.
+    #[arg(long)]
+    kubernetes: bool,
+    /// Leave it running afterwards; `cargo xtask lab down --name demo` (or `cluster down`) removes it.
     #[arg(long)]
     keep: bool,
 }
@@ -54,6 +58,9 @@ impl Demo {
         let server = packages::unpacked("prometheus", "/usr/bin/prometheus")?;
         progress.say("building ztunnel, control, node-agent and the sample application");
         build()?;
+        if self.kubernetes {
+            return kubernetes::run(&progress, &server, self.keep);
+        }
         // A demo that was kept is replaced; its own removal is part of the next start.
         clean::remove(NAME)?;
         runtime()?.block_on(async {

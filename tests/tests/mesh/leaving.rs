@@ -15,23 +15,30 @@ const CLIENT: (&str, &str) = ("shop", "client-a");
 pub(crate) fn all() -> Vec<Check<Scene>> {
     checks![
         a_roll_out_of_control_and_the_agent_fails_no_request,
+        a_roll_out_of_ztunnel_fails_no_new_connection_and_resets_none,
         a_namespace_that_loses_its_label_is_plain_again,
         an_uninstall_leaves_nothing_and_pods_keep_talking,
     ]
 }
 
 async fn a_roll_out_of_control_and_the_agent_fails_no_request(scene: &Scene) -> Result<()> {
-    let trouble = async {
-        scene.under_way("client-a", "web").await?;
-        for part in ["deployment/control", "daemonset/node"] {
-            scene.cluster.kubectl(&["-n", mesh::NAMESPACE, "rollout", "restart", part]).await?;
-        }
-        for part in ["deployment/control", "daemonset/node"] {
-            scene.cluster.rolled_out(mesh::NAMESPACE, part, ROLL_OUT).await?;
-        }
-        Ok(())
-    };
-    scene.without_a_failure("http://web/", trouble).await
+    scene.without_a_failure("http://web/", roll_out(scene, &["deployment/control", "daemonset/node"])).await
+}
+
+/// The connection that is kept stays with the old one, which has minutes to go.
+async fn a_roll_out_of_ztunnel_fails_no_new_connection_and_resets_none(scene: &Scene) -> Result<()> {
+    scene.without_a_failure("http://web/", roll_out(scene, &["daemonset/ztunnel"])).await
+}
+
+async fn roll_out(scene: &Scene, parts: &[&str]) -> Result<()> {
+    scene.under_way("client-a", "web").await?;
+    for part in parts {
+        scene.cluster.kubectl(&["-n", mesh::NAMESPACE, "rollout", "restart", part]).await?;
+    }
+    for part in parts {
+        scene.cluster.rolled_out(mesh::NAMESPACE, part, ROLL_OUT).await?;
+    }
+    Ok(())
 }
 
 async fn a_namespace_that_loses_its_label_is_plain_again(scene: &Scene) -> Result<()> {

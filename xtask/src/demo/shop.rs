@@ -25,7 +25,7 @@ const TRAFFIC: [(&str, &str, u32, u32); 4] = [
 ];
 
 /// Who may call whom. Only ALLOW policies would say that nobody allowed it; a DENY says itself who decided.
-const POLICIES: &str = "\
+pub(super) const POLICIES: &str = "\
 apiVersion: security.istio.io/v1
 kind: PeerAuthentication
 metadata: {name: only-mtls, namespace: shop}

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the demo prints, each part read from what runs.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use lab::{
@@ -21,7 +24,7 @@ use crate::step::say;
 const LOG: Duration = Duration::from_secs(10);
 const HBONE: u16 = 15008;
 /// Something that no other packet holds.
-const SECRET: &str = "card=4929-1234-5678-9012";
+pub(super) const SECRET: &str = "card=4929-1234-5678-9012";
 /// Type of TLS records that carry application data (RFC 8446, section 5.1).
 const APPLICATION_DATA: u8 = 23;
 /// How long Prometheus may take to have scraped what has just happened.
@@ -103,24 +106,36 @@ pub(crate) async fn on_the_wire(cluster: &Cluster, shop: &Shop) -> Result<()> {
     let stream = frontend.connect(host.parse()?).await?;
     lab::http::get_over(stream, &host, &path).await?;
     let frames = sniffer.stop()?.frames;
+    let (from, to) = (frontend.full_name(), catalog.full_name());
+    tunnel(
+        &frames,
+        (&from, frontend.v4()),
+        (&to, catalog.v4()),
+        &format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n"),
+    )
+}
+
+/// A request as the application sent it, and what of it was seen on the link of its node.
+pub(super) fn tunnel(
+    frames: &[Frame],
+    from: (&str, IpAddr),
+    to: (&str, IpAddr),
+    request: &str,
+) -> Result<()> {
     ensure!(!frames.is_empty(), "the sniffer saw nothing");
-    let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n");
-    say(format!("the application of {} sent:", frontend.full_name()));
+    say(format!("the application of {} sent:", from.0));
     say(hexdump(request.as_bytes(), 8).trim_end());
     // After its handshake TLS 1.3 carries everything in records of type 23, longer than what is in them; the request is
     // in the last one of its length.
     let tunnel = frames.iter().rev().filter_map(Frame::packet).find(|packet| {
-        packet.source == frontend.v4()
-            && packet.destination == catalog.v4()
+        packet.source == from.1
+            && packet.destination == to.1
             && packet.tcp().is_some_and(|(_, destination)| destination.port() == HBONE)
             && packet.payload().first() == Some(&APPLICATION_DATA)
             && packet.payload().len() > request.len()
     });
     let tunnel = tunnel.context("no packet of the tunnel was seen")?;
-    say(format!(
-        "node a sent to {} in its place, in a TLS record of the tunnel to port {HBONE}:",
-        catalog.full_name()
-    ));
+    say(format!("its node sent to {} in its place, in a TLS record of the tunnel to port {HBONE}:", to.0));
     say(hexdump(tunnel.payload(), 8).trim_end());
     let leaks = frames.iter().filter(|frame| contains(&frame.bytes, SECRET.as_bytes())).count();
     say(format!("{} packets crossed the link meanwhile; {leaks} of them hold the secret", frames.len()));
@@ -142,6 +157,11 @@ pub(crate) async fn metrics(prometheus: &Prometheus) -> Result<()> {
             say(line);
         }
     }
+    denied(prometheus).await
+}
+
+/// What was refused so far, once Prometheus knows.
+pub(super) async fn denied(prometheus: &Prometheus) -> Result<()> {
     let denied = eventually(SCRAPED, "the refusal in prometheus", async || {
         let rows = prometheus.query(DENIED).await?;
         ensure!(!rows.is_empty(), "not scraped yet");
@@ -185,7 +205,7 @@ async fn access(cluster: &Cluster, place: &str, fits: impl Fn(&Access) -> bool) 
     Ok(found)
 }
 
-fn print_access(access: &Access) {
+pub(super) fn print_access(access: &Access) {
     for field in [
         "direction",
         "src.identity",
