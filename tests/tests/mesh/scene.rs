@@ -116,6 +116,10 @@ impl Scene {
     pub(crate) async fn count(&self, metric: &str, labels: &[(&str, &str)]) -> Result<f64> {
         let mut sum = 0.0;
         for pod in self.pods(mesh::NAMESPACE, "app.kubernetes.io/name=ztunnel").await? {
+            // One that is being replaced answers as long as it likes.
+            if pod.pointer("/metadata/deletionTimestamp").is_some() {
+                continue;
+            }
             let address = addresses(&pod).first().copied().context("a ztunnel has no address")?;
             let text = http::get((address, METRICS).into(), "/metrics").await?;
             sum += Samples::parse(&text).sum(metric, labels);
