@@ -9,6 +9,7 @@ mod trouble;
 
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use kubernetes::{Api, Event, Happened, Resource, Watch};
 use parking_lot::Mutex;
 use runtime::Tasks;
@@ -17,11 +18,12 @@ use tokio::{sync::mpsc, sync::watch, time::Instant};
 pub use self::directory::Cluster;
 use self::{events::Events, trouble::Troubles};
 use crate::{
+    bypass::Fault,
     chain::Chain,
     enrol::{AddError, Enrolment, RemoveError},
     ledger::{Ledger, Step},
     netns::running::{self, Marks},
-    objects::{Labels, NamespaceJson, PodJson, PodObject},
+    objects::{NamespaceJson, NamespaceObject, PodJson, PodObject},
     pod::{Pod, PodError, Treatment, Uid},
     rules::Rules,
 };
@@ -32,13 +34,15 @@ const QUEUE: usize = 256;
 const AT_ONCE: usize = 16;
 /// The longest time between two looks at everything, in case that something changed that no watch tells of.
 const LOOK: Duration = Duration::from_secs(30);
+/// How long after the end of a bypass its pods are looked at.
+const PAST_END: Duration = Duration::from_millis(50);
 const PROC: &str = "/proc";
 
 /// Objects of both watches.
 #[derive(Debug)]
 enum Object {
     Pod(Box<PodObject>),
-    Namespace(String, Labels),
+    Namespace(String, Box<NamespaceObject>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,8 +106,7 @@ impl Watcher {
         };
         let shutdown = round.watcher.tasks.shutdown();
         loop {
-            let wake =
-                round.troubles.next().unwrap_or_else(|| Instant::now() + LOOK).min(Instant::now() + LOOK);
+            let wake = round.wake();
             tokio::select! {
                 () = shutdown.requested() => return,
                 Some(event) = happened.recv() => {
@@ -140,8 +143,8 @@ impl Watcher {
     fn watch_namespaces(&self, tell: mpsc::Sender<Happened<Kind, Object>>) {
         let watch = Watch::new(Kind::Namespaces, [Resource::core("namespaces")]);
         let parse = |text: &str| {
-            let (name, labels) = kubernetes::json::<NamespaceJson>(text)?.labels();
-            Ok(Object::Namespace(name, labels))
+            let (name, namespace) = kubernetes::json::<NamespaceJson>(text)?.parse();
+            Ok(Object::Namespace(name, Box::new(namespace)))
         };
         self.spawn("watch namespaces", watch.run(self.api.clone(), parse, tell));
     }
@@ -229,11 +232,26 @@ struct Round {
 }
 
 impl Round {
+    /// When to look although nothing has happened: a step may be tried again, a bypass ends, or it was long ago.
+    fn wake(&self) -> Instant {
+        let (instant, now) = (Instant::now(), Timestamp::now());
+        let end = self.watcher.ledger.lock().next_end(now);
+        // A little later than the end, or the look would still be before it.
+        let ends = end.and_then(|end| Duration::try_from(end.duration_since(now)).ok());
+        let ends = ends.map(|left| instant + left + PAST_END);
+        [self.troubles.next(), ends].into_iter().flatten().fold(instant + LOOK, Instant::min)
+    }
+
     fn note(&mut self, Happened { of, event }: Happened<Kind, Object>) {
         let mut ledger = self.watcher.ledger.lock();
         match (of, event) {
             (_, Event::Applied(Object::Pod(pod))) => ledger.pod_is(*pod),
-            (_, Event::Applied(Object::Namespace(name, labels))) => ledger.namespace_is(name, labels),
+            (_, Event::Applied(Object::Namespace(name, namespace))) => {
+                if let Some(fault) = namespace.fault(Timestamp::now()) {
+                    self.ignore_bypass(&name, &fault);
+                }
+                ledger.namespace_is(name, *namespace);
+            }
             (Kind::Pods, Event::Deleted(name)) => ledger.pod_left(&name.namespace, &name.name),
             (Kind::Namespaces, Event::Deleted(name)) => ledger.namespace_left(&name.name),
             (_, broken @ Event::Broken { .. }) => {
@@ -243,6 +261,17 @@ impl Round {
             (Kind::Namespaces, Event::Synced) => self.synced[1] = true,
             (_, Event::Absent) => {}
         }
+    }
+
+    /// Says on the namespace that what it asks for has no effect.
+    fn ignore_bypass(&self, namespace: &str, fault: &Fault) {
+        let fault = fault.to_string();
+        tracing::warn!(namespace, fault, "a bypass is ignored");
+        drop(self.watcher.tasks.spawn("event", self.events().bypass_ignored(namespace.to_owned(), fault)));
+    }
+
+    fn events(&self) -> Events {
+        Events { api: self.watcher.api.clone(), node: self.watcher.node.clone() }
     }
 
     fn settle(&mut self, (step, result): Ended) {
@@ -255,14 +284,14 @@ impl Round {
         let news = self.troubles.again(step.uid(), &text, Instant::now());
         tracing::warn!(uid = %step.uid(), error = text, "a step for a pod failed, it is tried again");
         if let (Step::Enrol(pod, _), true) = (&step, news) {
-            let events = Events { api: self.watcher.api.clone(), node: self.watcher.node.clone() };
-            drop(self.watcher.tasks.spawn("event", events.not_enrolled((**pod).clone(), text)));
+            drop(self.watcher.tasks.spawn("event", self.events().not_enrolled((**pod).clone(), text)));
         }
     }
 
     /// Starts what is to be done and is not under way; whether there was nothing left to do.
     fn start(&mut self) -> bool {
-        let steps = self.watcher.ledger.lock().steps(&self.watcher.rules, &self.watcher.enrolment.list());
+        let captured = self.watcher.enrolment.list();
+        let steps = self.watcher.ledger.lock().steps(&self.watcher.rules, &captured, Timestamp::now());
         self.troubles.keep(&steps);
         let now = Instant::now();
         let mut idle = self.busy.is_empty();
