@@ -162,7 +162,11 @@ fn workload_table(workloads: &[Workload]) -> String {
 fn service_table(services: &[Service]) -> String {
     let mut table = Table::new(&["NAMESPACE", "HOSTNAME", "ADDRESS", "PORTS", "ENDPOINTS", "WAYPOINT"]);
     for found in services {
-        let ports = found.ports.iter().map(|(port, target)| format!("{port}→{target}"));
+        // Endpoints may differ in the port of a name; then there is none here.
+        let ports = found.ports.iter().map(|(port, target)| match target {
+            0 => port.clone(),
+            target => format!("{port}→{target}"),
+        });
         let vips: Vec<_> = found.vips.iter().map(|vip| vip.trim_start_matches('/').to_owned()).collect();
         table.row([
             found.namespace.clone(),

@@ -23,7 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ztunnel", &["hbone", "plan", "xds", "identity", "runtime", "mesh", "proto", "ebpf-claim"]),
     ("control", &["plan", "xds", "identity", "runtime", "mesh", "kubernetes"]),
     ("node", &["ebpf-loader", "proto", "runtime", "kubernetes", "membership"]),
-    ("cli", &["runtime", "kubernetes", "membership"]),
+    ("cli", &["kubernetes", "membership"]),
     ("ebpf-abi", &[]),
     ("ebpf-loader", &["ebpf-abi"]),
     ("ebpf-claim", &["ebpf-abi"]),
