@@ -61,7 +61,11 @@ fn part(facts: &Facts, role: Role) -> Finding {
         );
     }
     let bad = facts.pods_of(role).into_iter().filter(|pod| !pod.ready);
-    let bad: Vec<String> = bad.map(|pod| format!("{} on {}", pod.object.name, pod.node)).collect();
+    let place = |pod: &crate::facts::Pod| match pod.node.as_str() {
+        "" => format!("{} on no node yet", pod.object.name),
+        node => format!("{} on {node}", pod.object.name),
+    };
+    let bad: Vec<String> = bad.map(place).collect();
     let names = if bad.is_empty() { String::new() } else { format!(": {}", some(&bad)) };
     Finding::failure(
         role.text(),
