@@ -98,7 +98,6 @@ impl InstallCommand {
 }
 
 impl UninstallCommand {
-    #[expect(clippy::unused_async, reason = "like every command")]
     pub(crate) async fn run(&self, to: &To) -> anyhow::Result<Outcome> {
         let mut arguments: Vec<OsString> = ["uninstall", RELEASE].map(OsString::from).into();
         for (given, flag) in [(self.wait, "--wait"), (self.dry_run, "--dry-run")] {

@@ -85,7 +85,6 @@ struct Trouble {
 }
 
 impl StatusCommand {
-    #[expect(clippy::unused_self, reason = "like every command")]
     pub(crate) async fn run(&self, to: &To) -> anyhow::Result<Outcome> {
         let api = reach::open(to).await?;
         let facts = gather::everything(&api, &to.namespace).await?;
