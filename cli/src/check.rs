@@ -131,10 +131,11 @@ impl CheckCommand {
     pub(crate) async fn run(&self, to: &To) -> anyhow::Result<Outcome> {
         let api = reach::open(to).await?;
         let facts = gather::everything(&api, &to.namespace).await?;
+        let now = Timestamp::now();
         let verdict = if self.before || !facts.is_installed() {
-            before(&facts, &permissions(&api).await, self.revision.as_deref())
+            before(&facts, &permissions(&api).await, self.revision.as_deref(), now)
         } else {
-            installed(&facts, Timestamp::now())
+            installed(&facts, now)
         };
         show(to.output, &verdict, Verdict::text)?;
         Ok(if verdict.is_bad() { Outcome::Wrong } else { Outcome::Well })
@@ -143,7 +144,7 @@ impl CheckCommand {
 
 /// For a report of a fault.
 pub(crate) fn report(facts: &Facts, now: Timestamp) -> String {
-    let verdict = if facts.is_installed() { installed(facts, now) } else { before(facts, &[], None) };
+    let verdict = if facts.is_installed() { installed(facts, now) } else { before(facts, &[], None, now) };
     verdict.text()
 }
 
@@ -153,7 +154,7 @@ pub(crate) fn report(facts: &Facts, now: Timestamp) -> String {
 /// When the API server cannot be reached.
 pub(crate) async fn precheck(api: &Api, to: &To, revision: Option<&str>) -> anyhow::Result<Verdict> {
     let facts = gather::cluster(api, &to.namespace).await?;
-    Ok(before(&facts, &permissions(api).await, revision))
+    Ok(before(&facts, &permissions(api).await, revision, Timestamp::now()))
 }
 
 async fn permissions(api: &Api) -> Vec<Permission> {
@@ -162,14 +163,14 @@ async fn permissions(api: &Api) -> Vec<Permission> {
 }
 
 /// Whether it can be installed.
-fn before(facts: &Facts, permissions: &[Permission], revision: Option<&str>) -> Verdict {
+fn before(facts: &Facts, permissions: &[Permission], revision: Option<&str>, now: Timestamp) -> Verdict {
     let mut findings = server::version(facts);
     findings.extend(server::allowed(permissions));
     findings.extend(server::definitions(facts));
     findings.extend(server::nodes(facts));
     findings.extend(others::cilium(facts));
     findings.extend(others::meshes(facts, revision));
-    findings.extend(others::owners(facts, revision));
+    findings.extend(others::owners(facts, revision, now));
     findings.extend(server::hidden(facts));
     Verdict::new(Stage::Before, findings)
 }
@@ -181,7 +182,7 @@ fn installed(facts: &Facts, now: Timestamp) -> Verdict {
     findings.extend(server::nodes(facts));
     findings.extend(others::cilium(facts));
     findings.extend(others::meshes(facts, rules.revision.as_deref()));
-    findings.extend(others::owners(facts, rules.revision.as_deref()));
+    findings.extend(others::owners(facts, rules.revision.as_deref(), now));
     findings.extend(mesh::definitions(facts));
     findings.extend(mesh::parts(facts));
     findings.extend(mesh::versions(facts));

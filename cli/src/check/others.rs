@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Other meshes, and networks that hide from capture what they should not: as far as the API server knows.
 
-use membership::rules::{AMBIENT, DATAPLANE_MODE, REVISION};
+use jiff::Timestamp;
+use membership::rules::{AMBIENT, DATAPLANE_MODE, REVISION, Rules, Verdict};
 
 use super::Finding;
 use crate::{
@@ -93,7 +94,39 @@ pub(super) fn meshes(facts: &Facts, revision: Option<&str>) -> Vec<Finding> {
 }
 
 /// Namespaces and pods that two meshes would have.
-pub(super) fn owners(facts: &Facts, revision: Option<&str>) -> Vec<Finding> {
+pub(super) fn owners(facts: &Facts, revision: Option<&str>, now: Timestamp) -> Vec<Finding> {
+    let mut findings = namespaces(facts, revision);
+    findings.extend(pods(facts, revision, now));
+    findings
+}
+
+/// Pods that have another mesh's proxy in them, of which our rules do not know.
+fn pods(facts: &Facts, revision: Option<&str>, now: Timestamp) -> Option<Finding> {
+    let rules = Rules { revision: revision.map(str::to_owned), ..facts.rules() };
+    let both = facts.pods.iter().filter_map(|pod| {
+        let (labels, annotations) = (&pod.object.labels, &pod.object.annotations);
+        let proxy = if labels.contains_key("linkerd.io/control-plane-ns") {
+            "Linkerd"
+        } else if annotations.get("kuma.io/sidecar-injected").is_some_and(|value| value == "true") {
+            "Kuma"
+        } else {
+            return None;
+        };
+        let namespace = facts.namespaces.get(&pod.object.namespace)?;
+        let verdict = rules.decide(&pod.object, &namespace.object, now);
+        matches!(verdict, Verdict::Enrol(_)).then(|| format!("{} ({proxy})", pod.full_name()))
+    });
+    let both: Vec<String> = both.collect();
+    (!both.is_empty()).then(|| {
+        Finding::failure(
+            "two owners",
+            format!("pods of this mesh with a proxy of another: {}", some(&both)),
+            "turn the other mesh's injection off and restart them, or label them istio.io/dataplane-mode=none",
+        )
+    })
+}
+
+fn namespaces(facts: &Facts, revision: Option<&str>) -> Vec<Finding> {
     let mut both = Vec::new();
     for (name, namespace) in &facts.namespaces {
         let labels = &namespace.object.labels;

@@ -23,7 +23,7 @@ fn words(verdict: &Verdict) -> Vec<String> {
 fn check_before(change: impl FnOnce(&mut Facts), revision: Option<&str>, expected: &[&str]) {
     let mut facts = fixtures::empty();
     change(&mut facts);
-    let verdict = before(&facts, &[], revision);
+    let verdict = before(&facts, &[], revision, now());
     assert_eq!(words(&verdict), expected, "{}", verdict.text());
 }
 
@@ -67,11 +67,11 @@ fn an_old_api_server_or_kernel_is_refused() {
 fn a_permission_that_is_missing_is_named() {
     let permission = |resource, allowed| Permission { group: "apps", resource, allowed };
     let asked = [permission("daemonsets", Ok(false)), permission("deployments", Ok(true))];
-    let verdict = before(&fixtures::empty(), &asked, None);
+    let verdict = before(&fixtures::empty(), &asked, None, now());
     assert_eq!(words(&verdict), ["failure permissions"]);
     assert!(verdict.text().contains("may not create daemonsets.apps"), "{}", verdict.text());
     let asked = [permission("daemonsets", Err("no answer".to_owned()))];
-    assert_eq!(words(&before(&fixtures::empty(), &asked, None)), ["warning permissions"]);
+    assert_eq!(words(&before(&fixtures::empty(), &asked, None, now())), ["warning permissions"]);
 }
 
 #[test]
@@ -138,6 +138,11 @@ fn a_namespace_with_two_owners_is_refused() {
         shop.annotations = labels(&[("linkerd.io/inject", "enabled")]);
     };
     check_before(linkerd, None, &["failure two owners"]);
+    let injected = |facts: &mut Facts| {
+        facts.pods[0].object.labels = labels(&[("linkerd.io/control-plane-ns", "linkerd")]);
+    };
+    check_before(injected, None, &["failure two owners"]);
+    check_before(injected, Some("ambit"), &[]);
 }
 
 #[test]
