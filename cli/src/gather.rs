@@ -18,6 +18,8 @@ use crate::{
 
 /// Pods that are asked at the same time.
 const AT_ONCE: usize = 8;
+/// Of why a pod has not answered, in characters.
+const LONGEST_REASON: usize = 200;
 /// `:15014` of control: metrics, readiness, status.
 pub(crate) const CONTROL: u16 = 15014;
 /// `:15000` of ztunnel, on its loopback.
@@ -129,7 +131,10 @@ pub(crate) async fn at_once<T>(futures: impl Iterator<Item = impl Future<Output 
 }
 
 async fn ask<T: DeserializeOwned>(api: &Api, at: &PodPort, path: &str) -> Answer<T> {
-    let body = at.get(api, path).await.map_err(|error| chain(&error))?;
+    // Kubelet repeats itself at length.
+    let short =
+        |error: kubernetes::ForwardError| chain(&error).chars().take(LONGEST_REASON).collect::<String>();
+    let body = at.get(api, path).await.map_err(short)?;
     serde_json::from_slice(&body).map_err(|error| format!("the answer of {at} cannot be read: {error}"))
 }
 
