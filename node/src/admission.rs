@@ -9,14 +9,14 @@ use serde::Deserialize;
 use crate::{
     enrol::{AddError, Enrolment, RemoveError, State, Status},
     netns::{Netns, NetnsId},
-    objects::{Labels, PodObject},
+    objects::{NamespaceObject, PodObject},
     pod::{Pod, PodError, PodJson, Uid},
     rules::{Reason, Rules, Verdict},
 };
 
 /// Who knows the pods of this node.
 pub trait Directory: Send + Sync + 'static {
-    /// A pod as it is now, with the labels of its namespace.
+    /// A pod as it is now, with its namespace.
     fn pod(&self, namespace: &str, name: &str) -> impl Future<Output = Result<Entry, Unknown>> + Send;
 }
 
@@ -25,8 +25,8 @@ pub trait Directory: Send + Sync + 'static {
 pub struct Entry {
     /// The pod.
     pub pod: PodObject,
-    /// Labels of its namespace.
-    pub namespace: Labels,
+    /// Its namespace.
+    pub namespace: NamespaceObject,
 }
 
 /// Why nothing certain is known about a pod.
@@ -195,7 +195,7 @@ impl<D: Directory> Admission<D> {
             let (name, found) = (attachment.full_name(), entry.pod.uid);
             return Err(AdmitError::Another { name, asked: asked.clone(), found });
         }
-        match self.rules.decide(&entry.pod, &entry.namespace) {
+        match self.rules.decide(&entry.pod, &entry.namespace, jiff::Timestamp::now()) {
             Verdict::Skip(reason) => Ok(Err(reason)),
             Verdict::Enrol(treatment) => {
                 let json = PodJson {

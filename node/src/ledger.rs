@@ -4,9 +4,11 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+
 use crate::{
     enrol::{State, Status},
-    objects::{Labels, PodObject},
+    objects::{NamespaceObject, PodObject},
     pod::{Treatment, Uid},
     rules::{Reason, Rules, Verdict},
 };
@@ -16,7 +18,7 @@ use crate::{
 pub struct Ledger {
     /// By namespace and name, which is all that a deletion tells.
     pods: BTreeMap<(String, String), PodObject>,
-    namespaces: BTreeMap<String, Labels>,
+    namespaces: BTreeMap<String, NamespaceObject>,
 }
 
 /// What is to be done about a pod.
@@ -53,9 +55,9 @@ impl Ledger {
         self.pods.remove(&(namespace.to_owned(), name.to_owned()));
     }
 
-    /// A namespace is there, with these labels.
-    pub fn namespace_is(&mut self, name: String, labels: Labels) {
-        self.namespaces.insert(name, labels);
+    /// A namespace is there, like this.
+    pub fn namespace_is(&mut self, name: String, namespace: NamespaceObject) {
+        self.namespaces.insert(name, namespace);
     }
 
     /// A namespace is gone.
@@ -63,8 +65,8 @@ impl Ledger {
         self.namespaces.remove(name);
     }
 
-    /// A pod with the labels of its namespace.
-    pub fn find(&self, namespace: &str, name: &str) -> Option<(&PodObject, &Labels)> {
+    /// A pod with its namespace.
+    pub fn find(&self, namespace: &str, name: &str) -> Option<(&PodObject, &NamespaceObject)> {
         let pod = self.pods.get(&(namespace.to_owned(), name.to_owned()))?;
         Some((pod, self.namespaces.get(namespace)?))
     }
@@ -87,15 +89,20 @@ impl Ledger {
         pending.filter_map(|status| self.pod(&status.pod.uid)).any(|pod| !pod.is_marked())
     }
 
+    /// When the first bypass that holds now ends.
+    pub fn next_end(&self, now: Timestamp) -> Option<Timestamp> {
+        self.namespaces.values().filter_map(|namespace| Some(namespace.bypass(now)?.until)).min()
+    }
+
     /// What is to be done, given what is captured.
-    pub fn steps(&self, rules: &Rules, captured: &[Status]) -> Vec<Step> {
+    pub fn steps(&self, rules: &Rules, captured: &[Status], now: Timestamp) -> Vec<Step> {
         let captured: BTreeMap<_, _> = captured.iter().map(|status| (&status.pod.uid, status)).collect();
         let mut steps = Vec::new();
         for pod in self.pods.values() {
             // A namespace that is being deleted is gone before its last pods; nothing new is decided for them.
             let Some(namespace) = self.namespaces.get(&pod.namespace) else { continue };
             let status = captured.get(&pod.uid);
-            match (rules.decide(pod, namespace), status) {
+            match (rules.decide(pod, namespace, now), status) {
                 (Verdict::Enrol(treatment), status) => {
                     if is_up(pod) && status.is_none_or(|status| needs_work(status, pod, treatment)) {
                         steps.push(Step::Enrol(Box::new(pod.clone()), treatment));

@@ -22,15 +22,15 @@ pub mod ledger;
 pub(crate) mod mark;
 pub mod metrics;
 pub mod netns;
-pub mod objects;
 pub mod plugin;
 pub mod pod;
 pub mod probes;
 pub mod record;
 pub mod routes;
-pub mod rules;
 pub mod standing;
 pub mod sysctl;
 pub mod uninstall;
 pub mod watcher;
 pub mod zds;
+
+pub use membership::{bypass, objects, rules};

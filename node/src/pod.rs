@@ -8,47 +8,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use membership::pod::{Capturing, PodError, Treatment, Uid};
 use serde::{Deserialize, Serialize};
 
 /// Kubernetes names are at most this long (RFC 1123 subdomain).
 const MAX_NAME: usize = 253;
 /// A namespace is one DNS label.
 const MAX_NAMESPACE: usize = 63;
-/// A UUID has 36 characters, a static pod's hash 32; with the names above a ZDS packet stays below its 1024 bytes.
-const MAX_UID: usize = 128;
-
-/// A pod's uid, safe as a file name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Uid(String);
-
-impl Uid {
-    /// Parses a uid.
-    ///
-    /// # Errors
-    /// When it is empty, too long, or holds what cannot be part of a file name.
-    pub fn parse(text: &str) -> Result<Self, PodError> {
-        let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if text.is_empty() || text.len() > MAX_UID || text.starts_with('.') || !text.chars().all(safe) {
-            return Err(PodError {
-                field: "uid",
-                problem: format!("{text:?} is not a pod uid"),
-                fix: "give the pod's metadata.uid: 1 to 128 letters, digits, '-', '_' or '.'",
-            });
-        }
-        Ok(Self(text.to_owned()))
-    }
-
-    /// As text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Uid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// A pod to be captured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,36 +35,6 @@ pub struct Pod {
     pub treatment: Treatment,
     /// The runtime's id of its sandbox, where a runtime has announced it.
     pub sandbox: Option<String>,
-}
-
-/// What is captured of a pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Treatment {
-    /// Its DNS.
-    pub dns: Capturing,
-    /// Connections to it.
-    pub inbound: Capturing,
-}
-
-/// Whether something is captured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Capturing {
-    /// It goes to ztunnel.
-    On,
-    /// It goes where the application says.
-    Off,
-}
-
-impl Default for Treatment {
-    fn default() -> Self {
-        Self { dns: Capturing::On, inbound: Capturing::On }
-    }
-}
-
-impl From<bool> for Capturing {
-    fn from(on: bool) -> Self {
-        if on { Self::On } else { Self::Off }
-    }
 }
 
 impl fmt::Display for Pod {
@@ -137,18 +73,6 @@ pub struct PodJson {
 
 fn on() -> bool {
     true
-}
-
-/// A field that cannot be accepted.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {problem}; {fix}")]
-pub struct PodError {
-    /// Which one, as JSON spells it.
-    pub field: &'static str,
-    /// What is wrong with it.
-    pub problem: String,
-    /// What to write instead.
-    pub fix: &'static str,
 }
 
 impl TryFrom<&PodJson> for Pod {

@@ -9,6 +9,7 @@ mod trouble;
 
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use kubernetes::{Api, ApiError, Event, Happened, Resource, Watch};
 use parking_lot::Mutex;
 use runtime::Tasks;
@@ -17,12 +18,13 @@ use tokio::{sync::mpsc, sync::watch, time::Instant};
 pub use self::directory::Cluster;
 use self::{events::Events, trouble::Troubles};
 use crate::{
+    bypass::Fault,
     chain::Chain,
     enrol::{AddError, Enrolment, RemoveError},
     ledger::{Ledger, Step},
     mark,
     netns::running::{self, Marks},
-    objects::{Labels, NamespaceJson, PodJson, PodObject},
+    objects::{NamespaceJson, NamespaceObject, PodJson, PodObject},
     pod::{Pod, PodError, Treatment, Uid},
     rules::Rules,
 };
@@ -35,13 +37,15 @@ const AT_ONCE: usize = 16;
 const LOOK: Duration = Duration::from_secs(30);
 /// The same while a captured pod waits to be served, after which the mesh is to be told of it.
 const SOON: Duration = Duration::from_secs(1);
+/// How long after the end of a bypass its pods are looked at.
+const PAST_END: Duration = Duration::from_millis(50);
 const PROC: &str = "/proc";
 
 /// Objects of both watches.
 #[derive(Debug)]
 enum Object {
     Pod(Box<PodObject>),
-    Namespace(String, Labels),
+    Namespace(String, Box<NamespaceObject>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,8 +111,7 @@ impl Watcher {
         };
         let shutdown = round.watcher.tasks.shutdown();
         loop {
-            let look = Instant::now() + if round.awaits_mark() { SOON } else { LOOK };
-            let wake = round.troubles.next().map_or(look, |next| next.min(look));
+            let wake = round.wake();
             tokio::select! {
                 () = shutdown.requested() => return,
                 Some(event) = happened.recv() => {
@@ -145,8 +148,8 @@ impl Watcher {
     fn watch_namespaces(&self, tell: mpsc::Sender<Happened<Kind, Object>>) {
         let watch = Watch::new(Kind::Namespaces, [Resource::core("namespaces")]);
         let parse = |text: &str| {
-            let (name, labels) = kubernetes::json::<NamespaceJson>(text)?.labels();
-            Ok(Object::Namespace(name, labels))
+            let (name, namespace) = kubernetes::json::<NamespaceJson>(text)?.parse();
+            Ok(Object::Namespace(name, Box::new(namespace)))
         };
         self.spawn("watch namespaces", watch.run(self.api.clone(), parse, tell));
     }
@@ -253,15 +256,30 @@ struct Round {
 }
 
 impl Round {
-    fn awaits_mark(&self) -> bool {
-        self.watcher.ledger.lock().awaits_mark(&self.watcher.enrolment.list())
+    /// When to look although nothing has happened: a step may be tried again, a bypass ends, or it was long ago.
+    fn wake(&self) -> Instant {
+        let (instant, now) = (Instant::now(), Timestamp::now());
+        let (end, awaits_mark) = {
+            let ledger = self.watcher.ledger.lock();
+            (ledger.next_end(now), ledger.awaits_mark(&self.watcher.enrolment.list()))
+        };
+        let look = instant + if awaits_mark { SOON } else { LOOK };
+        // A little later than the end, or the look would still be before it.
+        let ends = end.and_then(|end| Duration::try_from(end.duration_since(now)).ok());
+        let ends = ends.map(|left| instant + left + PAST_END);
+        [self.troubles.next(), ends].into_iter().flatten().fold(look, Instant::min)
     }
 
     fn note(&mut self, Happened { of, event }: Happened<Kind, Object>) {
         let mut ledger = self.watcher.ledger.lock();
         match (of, event) {
             (_, Event::Applied(Object::Pod(pod))) => ledger.pod_is(*pod),
-            (_, Event::Applied(Object::Namespace(name, labels))) => ledger.namespace_is(name, labels),
+            (_, Event::Applied(Object::Namespace(name, namespace))) => {
+                if let Some(fault) = namespace.fault(Timestamp::now()) {
+                    self.ignore_bypass(&name, &fault);
+                }
+                ledger.namespace_is(name, *namespace);
+            }
             (Kind::Pods, Event::Deleted(name)) => ledger.pod_left(&name.namespace, &name.name),
             (Kind::Namespaces, Event::Deleted(name)) => ledger.namespace_left(&name.name),
             (_, broken @ Event::Broken { .. }) => {
@@ -271,6 +289,17 @@ impl Round {
             (Kind::Namespaces, Event::Synced) => self.synced[1] = true,
             (_, Event::Absent) => {}
         }
+    }
+
+    /// Says on the namespace that what it asks for has no effect.
+    fn ignore_bypass(&self, namespace: &str, fault: &Fault) {
+        let fault = fault.to_string();
+        tracing::warn!(namespace, fault, "a bypass is ignored");
+        drop(self.watcher.tasks.spawn("event", self.events().bypass_ignored(namespace.to_owned(), fault)));
+    }
+
+    fn events(&self) -> Events {
+        Events { api: self.watcher.api.clone(), node: self.watcher.node.clone() }
     }
 
     fn settle(&mut self, (step, result): Ended) {
@@ -283,14 +312,14 @@ impl Round {
         let news = self.troubles.again(step.uid(), &text, Instant::now());
         tracing::warn!(uid = %step.uid(), error = text, "a step for a pod failed, it is tried again");
         if let (Step::Enrol(pod, _), true) = (&step, news) {
-            let events = Events { api: self.watcher.api.clone(), node: self.watcher.node.clone() };
-            drop(self.watcher.tasks.spawn("event", events.not_enrolled((**pod).clone(), text)));
+            drop(self.watcher.tasks.spawn("event", self.events().not_enrolled((**pod).clone(), text)));
         }
     }
 
     /// Starts what is to be done and is not under way; whether there was nothing left to do.
     fn start(&mut self) -> bool {
-        let steps = self.watcher.ledger.lock().steps(&self.watcher.rules, &self.watcher.enrolment.list());
+        let captured = self.watcher.enrolment.list();
+        let steps = self.watcher.ledger.lock().steps(&self.watcher.rules, &captured, Timestamp::now());
         self.troubles.keep(&steps);
         let now = Instant::now();
         let mut idle = self.busy.is_empty();

@@ -9,7 +9,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 /// What differs between two machines or two ways of running the lab.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Folder of the built binaries: `ztunnel`, `control`, `node-agent`, `lab-app` (`AMBIT_LAB_BIN_DIR`, default:
+    /// Folder of the built binaries: `ztunnel`, `control`, `node-agent`, `ambit`, `lab-app` (`AMBIT_LAB_BIN_DIR`, default:
     /// beside the running program).
     pub binaries: PathBuf,
     /// Whether the environment chose them.
@@ -50,10 +50,7 @@ impl Settings {
     pub fn binary(&self, name: &str) -> Result<PathBuf> {
         let path = self.binaries.join(name);
         if !path.is_file() {
-            bail!(
-                "{} is not there: build it with `cargo build -p ztunnel -p control -p node -p lab --bins`",
-                path.display()
-            );
+            bail!("{} is not there: build it with `cargo build --workspace --bins`", path.display());
         }
         Ok(path)
     }

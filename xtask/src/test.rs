@@ -123,8 +123,8 @@ impl Test {
     }
 }
 
-/// The tooling itself, control against an API server, the node agent on a node, all of it installed by the charts.
-const CLUSTER_TESTS: [&str; 4] = ["kubernetes", "control", "enrolment", "mesh"];
+/// The tooling itself, control and the command line against an API server, the node agent on a node, all of it installed by the charts.
+const CLUSTER_TESTS: [&str; 5] = ["kubernetes", "control", "cli", "enrolment", "mesh"];
 
 fn cluster_tests() -> Result<()> {
     ::lab::config::require_root("test cluster")?;

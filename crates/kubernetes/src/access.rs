@@ -30,6 +30,13 @@ pub enum Access {
     Pod,
     /// As a kubeconfig says, in its current context.
     Kubeconfig(PathBuf),
+    /// As kubectl would: the file given, or those of `KUBECONFIG`, or `~/.kube/config`.
+    User {
+        /// The file.
+        kubeconfig: Option<PathBuf>,
+        /// A context other than the current one.
+        context: Option<String>,
+    },
 }
 
 /// Why there is no client.
@@ -69,6 +76,7 @@ impl Access {
         let config = match self {
             Self::Pod => Config::incluster().map_err(|error| AccessError::Pod(error.into()))?,
             Self::Kubeconfig(path) => from_file(path).await?,
+            Self::User { kubeconfig, context } => of_user(kubeconfig.as_deref(), context.as_deref()).await?,
         };
         let namespace = config.default_namespace.clone();
         let client = client(&config)
@@ -81,7 +89,10 @@ impl std::fmt::Display for Access {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Pod => f.write_str("the pod's service account"),
-            Self::Kubeconfig(path) => write!(f, "{}", path.display()),
+            Self::Kubeconfig(path) | Self::User { kubeconfig: Some(path), .. } => {
+                write!(f, "{}", path.display())
+            }
+            Self::User { kubeconfig: None, .. } => f.write_str("KUBECONFIG or ~/.kube/config"),
         }
     }
 }
@@ -90,6 +101,16 @@ async fn from_file(path: &Path) -> Result<Config, AccessError> {
     let failed = |source: BoxError| AccessError::Kubeconfig { path: path.to_owned(), source };
     let kubeconfig = Kubeconfig::read_from(path).map_err(|error| failed(error.into()))?;
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+    config.map_err(|error| failed(error.into()))
+}
+
+async fn of_user(path: Option<&Path>, context: Option<&str>) -> Result<Config, AccessError> {
+    let shown = path.map_or_else(|| PathBuf::from("KUBECONFIG or ~/.kube/config"), Path::to_owned);
+    let failed = |source: BoxError| AccessError::Kubeconfig { path: shown.clone(), source };
+    let kubeconfig = path.map_or_else(Kubeconfig::read, Kubeconfig::read_from);
+    let kubeconfig = kubeconfig.map_err(|error| failed(error.into()))?;
+    let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
+    let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
     config.map_err(|error| failed(error.into()))
 }
 

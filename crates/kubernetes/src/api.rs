@@ -6,7 +6,7 @@ use std::{fmt, time::Duration};
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use kube::client::Body;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{error::ApiError, resource::encode};
@@ -16,6 +16,22 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// A page of a list; a single object has no more than 3 MiB.
 const LONGEST_ANSWER: usize = 64 << 20;
 const JSON: &str = "application/json";
+/// Objects of one answer to a list.
+const PAGE: usize = 500;
+
+#[derive(Deserialize)]
+struct Page<T> {
+    #[serde(default)]
+    metadata: Rest,
+    // Null and empty are alike in the API.
+    items: Option<Vec<T>>,
+}
+
+#[derive(Default, Deserialize)]
+struct Rest {
+    #[serde(rename = "continue")]
+    rest: Option<String>,
+}
 
 /// The API server; cheap to clone.
 #[derive(Clone)]
@@ -110,18 +126,57 @@ impl Api {
         }
     }
 
+    /// An answer that is no JSON, such as a log.
+    ///
+    /// # Errors
+    /// When there is no usable answer.
+    pub async fn text(&self, path: &str) -> Result<String, ApiError> {
+        let bytes = self.exchange(Method::GET, path, None).await?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// All objects of a kind, in pages.
+    ///
+    /// # Errors
+    /// When there is no usable answer; also when the list changed so much that it cannot be gone on with.
+    pub async fn list<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, ApiError> {
+        let mut all = Vec::new();
+        let mut from = String::new();
+        loop {
+            let page: Page<T> = self.get(&format!("{path}?limit={PAGE}&continue={}", encode(&from))).await?;
+            all.extend(page.items.into_iter().flatten());
+            match page.metadata.rest {
+                Some(rest) if !rest.is_empty() => from = rest,
+                Some(_) | None => return Ok(all),
+            }
+        }
+    }
+
+    pub(crate) fn client(&self) -> &kube::Client {
+        &self.client
+    }
+
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         body: Option<(&'static str, Vec<u8>)>,
     ) -> Result<T, ApiError> {
+        let bytes = self.exchange(method, path, body).await?;
+        serde_json::from_slice(&bytes).map_err(|source| ApiError::Answer { path: path.to_owned(), source })
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&'static str, Vec<u8>)>,
+    ) -> Result<Vec<u8>, ApiError> {
         let answer = tokio::time::timeout(DEADLINE, async {
             let response = self.send(method, path, body).await?;
             collect(path, response.into_body()).await
         });
-        let bytes = answer.await.map_err(|_elapsed| ApiError::TooLate(DEADLINE))??;
-        serde_json::from_slice(&bytes).map_err(|source| ApiError::Answer { path: path.to_owned(), source })
+        answer.await.map_err(|_elapsed| ApiError::TooLate(DEADLINE))?
     }
 
     /// The response to a request that was not refused; its body is still to come.

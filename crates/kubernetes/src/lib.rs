@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The Kubernetes API for daemons: a client, watches, leases, reviews of tokens.
+//! The Kubernetes API for daemons and tools: a client, watches, leases, reviews of tokens.
 //!
 //! ```text
 //!   api ──► watch ──► events of one kind, into a bounded queue
 //!     ├───► lease ──► am I the leader?
-//!     └───► review ─► whose token is it?
+//!     ├───► review ─► whose token is it?
+//!     └───► forward ► what a port of a pod answers, also one on its loopback
 //! ```
 //! It is the only package that knows `kube`. It knows no mesh: objects are the caller's types, and what they mean is the
 //! caller's business.
@@ -13,6 +14,7 @@ mod access;
 mod api;
 mod backoff;
 mod error;
+mod forward;
 mod lease;
 mod resource;
 mod review;
@@ -23,6 +25,7 @@ pub use self::{
     access::{Access, AccessError},
     api::Api,
     error::ApiError,
+    forward::{ForwardError, PodPort},
     lease::{Leadership, LeaseSettings, lead},
     resource::{Resource, Within},
     review::{Account, ReviewError, review},

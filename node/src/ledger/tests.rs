@@ -2,11 +2,13 @@
 //! What the watches told against what is captured.
 
 use proptest::prelude::*;
+use serde_json::json;
 
 use super::*;
 use crate::{
+    bypass::Bypass,
     netns::NetnsId,
-    objects::{Phase, fixtures::running},
+    objects::{Labels, Phase, PodJson},
     pod::{Capturing, Pod},
     rules::{AMBIENT, DATAPLANE_MODE, NONE},
 };
@@ -15,8 +17,20 @@ fn labels(mode: Option<&str>) -> Labels {
     mode.map(|mode| (DATAPLANE_MODE.to_owned(), mode.to_owned())).into_iter().collect()
 }
 
+fn labelled(mode: Option<&str>) -> NamespaceObject {
+    NamespaceObject { labels: labels(mode), bypass: None }
+}
+
+fn now() -> Timestamp {
+    "2026-01-31T18:00:00Z".parse().unwrap()
+}
+
 fn pod(uid: &str) -> PodObject {
-    running(uid, "shop", &format!("web-{uid}"))
+    let json = json!({
+        "metadata": {"uid": uid, "namespace": "shop", "name": format!("web-{uid}")},
+        "status": {"phase": "Running", "podIPs": [{"ip": "10.7.0.9"}]},
+    });
+    serde_json::from_value::<PodJson>(json).unwrap().try_into().unwrap()
 }
 
 fn marked(uid: &str) -> PodObject {
@@ -42,7 +56,7 @@ fn captured(uid: &str, state: State) -> Status {
 
 fn ledger(pods: impl IntoIterator<Item = PodObject>, namespace: Option<&str>) -> Ledger {
     let mut ledger = Ledger::default();
-    ledger.namespace_is("shop".to_owned(), labels(namespace));
+    ledger.namespace_is("shop".to_owned(), labelled(namespace));
     pods.into_iter().for_each(|pod| ledger.pod_is(pod));
     ledger
 }
@@ -60,14 +74,14 @@ fn words(steps: &[Step]) -> Vec<String> {
 }
 
 fn check(ledger: &Ledger, held: &[Status], expected: &[&str]) {
-    assert_eq!(words(&ledger.steps(&Rules::default(), held)), expected);
+    assert_eq!(words(&ledger.steps(&Rules::default(), held, now())), expected);
 }
 
 #[test]
 fn a_running_pod_comes_and_goes_with_the_labels() {
     let mut ledger = ledger([pod("a"), PodObject { labels: labels(Some(NONE)), ..pod("b") }], None);
     check(&ledger, &[], &[]);
-    ledger.namespace_is("shop".to_owned(), labels(Some(AMBIENT)));
+    ledger.namespace_is("shop".to_owned(), labelled(Some(AMBIENT)));
     check(&ledger, &[], &["enrol a"]);
     let held = [captured("a", State::Enrolled)];
     check(&ledger, &held, &["mark a"]);
@@ -76,7 +90,7 @@ fn a_running_pod_comes_and_goes_with_the_labels() {
     ledger.pod_is(PodObject { labels: labels(Some(NONE)), ..pod("a") });
     check(&ledger, &held, &["release a"]);
     ledger.pod_is(PodObject { labels: labels(Some(AMBIENT)), ..pod("b") });
-    ledger.namespace_is("shop".to_owned(), labels(None));
+    ledger.namespace_is("shop".to_owned(), labelled(None));
     check(&ledger, &[], &["enrol b"]);
 }
 
@@ -115,7 +129,7 @@ fn the_mesh_is_told_of_a_pod_when_it_is_served_and_not_before() {
 fn a_mark_that_was_left_behind_is_taken_away_and_another_meshs_is_not() {
     check(&ledger([marked("a")], None), &[], &["unmark a"]);
     let rules = Rules { revision: Some("ours".to_owned()), ..Rules::default() };
-    assert_eq!(ledger([marked("a")], Some(AMBIENT)).steps(&rules, &[]), []);
+    assert_eq!(ledger([marked("a")], Some(AMBIENT)).steps(&rules, &[], now()), []);
 }
 
 #[test]
@@ -138,6 +152,21 @@ fn nothing_is_decided_about_pods_of_a_namespace_that_is_gone() {
     assert!(ledger.find("shop", "web-a").is_none());
 }
 
+#[test]
+fn a_bypass_lets_pods_out_and_its_end_brings_them_back() {
+    let mut ledger = ledger([pod("a")], Some(AMBIENT));
+    let (since, until) = (now(), now() + jiff::SignedDuration::from_mins(30));
+    let bypass = Bypass { since, until, by: "eva".to_owned(), reason: "the worst night".to_owned() };
+    let namespace = NamespaceObject { bypass: Some(Ok(bypass)), ..labelled(Some(AMBIENT)) };
+    assert_eq!(ledger.next_end(now()), None);
+    ledger.namespace_is("shop".to_owned(), namespace);
+    check(&ledger, &[captured("a", State::Enrolled)], &["release a"]);
+    check(&ledger, &[], &[]);
+    assert_eq!(ledger.next_end(now()), Some(until));
+    assert_eq!(words(&ledger.steps(&Rules::default(), &[], until)), ["enrol a"]);
+    assert_eq!(ledger.next_end(until), None);
+}
+
 proptest! {
     /// After the steps are done there are none left, whatever was there before.
     #[test]
@@ -152,7 +181,7 @@ proptest! {
         let mut held: BTreeMap<_, _> = held.iter().map(|index| captured(&index.to_string(), State::Enrolled))
             .map(|status| (status.pod.uid.clone(), status)).collect();
         let list = |held: &BTreeMap<Uid, Status>| held.values().cloned().collect::<Vec<_>>();
-        for step in ledger.steps(&rules, &list(&held)) {
+        for step in ledger.steps(&rules, &list(&held), now()) {
             match step {
                 // A pod is marked once it is in.
                 Step::Mark(..) => {}
@@ -160,13 +189,13 @@ proptest! {
                 Step::Release(uid, _) | Step::Absent(uid) => drop(held.remove(&uid)),
             }
         }
-        for step in ledger.steps(&rules, &list(&held)) {
+        for step in ledger.steps(&rules, &list(&held), now()) {
             match step {
                 Step::Mark(pod, marked) => ledger.pod_is_marked(&pod.uid, marked),
                 other => prop_assert!(false, "{other:?}"),
             }
         }
-        prop_assert!(ledger.steps(&rules, &list(&held)).is_empty());
+        prop_assert!(ledger.steps(&rules, &list(&held), now()).is_empty());
         for (index, mode) in modes.iter().enumerate() {
             let is_in = *mode == Some(AMBIENT) || (*mode != Some(NONE) && namespace == Some(AMBIENT));
             prop_assert_eq!(held.contains_key(&Uid::parse(&index.to_string()).unwrap()), is_in);

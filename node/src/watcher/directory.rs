@@ -36,7 +36,7 @@ impl Directory for Cluster {
             source,
         };
         let asked = tokio::time::timeout(PATIENCE, self.ask(namespace, name));
-        let (pod, labels) = match asked.await {
+        let (pod, json) = match asked.await {
             Ok(Ok(found)) => found,
             Ok(Err(error)) if !error.is_outage() => return Err(unanswered(error.into())),
             outage => {
@@ -55,10 +55,9 @@ impl Directory for Cluster {
             }
         };
         let pod = pod.ok_or_else(|| Unknown::Absent { what: "pod", name: full.clone() })?;
-        let labels =
-            labels.ok_or_else(|| Unknown::Absent { what: "namespace", name: namespace.to_owned() })?;
+        let json = json.ok_or_else(|| Unknown::Absent { what: "namespace", name: namespace.to_owned() })?;
         let pod = PodObject::try_from(pod).map_err(|error| unanswered(error.into()))?;
-        Ok(Entry { pod, namespace: labels.labels().1 })
+        Ok(Entry { pod, namespace: json.parse().1 })
     }
 }
 
@@ -68,7 +67,7 @@ impl Cluster {
         namespace: &str,
         name: &str,
     ) -> Result<(Option<PodJson>, Option<NamespaceJson>), ApiError> {
-        let (pod, labels) = (PODS.object(namespace, name), NAMESPACES.object("", namespace));
-        tokio::try_join!(self.api.find(&pod), self.api.find(&labels))
+        let (pod, home) = (PODS.object(namespace, name), NAMESPACES.object("", namespace));
+        tokio::try_join!(self.api.find(&pod), self.api.find(&home))
     }
 }

@@ -17,7 +17,7 @@ use node::{
     api,
     capture::Capture,
     enrol::Enrolment,
-    objects::{Labels, Phase, PodObject},
+    objects::{Labels, NamespaceObject, Phase, PodObject},
     pod::Uid,
     record::Records,
     rules::Rules,
@@ -57,7 +57,7 @@ impl Directory for Table {
             ips: vec![],
             containers: vec![],
         };
-        Ok(Entry { pod, namespace: Labels::new() })
+        Ok(Entry { pod, namespace: NamespaceObject::default() })
     }
 }
 

@@ -38,6 +38,7 @@ pub(crate) struct Scene {
 pub(crate) fn all() -> Vec<Check<Scene>> {
     checks![
         a1_a_pod_that_was_there_before_joins_and_leaves_by_the_label_of_its_namespace,
+        a1b_a_bypassed_namespace_leaves_the_mesh_and_comes_back_by_itself,
         a2_a_pod_starts_only_when_ztunnel_serves_it,
         a3_kubelet_s_probes_reach_a_pod_and_other_processes_of_the_node_do_not,
         a4_without_the_agent_a_pod_waits_but_not_in_a_listed_namespace,
@@ -77,6 +78,15 @@ impl Scene {
              imagePullPolicy: Never\n    args: [serve, --name, {name}]\n{more}"
         );
         self.cluster.apply(&yaml).await.map(drop)
+    }
+
+    /// The command line, as an administrator.
+    async fn ambit(&self, arguments: &[&str]) -> Result<()> {
+        let mut command = std::process::Command::new(self.files.binary("ambit")?);
+        command.args(arguments).arg("--kubeconfig").arg(self.cluster.shape().kubeconfig());
+        let output = tokio::task::spawn_blocking(move || command.output()).await??;
+        ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
     }
 
     async fn object(&self, namespace: &str, name: &str) -> Result<Value> {
@@ -128,6 +138,43 @@ async fn a1_a_pod_that_was_there_before_joins_and_leaves_by_the_label_of_its_nam
     scene.files.reaches("first", Some("enrolled")).await?;
     scene.cluster.kubectl(&["label", "namespace", "old", "istio.io/dataplane-mode-"]).await?;
     scene.files.reaches("first", None).await
+}
+
+async fn a1b_a_bypassed_namespace_leaves_the_mesh_and_comes_back_by_itself(scene: &Scene) -> Result<()> {
+    scene.cluster.kubectl(&["label", "namespace", "old", LABEL]).await?;
+    scene.files.reaches("first", Some("enrolled")).await?;
+    let address = scene.address("old", "first").await?;
+    scene.ambit(&["bypass", "old", "--for", "8s", "--reason", "a test"]).await?;
+    scene.files.reaches("first", None).await?;
+    scene.call_from_node(address).await.context("outside the mesh it answers")?;
+    // Nobody says anything more.
+    scene.files.reaches("first", Some("enrolled")).await?;
+
+    let far = "ambit.mesh/bypass-until=9999-01-01T00:00:00Z";
+    scene.cluster.kubectl(&["annotate", "namespace", "old", "--overwrite", far]).await?;
+    eventually(SOON, "the reason in an event", async || {
+        let events = scene.cluster.kubectl(&["-n", "old", "get", "events"]).await?;
+        ensure!(events.contains("BypassIgnored") && events.contains("within 24 hours"), "{events}");
+        Ok(())
+    })
+    .await?;
+    ensure!(
+        scene.files.state("first").await?.as_deref() == Some("enrolled"),
+        "a bypass for ever was honoured"
+    );
+
+    scene.ambit(&["bypass", "old", "--for", "1h", "--reason", "a test"]).await?;
+    scene.files.reaches("first", None).await?;
+    scene.pod("old", "second", "").await?;
+    scene.runs("old", "second").await?;
+    scene.files.reaches("second", None).await?;
+    scene.ambit(&["bypass", "old", "--end"]).await?;
+    for pod in ["first", "second"] {
+        scene.files.reaches(pod, Some("enrolled")).await?;
+    }
+    scene.cluster.kubectl(&["label", "namespace", "old", "istio.io/dataplane-mode-"]).await?;
+    scene.files.reaches("first", None).await?;
+    scene.files.reaches("second", None).await
 }
 
 async fn a2_a_pod_starts_only_when_ztunnel_serves_it(scene: &Scene) -> Result<()> {

@@ -35,6 +35,11 @@ impl Files {
         Ok(Self { folder, node, binaries })
     }
 
+    /// A program of the workspace.
+    pub(crate) fn binary(&self, name: &str) -> Result<PathBuf> {
+        self.binaries.binary(name)
+    }
+
     /// The node's own `/etc/cni/net.d`.
     pub(crate) fn configurations(&self) -> PathBuf {
         self.node.join("cni-conf")

@@ -19,9 +19,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("hbone", &[]),
     ("runtime", &[]),
     ("kubernetes", &[]),
+    ("membership", &[]),
     ("ztunnel", &["hbone", "plan", "xds", "identity", "runtime", "mesh", "proto", "ebpf-claim"]),
     ("control", &["plan", "xds", "identity", "runtime", "mesh", "kubernetes"]),
-    ("node", &["ebpf-loader", "proto", "runtime", "kubernetes"]),
+    ("node", &["ebpf-loader", "proto", "runtime", "kubernetes", "membership"]),
+    ("cli", &["kubernetes", "membership"]),
     ("ebpf-abi", &[]),
     ("ebpf-loader", &["ebpf-abi"]),
     ("ebpf-claim", &["ebpf-abi"]),
@@ -45,7 +47,7 @@ const SCENARIOS: &[&str] = &[
 ];
 
 /// Packages that decide and never do: no runtime, network, clock, randomness or wire format.
-const PURE: &[&str] = &["mesh", "plan"];
+const PURE: &[&str] = &["mesh", "plan", "membership"];
 const IMPURE: &[&str] = &[
     "futures-util",
     "h2",

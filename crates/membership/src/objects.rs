@@ -4,9 +4,13 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use jiff::Timestamp;
 use serde::Deserialize;
 
-use crate::pod::{PodError, Uid};
+use crate::{
+    bypass::{Bypass, Fault},
+    pod::{PodError, Uid},
+};
 
 /// Labels or annotations.
 pub type Labels = BTreeMap<String, String>;
@@ -100,14 +104,41 @@ pub struct PodJson {
 /// `v1.Namespace`, the fields that are read.
 #[derive(Clone, Debug, Deserialize)]
 pub struct NamespaceJson {
-    /// Its name and labels.
+    /// Its name, labels and annotations.
     metadata: Metadata,
 }
 
+/// A namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamespaceObject {
+    /// `metadata.labels`.
+    pub labels: Labels,
+    /// Whether its annotations ask for leaving the mesh for a while.
+    pub bypass: Option<Result<Bypass, Fault>>,
+}
+
+impl NamespaceObject {
+    /// The bypass that holds.
+    pub fn bypass(&self, now: Timestamp) -> Option<&Bypass> {
+        let bypass = self.bypass.as_ref()?.as_ref().ok()?;
+        (bypass.holds(now) == Ok(true)).then_some(bypass)
+    }
+
+    /// Why a bypass that it asks for is ignored.
+    pub fn fault(&self, now: Timestamp) -> Option<Fault> {
+        match self.bypass.as_ref()? {
+            Ok(bypass) => bypass.holds(now).err(),
+            Err(fault) => Some(fault.clone()),
+        }
+    }
+}
+
 impl NamespaceJson {
-    /// Name and labels.
-    pub fn labels(self) -> (String, Labels) {
-        (self.metadata.name, self.metadata.labels.unwrap_or_default())
+    /// Its name, and what matters of it.
+    pub fn parse(self) -> (String, NamespaceObject) {
+        let bypass = self.metadata.annotations.as_ref().and_then(Bypass::of);
+        let labels = self.metadata.labels.unwrap_or_default();
+        (self.metadata.name, NamespaceObject { labels, bypass })
     }
 }
 
@@ -240,8 +271,8 @@ mod tests {
         assert_eq!((pod.service_account.as_str(), pod.phase, pod.ips.len()), ("default", Phase::Pending, 0));
         let json = json!({"metadata": {"name": "b"}, "status": {"phase": "Active"}});
         assert_eq!(
-            serde_json::from_value::<NamespaceJson>(json).unwrap().labels(),
-            ("b".to_owned(), Labels::new())
+            serde_json::from_value::<NamespaceJson>(json).unwrap().parse(),
+            ("b".to_owned(), NamespaceObject::default())
         );
         let json = json!({"metadata": {"name": "a"}, "status": {"phase": "Dreaming"}});
         let error = PodObject::try_from(serde_json::from_value::<PodJson>(json).unwrap()).unwrap_err();

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{objects::fixtures::running, pod::Capturing};
+use crate::{bypass, objects::fixtures::running, pod::Capturing};
 
 fn labels(pairs: &[(&str, &str)]) -> Labels {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
@@ -12,6 +12,14 @@ fn labels(pairs: &[(&str, &str)]) -> Labels {
 
 fn pod(namespace: &str) -> PodObject {
     running("u-1", namespace, "web-0")
+}
+
+fn labelled(labels: &Labels) -> NamespaceObject {
+    NamespaceObject { labels: labels.clone(), bypass: None }
+}
+
+fn now() -> Timestamp {
+    "2026-01-31T18:00:00Z".parse().unwrap()
 }
 
 fn rules() -> Rules {
@@ -23,7 +31,7 @@ fn rules() -> Rules {
 }
 
 fn reason(rules: &Rules, pod: &PodObject, namespace: &Labels) -> Option<Reason> {
-    match rules.decide(pod, namespace) {
+    match rules.decide(pod, &labelled(namespace), now()) {
         Verdict::Enrol(_) => None,
         Verdict::Skip(reason) => Some(reason),
     }
@@ -98,6 +106,30 @@ fn where_another_mesh_reads_the_label_too_only_our_revision_is_ours() {
 }
 
 #[test]
+fn a_bypassed_namespace_is_out_until_the_end_of_its_bypass() {
+    let span = |until: &str| {
+        let pairs = [
+            (bypass::SINCE, "2026-01-31T17:50:00Z"),
+            (bypass::UNTIL, until),
+            (bypass::BY, "eva"),
+            (bypass::REASON, "the worst night"),
+        ];
+        let bypass = Bypass::of(&labels(&pairs));
+        NamespaceObject { labels: labels(&[(DATAPLANE_MODE, AMBIENT)]), bypass }
+    };
+    let decide = |namespace: &NamespaceObject| rules().decide(&pod("shop"), namespace, now());
+    let Verdict::Skip(reason) = decide(&span("2026-01-31T18:00:01Z")) else { panic!("it is in") };
+    let text = "its namespace is bypassed until 2026-01-31T18:00:01Z by eva: the worst night";
+    assert_eq!(reason.to_string(), text);
+    assert!(matches!(decide(&span("2026-01-31T18:00:00Z")), Verdict::Enrol(_)), "it is over");
+    assert!(matches!(decide(&span("2026-02-28T18:00:00Z")), Verdict::Enrol(_)), "too long, so ignored");
+    assert!(span("2026-02-28T18:00:00Z").fault(now()).is_some());
+    let other = PodObject { labels: labels(&[(DATAPLANE_MODE, NONE)]), ..pod("shop") };
+    let verdict = rules().decide(&other, &span("2026-01-31T18:00:01Z"), now());
+    assert_eq!(verdict, Verdict::Skip(Reason::OptedOut), "it would be out anyhow");
+}
+
+#[test]
 fn annotations_say_what_is_captured() {
     let ambient = labels(&[(DATAPLANE_MODE, AMBIENT)]);
     for (annotations, dns, inbound) in [
@@ -108,7 +140,10 @@ fn annotations_say_what_is_captured() {
         (labels(&[(BYPASS_INBOUND, "yes")]), Capturing::On, Capturing::On),
     ] {
         let pod = PodObject { annotations, ..pod("shop") };
-        assert_eq!(rules().decide(&pod, &ambient), Verdict::Enrol(Treatment { dns, inbound }));
+        assert_eq!(
+            rules().decide(&pod, &labelled(&ambient), now()),
+            Verdict::Enrol(Treatment { dns, inbound })
+        );
     }
 }
 
@@ -126,6 +161,6 @@ proptest! {
         namespace.insert(DATAPLANE_MODE.to_owned(), AMBIENT.to_owned());
         let rules = Rules { revision, ..rules() };
         let pod = PodObject { labels: own, host_network, ..pod("shop") };
-        prop_assert!(matches!(rules.decide(&pod, &namespace), Verdict::Skip(_)));
+        prop_assert!(matches!(rules.decide(&pod, &labelled(&namespace), now()), Verdict::Skip(_)));
     }
 }

@@ -5,8 +5,11 @@
 
 use std::fmt;
 
+use jiff::Timestamp;
+
 use crate::{
-    objects::{Labels, Phase, PodObject},
+    bypass::Bypass,
+    objects::{Labels, NamespaceObject, Phase, PodObject},
     pod::Treatment,
 };
 
@@ -67,6 +70,8 @@ pub enum Reason {
         /// What it says; none: nothing.
         found: Option<String>,
     },
+    /// Its namespace has left the mesh for a while.
+    Bypassed(Bypass),
 }
 
 impl fmt::Display for Reason {
@@ -85,14 +90,16 @@ impl fmt::Display for Reason {
             Self::OtherRevision { found: None } => {
                 write!(f, "neither it nor its namespace has the label {REVISION}")
             }
+            Self::Bypassed(bypass) => write!(f, "its namespace is {bypass}"),
         }
     }
 }
 
 impl Rules {
-    /// Decides about a pod whose namespace has these labels.
-    pub fn decide(&self, pod: &PodObject, namespace: &Labels) -> Verdict {
-        match self.objection(pod, namespace) {
+    /// Decides about a pod of a namespace.
+    pub fn decide(&self, pod: &PodObject, namespace: &NamespaceObject, now: Timestamp) -> Verdict {
+        let bypassed = || namespace.bypass(now).cloned().map(Reason::Bypassed);
+        match self.objection(pod, &namespace.labels).or_else(bypassed) {
             Some(reason) => Verdict::Skip(reason),
             None => Verdict::Enrol(treatment(&pod.annotations)),
         }
