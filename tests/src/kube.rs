@@ -221,8 +221,9 @@ impl KubeCluster {
         let number = self.files.fetch_add(1, Ordering::Relaxed);
         let log = self.shape.log(&format!("forward-{number}"));
         let port = format!(":{port}");
+        let kubectl = self.shape.tools.program("kubectl");
         let arguments = ["-n", namespace, "port-forward", "--address", "127.0.0.1", pod, &port];
-        let process = self.start_program(self.tool("kubectl", &arguments, log.clone()))?;
+        let process = self.start_program(self.tool(("kubectl", kubectl), &arguments, log.clone()))?;
         let announced = async || {
             let said = fs::read_to_string(&log)?;
             let rest = said.split_once("Forwarding from ").context("nothing is forwarded")?.1;
@@ -292,7 +293,15 @@ impl KubeCluster {
     }
 
     async fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
-        let launch = self.tool(program, arguments, PathBuf::new());
+        self.run_program(program, self.shape.tools.program(program), arguments).await
+    }
+
+    /// Runs a program that asks the API server as an administrator, such as the mesh's command line; its standard output.
+    ///
+    /// # Errors
+    /// When it fails: with what it wrote.
+    pub async fn run_program(&self, name: &str, path: PathBuf, arguments: &[&str]) -> Result<String> {
+        let launch = self.tool((name, path), arguments, PathBuf::new());
         let line = launch.name.clone();
         let output = process::output(launch, KUBECTL).await?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
@@ -306,12 +315,12 @@ impl KubeCluster {
         Ok(text(&output.stdout))
     }
 
-    /// A program of the tools that asks the API server as an administrator.
-    fn tool(&self, program: &str, arguments: &[&str], log: PathBuf) -> Launch {
+    /// A program that finds the API server by its environment.
+    fn tool(&self, (name, path): (&str, PathBuf), arguments: &[&str], log: PathBuf) -> Launch {
         let state = |file: &str| self.shape.state.join(file).display().to_string();
         Launch {
-            name: format!("{program} {}", arguments.join(" ")),
-            program: self.shape.tools.program(program),
+            name: format!("{name} {}", arguments.join(" ")),
+            program: path,
             arguments: arguments.iter().map(|word| (*word).to_owned()).collect(),
             environment: vec![
                 ("KUBECONFIG".to_owned(), state("kubeconfig")),

@@ -82,11 +82,8 @@ impl Scene {
 
     /// The command line, as an administrator.
     async fn ambit(&self, arguments: &[&str]) -> Result<()> {
-        let mut command = std::process::Command::new(self.files.binary("ambit")?);
-        command.args(arguments).arg("--kubeconfig").arg(self.cluster.shape().kubeconfig());
-        let output = tokio::task::spawn_blocking(move || command.output()).await??;
-        ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
+        let program = self.files.binary("ambit")?;
+        self.cluster.run_program("ambit", program, arguments).await.map(drop)
     }
 
     async fn object(&self, namespace: &str, name: &str) -> Result<Value> {

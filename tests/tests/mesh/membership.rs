@@ -14,6 +14,8 @@ pub(crate) fn all() -> Vec<Check<Scene>> {
     checks![
         running_pods_join_by_the_label_of_their_namespace,
         both_nodes_and_both_families_talk_in_mutual_tls,
+        the_command_line_finds_all_well_and_knows_every_pod,
+        a_bypassed_namespace_is_called_in_plaintext_and_comes_back,
         a_stateful_pod_is_reached_by_its_name_through_a_headless_service,
         a_job_that_lives_a_second_and_its_init_container_call_under_strict,
         a_pod_on_the_host_network_stays_outside_and_can_be_called,
@@ -68,6 +70,41 @@ async fn both_nodes_and_both_families_talk_in_mutual_tls(scene: &Scene) -> Resul
         .await?;
     }
     Ok(())
+}
+
+async fn the_command_line_finds_all_well_and_knows_every_pod(scene: &Scene) -> Result<()> {
+    scene.ambit(&["check"]).await?;
+    let status = scene.ambit(&["status"]).await?;
+    ensure!(status.contains("shop"), "no word of the namespace: {status}");
+    let workloads = scene.ambit(&["ztunnel", "workloads", "-o", "json"]).await?;
+    for pod in scene.pods("shop", "app").await? {
+        ensure!(workloads.contains(name(&pod)?), "no ztunnel knows {}: {workloads}", name(&pod)?);
+    }
+    for table in ["services", "policies", "certificates", "connections"] {
+        scene.ambit(&["ztunnel", table]).await?;
+    }
+    Ok(())
+}
+
+async fn a_bypassed_namespace_is_called_in_plaintext_and_comes_back(scene: &Scene) -> Result<()> {
+    scene.ambit(&["bypass", "shop", "--for", "10m", "--reason", "a test"]).await?;
+    let pods = scene.pods("shop", "app").await?;
+    for pod in &pods {
+        scene.becomes_captured("shop", name(pod)?, false).await?;
+    }
+    let before = scene.mutual("client-a", "web").await?;
+    scene.answers(CLIENT_A, "http://web/").await?;
+    ensure!(scene.mutual("client-a", "web").await? <= before, "it went through the mesh");
+    scene.ambit(&["bypass", "shop", "--end"]).await?;
+    for pod in &pods {
+        scene.becomes_captured("shop", name(pod)?, true).await?;
+    }
+    eventually(SOON, "mutual TLS again", async || {
+        scene.call(CLIENT_A, "http://web/").await?;
+        ensure!(scene.mutual("client-a", "web").await? > before, "nobody has counted it");
+        Ok(())
+    })
+    .await
 }
 
 async fn a_stateful_pod_is_reached_by_its_name_through_a_headless_service(scene: &Scene) -> Result<()> {

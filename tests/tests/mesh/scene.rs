@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The cluster with the mesh and a shop in it, and how the checks ask them.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use lab::{
@@ -23,6 +23,8 @@ const METRICS: u16 = 15020;
 /// See the module.
 pub(crate) struct Scene {
     pub(crate) cluster: KubeCluster,
+    /// The command line.
+    ambit: PathBuf,
 }
 
 impl Scene {
@@ -31,7 +33,7 @@ impl Scene {
         let cluster = KubeCluster::start("mesh", &settings, &tools, Options::default()).await?;
         mesh::load_sample(&cluster, &settings).await?;
         mesh::load_images(&cluster, &settings).await?;
-        let scene = Self { cluster };
+        let scene = Self { cluster, ambit: settings.binary("ambit")? };
         scene.apply(SHOP).await?;
         scene.cluster.rolled_out("shop", "deployment/web", ROLL_OUT).await?;
         scene.ready("shop", "-l=app=client").await?;
@@ -43,6 +45,11 @@ impl Scene {
     /// Applies manifests, in which `@SAMPLE@` stands for the sample application's image.
     pub(crate) async fn apply(&self, yaml: &str) -> Result<()> {
         self.cluster.apply(&yaml.replace("@SAMPLE@", mesh::SAMPLE)).await.map(drop)
+    }
+
+    /// What the command line says; it must end well.
+    pub(crate) async fn ambit(&self, arguments: &[&str]) -> Result<String> {
+        self.cluster.run_program("ambit", self.ambit.clone(), arguments).await
     }
 
     /// Waits until pods, by name or selector, are ready.

@@ -3,7 +3,6 @@
 
 mod call;
 mod checksum;
-mod health;
 mod load;
 mod names;
 mod serve;

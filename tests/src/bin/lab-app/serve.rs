@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The servers: HTTP/1.1 that says whom it saw, TCP that echoes, TCP that speaks first.
 
+mod health;
+
 use std::{convert::Infallible, net::Ipv6Addr, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
@@ -19,8 +21,6 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
-
-use crate::health;
 
 /// Connections that are served at the same time, over all ports.
 const CONNECTIONS: usize = 16_384;

@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 const SERVING: [u8; 7] = [0, 0, 0, 0, 2, 8, 1];
 
 /// Serves one connection.
-pub(crate) async fn serve(stream: TcpStream) -> Result<()> {
+pub(super) async fn serve(stream: TcpStream) -> Result<()> {
     let answer = service_fn(|_request: Request<Incoming>| async {
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", HeaderValue::from_static("0"));
