@@ -94,7 +94,12 @@ pub async fn uninstall(config: Config) -> anyhow::Result<()> {
 /// # Errors
 /// When the root or the tokens cannot be used, or an address is taken.
 pub async fn start(config: Config, render: Render, tasks: &Tasks) -> anyhow::Result<Control> {
-    let ports = Ports { discovery: bind(config.discovery_address)?, metrics: bind(config.metrics_address)? };
+    let webhook = match &config.source {
+        Source::Folder(_) => None,
+        Source::Kubernetes(cluster) => Some(bind(cluster.webhook_address)?),
+    };
+    let ports =
+        Ports { discovery: bind(config.discovery_address)?, metrics: bind(config.metrics_address)?, webhook };
     let started = Control { discovery: ports.discovery.local_addr()?, metrics: ports.metrics.local_addr()? };
     let live = Arc::new(Live::new(config.mesh));
     let readiness = Readiness::new();
@@ -117,10 +122,13 @@ pub async fn start(config: Config, render: Render, tasks: &Tasks) -> anyhow::Res
         node_accounts: config.node_accounts,
         longest: config.certificate_ttl,
     };
-    let routes = Routes::new(server.service()).add_service(certificates.service()).prepare();
+    let answers = Answers {
+        routes: Routes::new(server.service()).add_service(certificates.service()).prepare(),
+        webhook: serve::webhook_router(Arc::clone(&live)),
+    };
     let status = Status { source: view, live, server, signer, readiness, rejections: Rejections::default() };
     spawn_watchers(&status, tasks);
-    spawn_ports(ports, serving, routes, serve::router(status, render), tasks);
+    spawn_ports(ports, serving, answers, serve::router(status, render), tasks);
     tracing::info!(discovery = %started.discovery, metrics = %started.metrics, "control plane started");
     Ok(started)
 }
@@ -197,14 +205,28 @@ fn spawn_watchers<A: Authenticate>(status: &Status<A>, tasks: &Tasks) {
 struct Ports {
     discovery: TcpListener,
     metrics: TcpListener,
+    /// Only where there is an API server that asks.
+    webhook: Option<TcpListener>,
+}
+
+/// What is answered under TLS.
+struct Answers {
+    routes: Routes,
+    webhook: Router,
 }
 
 /// What answers others.
-fn spawn_ports(ports: Ports, serving: Serving, routes: Routes, router: Router, tasks: &Tasks) {
+fn spawn_ports(ports: Ports, serving: Serving, answers: Answers, router: Router, tasks: &Tasks) {
     drop(tasks.spawn_vital("serving certificate", serve::renew(serving.clone(), tasks.shutdown())));
+    if let Some(listener) = ports.webhook {
+        let (group, serving) = (tasks.clone(), serving.clone());
+        drop(tasks.spawn_vital("webhook", async move {
+            report(serve::serve_webhook(listener, &group, serving, answers.webhook).await);
+        }));
+    }
     let group = tasks.clone();
     drop(tasks.spawn_vital("discovery", async move {
-        report(serve::serve(ports.discovery, &group, serving, routes).await);
+        report(serve::serve(ports.discovery, &group, serving, answers.routes).await);
     }));
     let group = tasks.clone();
     drop(tasks.spawn_vital("metrics port", async move {

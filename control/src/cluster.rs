@@ -18,6 +18,7 @@ mod source;
 mod stated;
 mod uninstall;
 mod view;
+mod webhook;
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,8 +26,12 @@ use anyhow::Context as _;
 use kubernetes::{Api, Leadership, LeaseSettings, lead};
 use runtime::{Tasks, readiness::Gate};
 
-use self::{bundle::Bundle, conditions::Conditions, roots::Roots, rotation::Rotation, stated::StatedObjects};
+use self::{
+    bundle::Bundle, conditions::Conditions, roots::Roots, rotation::Rotation, stated::StatedObjects,
+    webhook::Webhook,
+};
 pub(crate) use self::{
+    read::{Read, read},
     uninstall::uninstall,
     view::{ClusterView, ShownWatch},
 };
@@ -109,6 +114,11 @@ impl Cluster {
         let conditions =
             Conditions { api: api.clone(), live: Arc::clone(live), stated, leadership: leadership.clone() };
         drop(tasks.spawn_vital("conditions", conditions.write(tasks.shutdown())));
+        if let Some(name) = settings.webhook {
+            let webhook =
+                Webhook { api: api.clone(), name, signer: signer.clone(), leadership: leadership.clone() };
+            drop(tasks.spawn_vital("webhook roots", webhook.publish(tasks.shutdown())));
+        }
         if let Some(name) = settings.bundle {
             let bundle = Bundle {
                 api,

@@ -83,6 +83,10 @@ pub struct Kubernetes {
     pub audience: String,
     /// `AMBIT_CA_CONFIGMAP`: name of the ConfigMap with the roots in every namespace; `none`: it is not written.
     pub bundle: Option<String>,
+    /// `AMBIT_WEBHOOK_ADDR`: where the API server asks about objects before it stores them.
+    pub webhook_address: SocketAddr,
+    /// `AMBIT_WEBHOOK`: name of the ValidatingWebhookConfiguration that gets the roots; without one, none does.
+    pub webhook: Option<String>,
 }
 
 impl Config {
@@ -99,7 +103,6 @@ impl Config {
     /// # Errors
     /// When variables cannot be used: all of them.
     pub fn read(mut env: Env) -> Result<Self, InvalidEnvironment> {
-        let wildcard = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         let drain = env.number("TERMINATION_GRACE_PERIOD_SECONDS", 6, 1..=3600u64);
         let source = source(&mut env);
         let config = Self {
@@ -135,6 +138,10 @@ impl Config {
     }
 }
 
+fn wildcard(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))
+}
+
 fn source(env: &mut Env) -> Source {
     let is_cluster = env.optional("AMBIT_SOURCE", "folder or kubernetes", |text| match text {
         "folder" => Some(false),
@@ -163,6 +170,8 @@ fn source(env: &mut Env) -> Source {
             .unwrap_or_else(|| format!("control-{:016x}", rand::random::<u64>())),
         audience: env.string("AMBIT_TOKEN_AUDIENCE", AUDIENCE),
         bundle: (bundle != "none").then_some(bundle),
+        webhook_address: env.address("AMBIT_WEBHOOK_ADDR", wildcard(15017)),
+        webhook: env.optional_string("AMBIT_WEBHOOK"),
     })
 }
 
@@ -238,7 +247,12 @@ mod tests {
 
     #[test]
     fn in_a_cluster_no_folder_is_needed() {
-        let variables = [("AMBIT_SOURCE", "kubernetes"), ("AMBIT_CA_CONFIGMAP", "none"), ("POD_NAME", "a")];
+        let variables = [
+            ("AMBIT_SOURCE", "kubernetes"),
+            ("AMBIT_CA_CONFIGMAP", "none"),
+            ("AMBIT_WEBHOOK", "ambit-control"),
+            ("POD_NAME", "a"),
+        ];
         let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let config = Config::read(Env::new(variables)).unwrap();
         assert_eq!(config.mesh.root_namespace, "ambit-system");
@@ -248,6 +262,8 @@ mod tests {
             replica: "a".to_owned(),
             audience: "istio-ca".to_owned(),
             bundle: None,
+            webhook_address: "[::]:15017".parse().unwrap(),
+            webhook: Some("ambit-control".to_owned()),
         };
         assert_eq!(config.source, Source::Kubernetes(expected));
     }

@@ -10,6 +10,7 @@
 //! `objects` are what users write, `translate` says what proxies are told because of them, `world` keeps both in step.
 //! Sources feed `live`: a folder of manifests, or a Kubernetes API server.
 
+mod admission;
 pub mod app;
 pub mod authenticate;
 pub mod ca;

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The two ports: discovery and certificates under TLS, and metrics, readiness and status for people and machines.
+//! The ports: discovery and certificates under TLS, metrics, readiness and status for people and machines, and in a
+//! cluster what the API server asks.
 
 mod grpc;
 mod renew;
 pub(crate) mod status;
+mod tls;
+mod webhook;
 
 use http::{Method, StatusCode};
 use runtime::{
@@ -15,6 +18,7 @@ pub(crate) use self::{
     grpc::serve,
     renew::{Serving, renew},
     status::Status,
+    webhook::{router as webhook_router, serve_webhook},
 };
 use crate::{app::Render, authenticate::Authenticate};
 

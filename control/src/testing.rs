@@ -4,6 +4,7 @@
 use mesh::{Network, TrustDomain};
 
 use crate::{
+    live::Live,
     manifests::{self, Content},
     world::{Event, Settings},
 };
@@ -17,6 +18,11 @@ pub(crate) fn settings() -> Settings {
         network: Network::default(),
         root_namespace: "istio-system".into(),
     }
+}
+
+/// A World without objects.
+pub(crate) fn live() -> Live {
+    Live::new(settings())
 }
 
 /// The objects of a good file as events.

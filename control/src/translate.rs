@@ -13,7 +13,7 @@
 //! ```
 //! Nothing is ignored in silence: what cannot be honoured comes back as a report beside the output.
 
-pub(crate) mod check;
+mod check;
 pub(crate) mod entry;
 pub(crate) mod member;
 pub(crate) mod peer;
@@ -24,6 +24,7 @@ pub(crate) mod waypoint;
 pub(crate) mod workload;
 pub(crate) mod workload_entry;
 
+pub(crate) use self::check::check;
 use self::waypoint::Binder;
 use crate::{
     objects::{Gateway, GatewayClass, Kind, Namespace, ServiceAccount},

@@ -83,6 +83,26 @@ impl World {
         self.notes.get(key).into_iter().chain(self.reports.get(key)).flatten()
     }
 
+    /// What there would be to say about one of Istio's objects if it were there; about others, nothing.
+    pub(crate) fn opinion(&self, object: &Object) -> Vec<Report> {
+        let (objects, settings) = (&self.objects, &self.settings);
+        match object {
+            Object::AuthorizationPolicy(object) => policy::translate(settings, object).reports,
+            Object::PeerAuthentication(object) => peer::translate(objects, settings, object).reports,
+            Object::ServiceEntry(object) => entry::translate(objects, settings, object).reports,
+            Object::WorkloadEntry(object) => workload_entry::translate(objects, settings, object).reports,
+            Object::WorkloadGroup(object) => workload_entry::group(object).reports,
+            Object::Namespace(_)
+            | Object::Node(_)
+            | Object::ServiceAccount(_)
+            | Object::Pod(_)
+            | Object::Service(_)
+            | Object::EndpointSlice(_)
+            | Object::Gateway(_)
+            | Object::GatewayClass(_) => Vec::new(),
+        }
+    }
+
     /// What there is to say that was not said before, once.
     pub fn news(&mut self) -> Vec<Report> {
         std::mem::take(&mut self.news)

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::{
     objects::{Kind, Object, ObjectKey},
-    translate::check::check,
+    translate::check,
     tree::{self, Node, Path, Value},
 };
 

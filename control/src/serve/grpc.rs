@@ -13,18 +13,16 @@ use runtime::{
     accept::{self, AcceptError, Limits},
 };
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
 use tonic::{
     service::Routes,
     transport::server::{Connected, TcpConnectInfo},
 };
 use tower::ServiceExt;
 
-use super::Serving;
+use super::{Serving, tls};
 
 /// One connection per node and some in hand-over.
 const LIMITS: Limits = Limits { name: "discovery", connections: 16_384 };
-const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 /// PING after so much silence, and how long the answer may take.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 /// A node proxy has two streams of discovery and some calls for certificates.
@@ -52,16 +50,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, serving: Serving, route
     stream.set_nodelay(true).ok();
     let connected: TcpConnectInfo = stream.connect_info();
     let shutdown = tasks.shutdown();
-    let handshake = TlsAcceptor::from(serving.config()).accept(stream);
-    let shaken = tokio::select! {
-        () = shutdown.requested() => return,
-        shaken = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake) => shaken,
-    };
-    let stream = match shaken {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
-        Err(_) => return tracing::debug!(%peer, "TLS handshake took too long"),
-    };
+    let Some(stream) = tls::accept(stream, peer, &serving, &shutdown).await else { return };
     let service = routes.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(connected.clone());
         request

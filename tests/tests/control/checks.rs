@@ -15,7 +15,7 @@ use xds::Replica;
 
 use crate::{
     crds::{AUTHORIZATION, ENTRY, PEER},
-    plane::{Plane, SOON, Scene, until},
+    plane::{CONFIGURATION, Plane, SOON, Scene, until},
 };
 
 /// The cluster, two replicas of control, and a node proxy that follows the first.
@@ -36,6 +36,7 @@ pub(crate) fn all() -> Vec<Check<Stage>> {
         a_kind_that_appears_later_is_picked_up,
         an_unknown_field_of_a_policy_lets_nobody_in_and_is_said,
         a_broken_object_is_named_and_the_others_go_on,
+        a_broken_policy_is_refused_and_one_without_effect_is_warned_of,
         roots_are_in_every_namespace_and_come_back,
         a_certificate_is_for_who_runs_on_the_nodes_pods_and_nobody_else,
     ]
@@ -236,6 +237,49 @@ spec: {hosts: [good.example], ports: [{number: 80, protocol: TCP, name: tcp}], r
         .await?;
     }
     Ok(())
+}
+
+async fn a_broken_policy_is_refused_and_one_without_effect_is_warned_of(stage: &Stage) -> Result<()> {
+    let address = stage.first.webhook();
+    stage
+        .apply(&format!(
+            "apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingWebhookConfiguration\nmetadata: {{name: \
+             {CONFIGURATION}}}\nwebhooks:\n- name: objects.validate.ambit.mesh\n  clientConfig: {{url: \
+             \"https://{address}/validate\"}}\n  rules:\n  - {{apiGroups: [security.istio.io], apiVersions: [v1], resources: \
+             [authorizationpolicies], operations: [CREATE, UPDATE]}}\n  failurePolicy: Fail\n  sideEffects: None\n  \
+             admissionReviewVersions: [v1]\n"
+        ))
+        .await?;
+    let policy = |rule: &str| {
+        json!({
+            "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
+            "metadata": {"name": "asked", "namespace": "shop"},
+            "spec": serde_json::from_str::<Value>(rule).unwrap_or_default(),
+        })
+    };
+    let files = &stage.scene.cluster.shape().state;
+    let asked = async |rule: &str, more: &[&str]| {
+        let file = files.join("asked.json");
+        std::fs::write(&file, policy(rule).to_string())?;
+        let file = file.display().to_string();
+        let apply = ["apply", "--dry-run=server", "-f", file.as_str()];
+        stage.scene.cluster.kubectl(&[&apply, more].concat()).await
+    };
+    let good = r#"{"rules": [{"from": [{"source": {"namespaces": ["shop"]}}]}]}"#;
+    eventually(SOON, "the leader having written the roots", async || {
+        asked(good, &["--warnings-as-errors"]).await
+    })
+    .await?;
+    let broken = r#"{"rules": [{"from": [{"source": {"ipBlocks": ["ten.dot.zero"]}}]}]}"#;
+    let Err(refused) = asked(broken, &[]).await else { bail!("a broken policy is let in") };
+    let refused = format!("{refused:#}");
+    ensure!(refused.contains("denied the request: spec.rules[0].from[0].source.ipBlocks"), "{refused}");
+    let idle = r#"{"action": "DENY", "rules": [{"to": [{"operation": {"methods": ["GET"]}}]}]}"#;
+    asked(idle, &[]).await?;
+    let Err(warned) = asked(idle, &["--warnings-as-errors"]).await else { bail!("no warning") };
+    ensure!(format!("{warned:#}").contains("denies nothing"), "{warned:#}");
+    let delete = ["delete", "validatingwebhookconfiguration", CONFIGURATION];
+    stage.scene.cluster.kubectl(&delete).await.map(drop)
 }
 
 async fn roots_are_in_every_namespace_and_come_back(stage: &Stage) -> Result<()> {

@@ -44,6 +44,10 @@ pub(crate) struct Plane {
     ports: (u16, u16),
 }
 
+/// The webhook's port is so much above that of metrics.
+const WEBHOOK: u16 = 3;
+/// The ValidatingWebhookConfiguration that replicas keep the roots in, by the name that the chart's role knows.
+pub(crate) const CONFIGURATION: &str = "ambit-control";
 /// What control may do in a cluster, as the chart says it.
 pub(crate) async fn roles(cluster: &KubeCluster) -> Result<String> {
     const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/control");
@@ -112,6 +116,8 @@ impl Scene {
             ("POD_NAME", name.to_owned()),
             ("AMBIT_XDS_ADDR", SocketAddr::new(address, ports.0).to_string()),
             ("AMBIT_METRICS_ADDR", SocketAddr::new(address, ports.1).to_string()),
+            ("AMBIT_WEBHOOK_ADDR", SocketAddr::new(address, ports.1 + WEBHOOK).to_string()),
+            ("AMBIT_WEBHOOK", CONFIGURATION.to_owned()),
             ("AMBIT_TLS_NAMES", format!("{address},localhost")),
             ("RUST_LOG", self.settings.log.clone()),
         ];
@@ -217,6 +223,11 @@ impl Plane {
 
     pub(crate) async fn read(&self, path: &str) -> Result<String> {
         http::get(SocketAddr::new(self.address, self.ports.1), path).await
+    }
+
+    /// Where the API server may ask it about objects.
+    pub(crate) fn webhook(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.ports.1 + WEBHOOK)
     }
 
     /// What it says about itself.

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use lab::{checks, echo, eventually, http, kube::suite::Check};
 use serde_json::Value;
 
@@ -15,6 +15,7 @@ const PASSER_BY: (&str, &str) = ("street", "passer-by");
 pub(crate) fn all() -> Vec<Check<Scene>> {
     checks![
         a_policy_applied_with_kubectl_decides_and_ends_an_open_connection,
+        a_broken_policy_is_refused_by_the_webhook,
         node_ports_and_balanced_addresses_answer_permissive_and_refuse_under_strict,
         probes_of_every_kind_pass_under_strict,
         exec_logs_and_port_forward_work_under_strict,
@@ -49,6 +50,15 @@ async fn a_policy_applied_with_kubectl_decides_and_ends_an_open_connection(scene
     ensure!(accepted == Some("True"), "its status is {status}");
     scene.cluster.kubectl(&["-n", "shop", "delete", "authorizationpolicy/nobody"]).await?;
     scene.answers(CLIENT, "http://web/").await.map(drop)
+}
+
+async fn a_broken_policy_is_refused_by_the_webhook(scene: &Scene) -> Result<()> {
+    let broken = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: broken, namespace: shop}\n\
+                  spec:\n  rules:\n  - from: [{source: {ipBlocks: [ten.dot.zero]}}]\n";
+    let Err(refused) = scene.apply(broken).await else { bail!("it is let in") };
+    let refused = format!("{refused:#}");
+    ensure!(refused.contains("denied the request: spec.rules[0].from[0].source.ipBlocks"), "{refused}");
+    Ok(())
 }
 
 async fn node_ports_and_balanced_addresses_answer_permissive_and_refuse_under_strict(
