@@ -138,6 +138,9 @@ mod tests {
     fn asked(kind: &str, object: &Value) -> Value {
         let live = testing::live();
         let group = if kind == "ServiceEntry" { "networking.istio.io" } else { "security.istio.io" };
+        let mut object = object.clone();
+        object["apiVersion"] = json!(format!("{group}/v1"));
+        object["kind"] = json!(kind);
         let review = json!({
             "apiVersion": VERSION, "kind": "AdmissionReview",
             "request": {"uid": "u-1", "kind": {"group": group, "version": "v1", "kind": kind}, "operation": "CREATE",
