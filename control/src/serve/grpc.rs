@@ -50,7 +50,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, serving: Serving, route
     stream.set_nodelay(true).ok();
     let connected: TcpConnectInfo = stream.connect_info();
     let shutdown = tasks.shutdown();
-    let Some(stream) = tls::accept(stream, peer, &serving, &shutdown).await else { return };
+    let Some(stream) = tls::accept(stream, peer, serving.config(), &shutdown).await else { return };
     let service = routes.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(connected.clone());
         request

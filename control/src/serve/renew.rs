@@ -41,6 +41,13 @@ impl Serving {
     pub(super) fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.config.read())
     }
+
+    /// For a port that speaks HTTP/1.1 as well: the API server asks webhooks in nothing else.
+    pub(super) fn config_for_http(&self) -> Arc<ServerConfig> {
+        let mut config = ServerConfig::clone(&self.config());
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Arc::new(config)
+    }
 }
 
 /// Renews until the process is asked to finish.

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The handshake that every port with TLS begins with.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use runtime::Shutdown;
+use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-
-use super::Serving;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -15,10 +14,10 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub(super) async fn accept(
     stream: TcpStream,
     peer: SocketAddr,
-    serving: &Serving,
+    config: Arc<ServerConfig>,
     shutdown: &Shutdown,
 ) -> Option<TlsStream<TcpStream>> {
-    let handshake = TlsAcceptor::from(serving.config()).accept(stream);
+    let handshake = TlsAcceptor::from(config).accept(stream);
     let shaken = tokio::select! {
         () = shutdown.requested() => return None,
         shaken = tokio::time::timeout(DEADLINE, handshake) => shaken,

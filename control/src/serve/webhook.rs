@@ -38,7 +38,9 @@ pub(crate) async fn serve_webhook(
     accept::serve(listener, tasks, LIMITS, |stream, peer| {
         let (serving, router, tasks) = (serving.clone(), router.clone(), tasks.clone());
         async move {
-            if let Some(stream) = tls::accept(stream, peer, &serving, &tasks.shutdown()).await {
+            if let Some(stream) =
+                tls::accept(stream, peer, serving.config_for_http(), &tasks.shutdown()).await
+            {
                 server::connection(stream, tasks, router).await;
             }
         }
