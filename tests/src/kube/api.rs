@@ -159,6 +159,8 @@ impl Api {
         let stream = TcpStream::connect(self.address)
             .await
             .with_context(|| format!("connecting to the API server at {}", self.address))?;
+        // The end of a request does not wait for the acknowledgement of its beginning.
+        stream.set_nodelay(true)?;
         let name = ServerName::IpAddress(IpAddr::into(self.address.ip()));
         self.tls.connect(name, stream).await.context("TLS with the API server")
     }

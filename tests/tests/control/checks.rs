@@ -46,7 +46,7 @@ impl Stage {
     /// Starts both replicas at once and waits for them.
     pub(crate) async fn new(scene: Scene) -> Result<Self> {
         let first = scene.start("control-0", (15012, 15014))?;
-        let second = scene.start("control-1", (25012, 25014))?;
+        let second = scene.start("control-1", (16112, 16114))?;
         tokio::try_join!(first.ready(), second.ready())?;
         let roots = eventually(SOON, "the roots in a namespace", async || scene.roots("shop").await).await?;
         let token = scene.pod_token("ambit-system", "ztunnel-a", "istio-ca").await?;

@@ -117,7 +117,7 @@ async fn a_role_that_is_missing_is_named(stage: &Stage) -> Result<()> {
     let without = roles.replace("namespaces, nodes, pods, services,", "namespaces, nodes, services,");
     ensure!(without != roles, "the roles have changed");
     stage.apply(&without).await?;
-    let third = stage.scene.start("control-2", (35012, 35014))?;
+    let third = stage.scene.start("control-2", (16012, 16014))?;
     let named = eventually(SOON, "the missing role named", async || {
         let log = third.process().log();
         let named = log.lines().any(|line| line.contains("list and watch") && line.contains("pods"));
