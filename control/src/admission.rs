@@ -12,7 +12,7 @@ use crate::{
     cluster::{Read, read},
     live::Live,
     objects::{Kind, Object},
-    report::Report,
+    report::{Report, line},
     translate,
     world::World,
 };
@@ -123,11 +123,11 @@ impl Opinion {
 }
 
 fn problem(Problem { field, message }: &Problem) -> String {
-    if field.is_empty() { message.clone() } else { format!("{field}: {message}") }
+    line(field, message)
 }
 
 fn report(Report { field, message, .. }: &Report) -> String {
-    if field.is_empty() { message.clone() } else { format!("{field}: {message}") }
+    line(field, message)
 }
 
 #[cfg(test)]

@@ -18,6 +18,11 @@ pub struct Report {
     pub message: String,
 }
 
+/// What is said of a field, on one line; of an object as a whole it is the message alone.
+pub(crate) fn line(field: &str, message: &str) -> String {
+    if field.is_empty() { message.to_owned() } else { format!("{field}: {message}") }
+}
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]

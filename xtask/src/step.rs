@@ -78,8 +78,7 @@ pub(crate) fn output(program: &str, arguments: &[&str]) -> Result<String> {
 
 /// The root of the repository that this program was built from.
 pub(crate) fn root() -> PathBuf {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    own.parent().unwrap_or(own).to_path_buf()
+    lab::kube::mesh::repository()
 }
 
 /// A duration for people.

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     live::Live,
     objects::{Kind, ObjectKey},
-    report::Report,
+    report::{Report, line},
 };
 
 /// Between two rounds of writing: what changes again and again is written once.
@@ -119,14 +119,8 @@ impl Conditions {
 
 impl Wanted {
     fn of(kind: Kind, reports: &[&Report]) -> Self {
-        let said: Vec<String> = reports
-            .iter()
-            .map(
-                |Report { field, message, .. }| {
-                    if field.is_empty() { message.clone() } else { format!("{field}: {message}") }
-                },
-            )
-            .collect();
+        let said: Vec<String> =
+            reports.iter().map(|Report { field, message, .. }| line(field, message)).collect();
         let kind = match kind {
             // Istio's name for the same.
             Kind::AuthorizationPolicy => "ZtunnelAccepted",

@@ -2,7 +2,7 @@
 //! Whom the API server is to believe when it asks us: the roots, in the webhook configuration that the chart has made. The
 //! leader writes them, and again when another root is in force or somebody has changed them.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use kubernetes::{Api, Event, Leadership, Resource, Watch, json};
@@ -56,17 +56,17 @@ impl Webhook {
         let watch = Watch { fields, ..Watch::new((), [CONFIGURATIONS]) };
         let watching = watch.run(self.api.clone(), json::<Configuration>, events);
         let follow = async {
-            let mut found = BTreeMap::new();
+            let mut found: Option<Configuration> = None;
             let (mut leadership, mut roots) = (self.leadership.clone(), self.signer.changes());
             loop {
-                let all_written = match found.get(&self.name) {
+                let all_written = match &found {
                     Some(configuration) if leadership.is_mine() => self.write(configuration).await,
                     Some(_) | None => true,
                 };
                 tokio::select! {
                     happened = heard.recv() => match happened.map(|happened| happened.event) {
-                        Some(Event::Applied(now)) => drop(found.insert(self.name.clone(), now)),
-                        Some(Event::Deleted(_) | Event::Broken { .. }) => found.clear(),
+                        Some(Event::Applied(now)) => found = Some(now),
+                        Some(Event::Deleted(_) | Event::Broken { .. }) => found = None,
                         Some(Event::Synced | Event::Absent) => {}
                         None => return,
                     },

@@ -51,35 +51,47 @@ fn now() -> String {
 fn ignored(namespace: &str, node: &str, fault: &str, now: &str) -> Value {
     let mut hasher = DefaultHasher::new();
     fault.hash(&mut hasher);
-    json!({
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"name": format!("{namespace}.bypass-{:016x}", hasher.finish()), "namespace": namespace},
-        "involvedObject": {"apiVersion": "v1", "kind": "Namespace", "namespace": namespace, "name": namespace},
-        "type": "Warning",
-        "reason": "BypassIgnored",
-        "message": format!("the namespace stays in the mesh, its bypass is ignored: {fault}"),
-        "source": {"component": COMPONENT, "host": node},
-        "reportingComponent": COMPONENT,
-        "reportingInstance": node,
-        "firstTimestamp": now,
-        "lastTimestamp": now,
-        "count": 1,
-    })
+    warning(
+        "BypassIgnored",
+        (
+            json!({"name": format!("{namespace}.bypass-{:016x}", hasher.finish()), "namespace": namespace}),
+            json!({"apiVersion": "v1", "kind": "Namespace", "namespace": namespace, "name": namespace}),
+        ),
+        &format!("the namespace stays in the mesh, its bypass is ignored: {fault}"),
+        (node, now),
+    )
 }
 
 fn event(pod: &PodObject, node: &str, why: &str, now: &str) -> Value {
     let message: String =
         format!("not in the mesh yet, though its labels say so: {why}").chars().take(LONGEST).collect();
+    warning(
+        "NotEnrolled",
+        (
+            json!({"generateName": format!("{}.", pod.name), "namespace": pod.namespace}),
+            json!({
+                "apiVersion": "v1", "kind": "Pod", "namespace": pod.namespace, "name": pod.name, "uid": pod.uid.as_str(),
+            }),
+        ),
+        &message,
+        (node, now),
+    )
+}
+
+/// An event of this agent's: why, its own metadata and what it is about, the words, and where and when.
+fn warning(
+    reason: &str,
+    (metadata, about): (Value, Value),
+    message: &str,
+    (node, now): (&str, &str),
+) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"generateName": format!("{}.", pod.name), "namespace": pod.namespace},
-        "involvedObject": {
-            "apiVersion": "v1", "kind": "Pod", "namespace": pod.namespace, "name": pod.name, "uid": pod.uid.as_str(),
-        },
+        "metadata": metadata,
+        "involvedObject": about,
         "type": "Warning",
-        "reason": "NotEnrolled",
+        "reason": reason,
         "message": message,
         "source": {"component": COMPONENT, "host": node},
         "reportingComponent": COMPONENT,
