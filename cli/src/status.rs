@@ -19,7 +19,9 @@ use crate::{
 };
 
 /// Kinds whose conditions say what became of them.
-const CONDITIONED: [Resource; 6] = [
+const CONDITIONED: [Resource; 8] = [
+    Resource::core("namespaces"),
+    Resource::core("services"),
     Resource::new("security.istio.io", "v1", "authorizationpolicies"),
     Resource::new("security.istio.io", "v1", "peerauthentications"),
     Resource::new("networking.istio.io", "v1", "serviceentries"),
@@ -205,17 +207,22 @@ fn word(reason: &Reason) -> String {
 
 /// Objects that are not honoured, as control has written it.
 async fn objects(api: &Api, facts: &Facts) -> Vec<Trouble> {
-    let defined = |kind: &&Resource| facts.crds.contains_key(&format!("{}.{}", kind.plural, kind.group));
+    let is_core = |kind: &Resource| kind.group.is_empty();
+    let defined = |kind: &&Resource| {
+        is_core(kind) || facts.crds.contains_key(&format!("{}.{}", kind.plural, kind.group))
+    };
     let asked = CONDITIONED.iter().filter(defined);
-    let lists =
-        gather::at_once(asked.map(|kind| async move { (kind.plural, gather::all(api, *kind).await) })).await;
+    let lists = gather::at_once(asked.map(|kind| async move { (kind, gather::all(api, *kind).await) })).await;
     let mut found = Vec::new();
-    for (plural, list) in lists {
+    for (kind, list) in lists {
         for object in list.unwrap_or_default() {
             let (namespace, name) =
                 (tree::text(&object, "/metadata/namespace"), tree::text(&object, "/metadata/name"));
-            let object_name = format!("{plural}/{namespace}/{name}");
-            let wrong = gather::refused(&object).into_iter();
+            let within = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
+            let object_name = format!("{}/{within}{name}", kind.plural);
+            // Of what is not the mesh's own, others say in their conditions what is no trouble of the mesh.
+            let ours = |condition: &str| !is_core(kind) || condition == "AmbitAccepted";
+            let wrong = gather::refused(&object).into_iter().filter(|(condition, _)| ours(condition));
             found.extend(wrong.map(|(condition, message)| Trouble {
                 object: object_name.clone(),
                 condition,

@@ -31,6 +31,8 @@ pub enum Severity {
     Error,
     /// The object is right but is not, or not wholly, honoured.
     Warning,
+    /// The object is right, and something of it is none of the mesh's business.
+    Info,
 }
 
 /// Collects the reports of one object.
@@ -51,6 +53,10 @@ impl Reports {
 
     pub(crate) fn warning(&mut self, field: impl Into<String>, message: impl Into<String>) {
         self.push(field.into(), Severity::Warning, message.into());
+    }
+
+    pub(crate) fn info(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        self.push(field.into(), Severity::Info, message.into());
     }
 
     fn push(&mut self, field: String, severity: Severity, message: String) {

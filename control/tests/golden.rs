@@ -102,3 +102,28 @@ fn a_host_that_several_claim_has_one_winner() {
 fn workload_entries_are_workloads_like_pods() {
     check("workload-entries");
 }
+
+#[test]
+fn bookinfo_with_its_waypoint_and_policies() {
+    check("bookinfo");
+}
+
+#[test]
+fn what_the_tutorials_of_kubernetes_deploy() {
+    check("guestbook");
+}
+
+#[test]
+fn virtual_machines_beside_the_cluster() {
+    check("virtual-machines");
+}
+
+#[test]
+fn services_outside_of_the_cluster() {
+    check("external-services");
+}
+
+#[test]
+fn the_policies_of_security_tasks() {
+    check("security-tasks");
+}

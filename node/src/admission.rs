@@ -10,7 +10,7 @@ use crate::{
     enrol::{AddError, Enrolment, RemoveError, State, Status},
     netns::{Netns, NetnsId},
     objects::{NamespaceObject, PodObject},
-    pod::{Pod, PodError, PodJson, Uid},
+    pod::{Exclusions, Pod, PodError, PodJson, Uid},
     rules::{Reason, Rules, Verdict},
 };
 
@@ -207,6 +207,7 @@ impl<D: Directory> Admission<D> {
                     ips: attachment.ips.clone(),
                     capture_dns: true,
                     capture_inbound: true,
+                    exclusions: Exclusions::default(),
                     sandbox: Some(attachment.container_id.clone()),
                 };
                 Ok(Ok(Pod { treatment, ..Pod::try_from(&json)? }))

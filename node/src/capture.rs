@@ -14,7 +14,7 @@ use ipnet::IpNet;
 
 use crate::{
     netns::Netns,
-    pod::{Capturing, Pod, Uid},
+    pod::{Capturing, Pod, Treatment, Uid},
 };
 
 /// The programs of this node. Cheap to clone.
@@ -60,13 +60,17 @@ impl Capture {
     /// When the kernel refuses.
     pub async fn attach(&self, pod: &Pod, netns: &Netns) -> Result<(), CaptureError> {
         let netns = netns.as_fd().try_clone_to_owned().map_err(CaptureError::Descriptor)?;
+        let Treatment { dns, inbound, exclusions } = pod.treatment.clone();
         let rules = Rules {
             ips: pod.ips.clone(),
             // Istio's default: without it a name of another cluster or of a ServiceEntry has no address.
-            dns: pod.treatment.dns == Capturing::On,
+            dns: dns == Capturing::On,
             exclusions: Exclusions {
-                inbound: pod.treatment.inbound == Capturing::Off,
-                ..Exclusions::default()
+                outbound_ports: exclusions.outbound_ports,
+                outbound_networks: exclusions.outbound_networks,
+                inbound_ports: exclusions.inbound_ports,
+                inbound: inbound == Capturing::Off,
+                interfaces: exclusions.interfaces,
             },
             exempt_peers: self.exempt_peers.to_vec(),
         };

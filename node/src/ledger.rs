@@ -104,7 +104,7 @@ impl Ledger {
             let status = captured.get(&pod.uid);
             match (rules.decide(pod, namespace, now), status) {
                 (Verdict::Enrol(treatment), status) => {
-                    if is_up(pod) && status.is_none_or(|status| needs_work(status, pod, treatment)) {
+                    if is_up(pod) && status.is_none_or(|status| needs_work(status, pod, &treatment)) {
                         steps.push(Step::Enrol(Box::new(pod.clone()), treatment));
                     } else if !pod.is_marked() && status.is_some_and(|status| status.state == State::Enrolled)
                     {
@@ -131,9 +131,9 @@ fn is_up(pod: &PodObject) -> bool {
     !pod.ips.is_empty()
 }
 
-fn needs_work(status: &Status, pod: &PodObject, treatment: Treatment) -> bool {
+fn needs_work(status: &Status, pod: &PodObject, treatment: &Treatment) -> bool {
     matches!(status.state, State::Failed(_))
-        || status.pod.treatment != treatment
+        || status.pod.treatment != *treatment
         || status.pod.service_account != pod.service_account
         || pod.ips.iter().any(|ip| !status.pod.ips.contains(ip))
 }

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use membership::exclusions::Exclusions;
 pub use membership::pod::{Capturing, PodError, Treatment, Uid};
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +67,9 @@ pub struct PodJson {
     /// See [`Treatment::inbound`].
     #[serde(default = "on")]
     pub capture_inbound: bool,
+    /// See [`Treatment::exclusions`].
+    #[serde(default, skip_serializing_if = "Exclusions::is_empty")]
+    pub exclusions: Exclusions,
     /// See [`Pod::sandbox`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<String>,
@@ -86,7 +90,11 @@ impl TryFrom<&PodJson> for Pod {
             service_account: name("serviceAccount", &json.service_account, MAX_NAME)?,
             netns: netns(&json.netns)?,
             ips: ips(&json.ips)?,
-            treatment: Treatment { dns: json.capture_dns.into(), inbound: json.capture_inbound.into() },
+            treatment: Treatment {
+                dns: json.capture_dns.into(),
+                inbound: json.capture_inbound.into(),
+                exclusions: json.exclusions.clone(),
+            },
             sandbox: json.sandbox.clone(),
         })
     }
@@ -103,6 +111,7 @@ impl From<&Pod> for PodJson {
             ips: pod.ips.iter().map(IpAddr::to_string).collect(),
             capture_dns: pod.treatment.dns == Capturing::On,
             capture_inbound: pod.treatment.inbound == Capturing::On,
+            exclusions: pod.treatment.exclusions.clone(),
             sandbox: pod.sandbox.clone(),
         }
     }
@@ -169,6 +178,7 @@ mod tests {
             ips: vec!["10.20.1.2".to_owned(), "fd00:20:1::2".to_owned()],
             capture_dns: false,
             capture_inbound: true,
+            exclusions: Exclusions::default(),
             sandbox: Some("4f1c".to_owned()),
         }
     }

@@ -5,6 +5,7 @@
 
 mod directory;
 mod events;
+mod told;
 mod trouble;
 
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
@@ -16,16 +17,19 @@ use runtime::Tasks;
 use tokio::{sync::mpsc, sync::watch, time::Instant};
 
 pub use self::directory::Cluster;
-use self::{events::Events, trouble::Troubles};
+use self::{
+    events::{About, Events, Ignored},
+    told::{Matter, Told},
+    trouble::Troubles,
+};
 use crate::{
-    bypass::Fault,
     chain::Chain,
     enrol::{AddError, Enrolment, RemoveError},
     ledger::{Ledger, Step},
     mark,
     netns::running::{self, Marks},
-    objects::{NamespaceJson, NamespaceObject, PodJson, PodObject},
-    pod::{Pod, PodError, Treatment, Uid},
+    objects::{Labels, NamespaceJson, NamespaceObject, PodJson, PodObject},
+    pod::{Exclusions, Pod, PodError, Treatment, Uid},
     rules::Rules,
 };
 
@@ -108,6 +112,7 @@ impl Watcher {
             synced: [false; 2],
             busy: BTreeSet::new(),
             troubles: Troubles::default(),
+            told: Told::default(),
         };
         let shutdown = round.watcher.tasks.shutdown();
         loop {
@@ -163,6 +168,17 @@ impl Watcher {
                 () = watch => {}
             }
         }));
+    }
+
+    fn events(&self) -> Events {
+        Events { api: self.api.clone(), node: self.node.clone() }
+    }
+
+    /// Says on an object that something it asks for has no effect.
+    fn say(&self, news: Option<Ignored>) {
+        let Some(ignored) = news else { return };
+        tracing::warn!(about = %ignored.about, reason = ignored.reason, message = ignored.message, "ignored");
+        drop(self.tasks.spawn("event", self.events().ignored(ignored)));
     }
 
     async fn perform(self, step: Step) -> Result<(), EnrolError> {
@@ -253,6 +269,7 @@ struct Round {
     /// Pods that are being worked on.
     busy: BTreeSet<Uid>,
     troubles: Troubles,
+    told: Told,
 }
 
 impl Round {
@@ -273,15 +290,28 @@ impl Round {
     fn note(&mut self, Happened { of, event }: Happened<Kind, Object>) {
         let mut ledger = self.watcher.ledger.lock();
         match (of, event) {
-            (_, Event::Applied(Object::Pod(pod))) => ledger.pod_is(*pod),
+            (_, Event::Applied(Object::Pod(pod))) => {
+                let (_, faults) = Exclusions::of(&pod.annotations, &Labels::new());
+                let news = self.told.news(About::pod(&pod), Matter::Exclusions, &faults);
+                self.watcher.say(news);
+                ledger.pod_is(*pod);
+            }
             (_, Event::Applied(Object::Namespace(name, namespace))) => {
-                if let Some(fault) = namespace.fault(Timestamp::now()) {
-                    self.ignore_bypass(&name, &fault);
-                }
+                let (_, faults) = Exclusions::of(&Labels::new(), &namespace.exclusions);
+                let about = About::Namespace(name.clone());
+                self.watcher.say(self.told.news(about.clone(), Matter::Exclusions, &faults));
+                let fault = namespace.fault(Timestamp::now());
+                self.watcher.say(self.told.news(about, Matter::Bypass, fault.as_slice()));
                 ledger.namespace_is(name, *namespace);
             }
-            (Kind::Pods, Event::Deleted(name)) => ledger.pod_left(&name.namespace, &name.name),
-            (Kind::Namespaces, Event::Deleted(name)) => ledger.namespace_left(&name.name),
+            (Kind::Pods, Event::Deleted(name)) => {
+                self.told.forget(|about| about.is_pod(&name.namespace, &name.name));
+                ledger.pod_left(&name.namespace, &name.name);
+            }
+            (Kind::Namespaces, Event::Deleted(name)) => {
+                self.told.forget(|about| *about == About::Namespace(name.name.clone()));
+                ledger.namespace_left(&name.name);
+            }
             (_, broken @ Event::Broken { .. }) => {
                 tracing::error!(?broken, "an object cannot be read, its last good state stays in force");
             }
@@ -289,17 +319,6 @@ impl Round {
             (Kind::Namespaces, Event::Synced) => self.synced[1] = true,
             (_, Event::Absent) => {}
         }
-    }
-
-    /// Says on the namespace that what it asks for has no effect.
-    fn ignore_bypass(&self, namespace: &str, fault: &Fault) {
-        let fault = fault.to_string();
-        tracing::warn!(namespace, fault, "a bypass is ignored");
-        drop(self.watcher.tasks.spawn("event", self.events().bypass_ignored(namespace.to_owned(), fault)));
-    }
-
-    fn events(&self) -> Events {
-        Events { api: self.watcher.api.clone(), node: self.watcher.node.clone() }
     }
 
     fn settle(&mut self, (step, result): Ended) {
@@ -312,7 +331,9 @@ impl Round {
         let news = self.troubles.again(step.uid(), &text, Instant::now());
         tracing::warn!(uid = %step.uid(), error = text, "a step for a pod failed, it is tried again");
         if let (Step::Enrol(pod, _), true) = (&step, news) {
-            drop(self.watcher.tasks.spawn("event", self.events().not_enrolled((**pod).clone(), text)));
+            drop(
+                self.watcher.tasks.spawn("event", self.watcher.events().not_enrolled((**pod).clone(), text)),
+            );
         }
     }
 

@@ -54,6 +54,17 @@ impl Settings {
         }
         Ok(path)
     }
+
+    /// A file of a Debian package that is unpacked beside the binaries' folder.
+    ///
+    /// # Errors
+    /// When it is not; the message names the command.
+    pub fn package(&self, package: &str, file: &str) -> Result<PathBuf> {
+        let target = self.binaries.parent().unwrap_or(&self.binaries);
+        let path = target.join("packages").join(package).join(file);
+        ensure!(path.is_file(), "{} is not there: `cargo xtask test cluster` fetches it", path.display());
+        Ok(path)
+    }
 }
 
 /// Fails unless the program runs as root, which network namespaces need.

@@ -53,7 +53,7 @@ impl Suite {
             Self::Root => ("root", 10),
             Self::Lab => ("lab", 20),
             Self::Tools => ("tools", 30),
-            Self::Cluster => ("cluster", 20),
+            Self::Cluster => ("cluster", 30),
         };
         (name, Duration::from_secs(minutes * 60))
     }
@@ -129,6 +129,7 @@ const CLUSTER_TESTS: [&str; 5] = ["kubernetes", "control", "cli", "enrolment", "
 fn cluster_tests() -> Result<()> {
     ::lab::config::require_root("test cluster")?;
     packages::ensure_installed(&packages::CLUSTER)?;
+    packages::unpacked("nginx", "/usr/sbin/nginx")?;
     step("binaries", lab::build)?;
     for name in CLUSTER_TESTS {
         let arguments =

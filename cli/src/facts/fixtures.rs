@@ -90,7 +90,7 @@ pub(crate) fn identity(begins: &str, expires: &str) -> Identity {
 }
 
 pub(crate) fn namespace(pairs: &[(&str, &str)]) -> Namespace {
-    let object = NamespaceObject { labels: labels(pairs), bypass: None };
+    let object = NamespaceObject { labels: labels(pairs), ..NamespaceObject::default() };
     Namespace { object, annotations: Labels::new() }
 }
 

@@ -95,7 +95,7 @@ pub(super) fn crd(crd: &Value) -> (String, Crd) {
     (text(crd, "/metadata/name"), found)
 }
 
-/// Names of the contexts of a list of objects with a condition that is `False`, and what it says.
+/// Types of an object's conditions that are `False`, and what they say.
 pub(crate) fn refused(object: &Value) -> Vec<(String, String)> {
     let conditions = list(object, "/status/conditions").iter();
     let wrong = conditions.filter(|condition| text(condition, "/status") == "False");

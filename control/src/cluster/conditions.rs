@@ -13,12 +13,12 @@ use tokio::time::Instant;
 use super::{
     FIELD_MANAGER,
     kinds::resources,
-    stated::{Stated, StatedObjects},
+    stated::{Said, Stated, StatedObjects, said},
 };
 use crate::{
     live::Live,
     objects::{Kind, ObjectKey},
-    report::{Report, line},
+    report::{Report, Severity, line},
 };
 
 /// Between two rounds of writing: what changes again and again is written once.
@@ -74,7 +74,7 @@ impl Conditions {
         let due = self.live.read(|world| {
             self.stated.filter_map(|(key, stated)| {
                 let wanted = Wanted::of(key.kind, &world.reports_of(key).collect::<Vec<_>>());
-                let conditions = wanted.merged(stated, Timestamp::now())?;
+                let conditions = wanted.missing(said(key.kind), stated, Timestamp::now())?;
                 Some((key.clone(), conditions))
             })
         });
@@ -99,12 +99,15 @@ impl Conditions {
     async fn patch(&self, key: &ObjectKey, conditions: &[Value]) -> Result<(), ApiError> {
         let mut refused = None;
         for resource in resources(key.kind) {
-            let object = json!({
+            let mut object = json!({
                 "apiVersion": resource.api_version(),
                 "kind": key.kind.as_str(),
-                "metadata": {"name": key.name.as_str(), "namespace": key.namespace.as_str()},
+                "metadata": {"name": key.name.as_str()},
                 "status": {"conditions": conditions},
             });
+            if !key.namespace.is_empty() {
+                object["metadata"]["namespace"] = json!(key.namespace.as_str());
+            }
             let path = format!("{}/status", resource.object(&key.namespace, &key.name));
             match self.api.apply(&path, FIELD_MANAGER, &object).await {
                 Ok(_) => return Ok(()),
@@ -119,8 +122,8 @@ impl Conditions {
 
 impl Wanted {
     fn of(kind: Kind, reports: &[&Report]) -> Self {
-        let said: Vec<String> =
-            reports.iter().map(|Report { field, message, .. }| line(field, message)).collect();
+        let said = reports.iter().filter(|report| report.severity != Severity::Info);
+        let said: Vec<String> = said.map(|Report { field, message, .. }| line(field, message)).collect();
         let kind = match kind {
             // Istio's name for the same.
             Kind::AuthorizationPolicy => "ZtunnelAccepted",
@@ -134,31 +137,49 @@ impl Wanted {
         Self { kind, honoured, message }
     }
 
-    /// All conditions of an object with this one in its place; nothing when it is there already.
-    fn merged(&self, stated: &Stated, now: Timestamp) -> Option<Vec<Value>> {
+    /// The conditions to apply; nothing when what they say is there already.
+    fn missing(&self, when: Said, stated: &Stated, now: Timestamp) -> Option<Vec<Value>> {
         let is_ours = |condition: &Value| condition.get("type").and_then(Value::as_str) == Some(self.kind);
         let before = stated.conditions.iter().find(|condition| is_ours(condition));
+        match when {
+            Said::Never => None,
+            // What is not applied any more is taken away.
+            Said::WhenWrong if self.honoured => before.map(|_| Vec::new()),
+            // Keyed by type: those of others are none of our business.
+            Said::WhenWrong => Some(vec![self.turned(before, stated.generation, now)?]),
+            // The list is one value to the API server: what others have written into it must be said again.
+            Said::Always => {
+                let ours = self.turned(before, stated.generation, now)?;
+                let others = stated.conditions.iter().filter(|condition| !is_ours(condition)).cloned();
+                Some(others.chain([ours]).collect())
+            }
+        }
+    }
+
+    /// The condition, when the one that is there says something else or speaks of another generation.
+    fn turned(&self, before: Option<&Value>, generation: i64, now: Timestamp) -> Option<Value> {
         let text = |name: &str| before.and_then(|condition| condition.get(name)).and_then(Value::as_str);
         let status = if self.honoured { "True" } else { "False" };
-        let generation = before.and_then(|condition| condition.get("observedGeneration"));
+        let observed = before.and_then(|condition| condition.get("observedGeneration"));
         if text("status") == Some(status)
             && text("message") == Some(self.message.as_str())
-            && generation.and_then(Value::as_i64) == Some(stated.generation)
+            && observed.and_then(Value::as_i64).unwrap_or_default() == generation
         {
             return None;
         }
         let since = text("lastTransitionTime").filter(|_| text("status") == Some(status));
-        let ours = json!({
+        let mut condition = json!({
             "type": self.kind,
             "status": status,
             "reason": if self.honoured { "Accepted" } else { "UnsupportedValue" },
             "message": self.message,
-            "observedGeneration": stated.generation,
             "lastTransitionTime": since.map_or_else(|| seconds(now), str::to_owned),
         });
-        // The list is one value to the API server: what others have written into it must be said again.
-        let others = stated.conditions.iter().filter(|condition| !is_ours(condition)).cloned();
-        Some(others.chain([ours]).collect())
+        // Kinds without generations have no field for it.
+        if generation > 0 {
+            condition["observedGeneration"] = json!(generation);
+        }
+        Some(condition)
     }
 }
 
@@ -170,7 +191,6 @@ fn seconds(now: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Severity;
 
     fn report(field: &str) -> Report {
         let object =
@@ -183,7 +203,7 @@ mod tests {
         let foreign = json!({"type": "WaypointAccepted", "status": "True"});
         let mut stated = Stated { generation: 2, conditions: vec![foreign.clone()] };
         let bad = Wanted::of(Kind::AuthorizationPolicy, &[&report("spec.moon")]);
-        let written = bad.merged(&stated, Timestamp::UNIX_EPOCH).expect("it is new");
+        let written = bad.missing(Said::Always, &stated, Timestamp::UNIX_EPOCH).expect("it is new");
         assert_eq!(written[0], foreign);
         assert_eq!(written[1]["type"], "ZtunnelAccepted");
         assert_eq!(written[1]["status"], "False");
@@ -191,11 +211,32 @@ mod tests {
         assert_eq!(written[1]["lastTransitionTime"], "1970-01-01T00:00:00Z");
 
         stated.conditions = written;
-        assert_eq!(bad.merged(&stated, Timestamp::now()), None, "it is there already");
+        assert_eq!(bad.missing(Said::Always, &stated, Timestamp::now()), None, "it is there already");
         stated.generation = 3;
-        let again = bad.merged(&stated, Timestamp::now()).expect("of another generation");
+        let again = bad.missing(Said::Always, &stated, Timestamp::now()).expect("of another generation");
         assert_eq!(again[1]["lastTransitionTime"], "1970-01-01T00:00:00Z", "it has not turned");
         let good = Wanted::of(Kind::AuthorizationPolicy, &[]);
-        assert_eq!(good.merged(&stated, Timestamp::now()).expect("it has turned")[1]["reason"], "Accepted");
+        let turned = good.missing(Said::Always, &stated, Timestamp::now()).expect("it has turned");
+        assert_eq!(turned[1]["reason"], "Accepted");
+    }
+
+    #[test]
+    fn an_object_that_is_not_the_meshs_own_has_a_condition_only_while_something_is_wrong() {
+        let missing =
+            |wanted: &Wanted, stated: &Stated| wanted.missing(Said::WhenWrong, stated, Timestamp::UNIX_EPOCH);
+        let foreign = json!({"type": "LoadBalancerPortsError", "status": "True"});
+        let mut stated = Stated { generation: 0, conditions: vec![foreign] };
+        let (good, bad) =
+            (Wanted::of(Kind::Service, &[]), Wanted::of(Kind::Service, &[&report("spec.moon")]));
+        assert_eq!(missing(&good, &stated), None, "silence");
+        let udp = Report { severity: Severity::Info, ..report("spec.ports[0].protocol") };
+        assert_eq!(Wanted::of(Kind::Service, &[&udp]), good, "not every service is of TCP alone");
+        let written = missing(&bad, &stated).expect("it is new");
+        assert_eq!(written.len(), 1, "that of others is not said again: {written:?}");
+        assert_eq!(written[0].get("observedGeneration"), None);
+
+        stated.conditions.extend(written);
+        assert_eq!(missing(&bad, &stated), None, "it is there already");
+        assert_eq!(missing(&good, &stated), Some(Vec::new()), "it is taken away");
     }
 }

@@ -176,7 +176,7 @@ impl Source {
             severity,
             message: match severity {
                 Severity::Error => format!("{message}; it stays as it was when it was last good"),
-                Severity::Warning => message,
+                Severity::Warning | Severity::Info => message,
             },
         };
         let reports = said.into_iter().map(report).collect();

@@ -36,23 +36,36 @@ impl StatedObjects {
     }
 }
 
-/// Whether objects of a kind get conditions: where the API gives us a status to write to.
-pub(super) fn has_conditions(kind: Kind) -> bool {
+/// When an object of a kind gets a condition of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// Its status has no place for one, or is not ours to write.
+    Never,
+    /// It is no object of the mesh's own: silence means that all is well.
+    WhenWrong,
+    /// It is there for the mesh, and whoever wrote it waits for an answer.
+    Always,
+}
+
+/// When objects of a kind get a condition.
+pub(super) fn said(kind: Kind) -> Said {
     match kind {
         Kind::AuthorizationPolicy
         | Kind::PeerAuthentication
         | Kind::ServiceEntry
         | Kind::WorkloadEntry
-        | Kind::WorkloadGroup => true,
-        Kind::Namespace
-        | Kind::Node
-        | Kind::ServiceAccount
-        | Kind::Pod
-        | Kind::Service
-        | Kind::EndpointSlice
-        | Kind::Gateway
-        | Kind::GatewayClass => false,
+        | Kind::WorkloadGroup => Said::Always,
+        Kind::Namespace | Kind::Service | Kind::Gateway => Said::WhenWrong,
+        // Who may write the status of a pod may give it another address: its trouble is in the log and at `/status`.
+        Kind::Node | Kind::ServiceAccount | Kind::Pod | Kind::EndpointSlice | Kind::GatewayClass => {
+            Said::Never
+        }
     }
+}
+
+/// Whether objects of a kind can get conditions.
+pub(super) fn has_conditions(kind: Kind) -> bool {
+    said(kind) != Said::Never
 }
 
 #[derive(Deserialize)]

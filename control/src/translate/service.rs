@@ -32,7 +32,7 @@ pub(crate) fn translate(
     let mut reports = Reports::of(service.metadata.key(Kind::Service));
     let namespace = objects.namespace(&service.metadata.namespace);
     if is_external_name(service) {
-        reports.warning("spec.type", "an ExternalName service is not part of the mesh: its DNS answer is");
+        reports.info("spec.type", "an ExternalName service is not part of the mesh: its DNS answer is");
         return Translation { output: None, reports: reports.done() };
     }
     notes(service, &mut reports);
@@ -70,7 +70,7 @@ fn notes(service: &objects::Service, reports: &mut Reports) {
         reports.warning("spec.sessionAffinity", "is not honoured: endpoints are chosen per connection");
     }
     for (index, port) in spec.ports.iter().enumerate().filter(|(_, port)| port.protocol != Protocol::Tcp) {
-        reports.warning(
+        reports.info(
             format!("spec.ports[{index}].protocol"),
             format!("port {} is not TCP and stays outside the mesh", port.port),
         );

@@ -5,6 +5,7 @@
 //! Pure: objects come as JSON and the time as an argument.
 
 pub mod bypass;
+pub mod exclusions;
 pub mod objects;
 pub mod pod;
 pub mod rules;

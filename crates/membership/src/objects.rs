@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::{
     bypass::{Bypass, Fault},
+    exclusions,
     pod::{PodError, Uid},
 };
 
@@ -115,6 +116,8 @@ pub struct NamespaceObject {
     pub labels: Labels,
     /// Whether its annotations ask for leaving the mesh for a while.
     pub bypass: Option<Result<Bypass, Fault>>,
+    /// Those of its annotations that name what is not captured of its pods, [`exclusions::ANNOTATIONS`].
+    pub exclusions: Labels,
 }
 
 impl NamespaceObject {
@@ -136,9 +139,11 @@ impl NamespaceObject {
 impl NamespaceJson {
     /// Its name, and what matters of it.
     pub fn parse(self) -> (String, NamespaceObject) {
-        let bypass = self.metadata.annotations.as_ref().and_then(Bypass::of);
+        let mut exclusions = self.metadata.annotations.unwrap_or_default();
+        let bypass = Bypass::of(&exclusions);
+        exclusions.retain(|name, _| exclusions::ANNOTATIONS.contains(&name.as_str()));
         let labels = self.metadata.labels.unwrap_or_default();
-        (self.metadata.name, NamespaceObject { labels, bypass })
+        (self.metadata.name, NamespaceObject { labels, bypass, exclusions })
     }
 }
 

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::exclusions::Exclusions;
+
 /// A UUID has 36 characters, a static pod's hash 32; with a pod's names a ZDS packet stays below its 1024 bytes.
 const MAX_UID: usize = 128;
 
@@ -40,12 +42,14 @@ impl fmt::Display for Uid {
 }
 
 /// What is captured of a pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Treatment {
     /// Its DNS.
     pub dns: Capturing,
     /// Connections to it.
     pub inbound: Capturing,
+    /// What of both is left alone.
+    pub exclusions: Exclusions,
 }
 
 /// Whether something is captured.
@@ -59,7 +63,7 @@ pub enum Capturing {
 
 impl Default for Treatment {
     fn default() -> Self {
-        Self { dns: Capturing::On, inbound: Capturing::On }
+        Self { dns: Capturing::On, inbound: Capturing::On, exclusions: Exclusions::default() }
     }
 }
 

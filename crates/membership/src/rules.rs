@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use crate::{
     bypass::Bypass,
+    exclusions::Exclusions,
     objects::{Labels, NamespaceObject, Phase, PodObject},
     pod::Treatment,
 };
@@ -101,7 +102,7 @@ impl Rules {
         let bypassed = || namespace.bypass(now).cloned().map(Reason::Bypassed);
         match self.objection(pod, &namespace.labels).or_else(bypassed) {
             Some(reason) => Verdict::Skip(reason),
-            None => Verdict::Enrol(treatment(&pod.annotations)),
+            None => Verdict::Enrol(treatment(&pod.annotations, &namespace.exclusions)),
         }
     }
 
@@ -144,9 +145,14 @@ fn mode(labels: &Labels) -> Option<&str> {
     labels.get(DATAPLANE_MODE).map(String::as_str)
 }
 
-fn treatment(annotations: &Labels) -> Treatment {
+fn treatment(annotations: &Labels, of_namespace: &Labels) -> Treatment {
     let says = |name: &str, word: &str| annotations.get(name).is_some_and(|value| value == word);
-    Treatment { dns: (!says(DNS_CAPTURE, "false")).into(), inbound: (!says(BYPASS_INBOUND, "true")).into() }
+    let (exclusions, _faults) = Exclusions::of(annotations, of_namespace);
+    Treatment {
+        dns: (!says(DNS_CAPTURE, "false")).into(),
+        inbound: (!says(BYPASS_INBOUND, "true")).into(),
+        exclusions,
+    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ fn labels(mode: Option<&str>) -> Labels {
 }
 
 fn labelled(mode: Option<&str>) -> NamespaceObject {
-    NamespaceObject { labels: labels(mode), bypass: None }
+    NamespaceObject { labels: labels(mode), ..NamespaceObject::default() }
 }
 
 fn now() -> Timestamp {

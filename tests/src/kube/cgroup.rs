@@ -50,7 +50,15 @@ pub fn kill(group: &Path) {
 /// # Errors
 /// When the mounts cannot be read.
 pub fn folders(cluster: &str) -> Result<Vec<PathBuf>> {
-    let folders = hierarchies()?.into_iter().map(|hierarchy| hierarchy.path.join(folder(cluster)));
+    existing(&folder(cluster))
+}
+
+/// A group's folders in all hierarchies that have it.
+///
+/// # Errors
+/// When the mounts cannot be read.
+pub fn existing(group: &str) -> Result<Vec<PathBuf>> {
+    let folders = hierarchies()?.into_iter().map(|hierarchy| hierarchy.path.join(group));
     Ok(folders.filter(|path| path.is_dir()).collect())
 }
 

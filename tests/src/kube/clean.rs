@@ -89,6 +89,12 @@ fn groups(name: &str, shape: Option<&Shape>) -> Result<Vec<PathBuf>> {
     Ok(groups)
 }
 
+/// Kills all processes of some groups and all that stand in a namespace.
+pub(super) fn kill_all(groups: impl Fn() -> Result<Vec<PathBuf>>, namespace: &Namespace) -> Result<()> {
+    let own = i32::try_from(std::process::id())?;
+    end(groups, &[], std::slice::from_ref(namespace), own).map(drop)
+}
+
 /// Kills until nothing is left: a process that dies may just have started another.
 fn end(
     find_groups: impl Fn() -> Result<Vec<PathBuf>>,

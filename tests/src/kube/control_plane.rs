@@ -4,7 +4,12 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use serde_json::json;
+use tokio::net::TcpStream;
 
 use super::{
     addresses::CONTROL,
@@ -14,10 +19,12 @@ use super::{
     place::{Place, Program},
     shape::Shape,
 };
-use crate::{config::Settings, net::Namespace, process::Process, record::Records};
+use crate::{config::Settings, http::exchange, net::Namespace, process::Process, record::Records};
 
 /// Where the API server listens.
 pub const PORT: u16 = 6443;
+/// Where the API server finds its store, on their own host.
+const ETCD: &str = "127.0.0.1:2379";
 /// How long the API server may take to get ready on a busy machine.
 const READY: Duration = Duration::from_secs(120);
 const MASTERS: Option<&str> = Some("system:masters");
@@ -123,6 +130,27 @@ impl ControlPlane {
         Ok(Self { etcd, apiserver, controller_manager, scheduler, balancer })
     }
 
+    /// Makes the store forget all that was before a revision, the `resourceVersion` of an object: whoever watched from
+    /// there has to list anew.
+    ///
+    /// # Errors
+    /// When etcd does not answer, or refuses.
+    pub async fn compact(&self, shape: &Shape, revision: u64) -> Result<()> {
+        let body = json!({"revision": revision.to_string(), "physical": true}).to_string();
+        let request = Request::post("/v3/kv/compaction")
+            .header("host", ETCD)
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body)))?;
+        let answer = shape
+            .namespace("control")
+            .run(async move || exchange(TcpStream::connect(ETCD).await?, request).await)
+            .await
+            .context("asking etcd to compact")?;
+        let text = String::from_utf8_lossy(answer.body()).into_owned();
+        ensure!(answer.status().is_success(), "etcd does not compact: {}: {text}", answer.status());
+        Ok(())
+    }
+
     /// All of them.
     #[must_use]
     pub fn programs(&self) -> [&Process; 5] {
@@ -136,7 +164,7 @@ pub(super) fn flags<const N: usize>(pairs: [(&str, String); N]) -> Vec<String> {
 }
 
 fn etcd(shape: &Shape) -> Vec<String> {
-    let client = "http://127.0.0.1:2379".to_owned();
+    let client = format!("http://{ETCD}");
     flags([
         ("data-dir", shape.state.join("etcd").display().to_string()),
         ("listen-client-urls", client.clone()),
@@ -151,7 +179,7 @@ fn etcd(shape: &Shape) -> Vec<String> {
 fn apiserver(shape: &Shape) -> Vec<String> {
     let pki = |file: &str| shape.pki(file).display().to_string();
     flags([
-        ("etcd-servers", "http://127.0.0.1:2379".to_owned()),
+        ("etcd-servers", format!("http://{ETCD}")),
         ("bind-address", "::".to_owned()),
         ("secure-port", PORT.to_string()),
         ("advertise-address", shape.block.fabric(CONTROL).v4.to_string()),

@@ -7,17 +7,18 @@ mod view;
 
 use std::{
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Output,
     sync::Arc,
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use super::{
     certificates::Authority,
-    cgroup,
+    cgroup, clean,
     control_plane::flags,
     place::{Place, Program, Views},
     shape::{Shape, node_name},
@@ -82,6 +83,7 @@ impl Runtime {
         let name = node_name(number);
         link::forward(namespace)?;
         let folder = folder(shape, &name);
+        keep_logs(shape, &name, &folder)?;
         files::write(shape, number, &folder, authority)?;
         view::persist(&name, &folder, &Views::of(&shape.run_folder(), &name))?;
         let config = format!("--config={}", folder.join("containerd.toml").display());
@@ -126,15 +128,55 @@ impl Node {
         Ok(Self { name, containerd, kubelet, proxy })
     }
 
-    /// Starts containerd and kubelet again after they have ended. A kubelet that finds no runtime ends at once, and there
-    /// is no service manager here that would start it again.
+    /// Starts again what has been killed. A kubelet that finds no runtime ends at once, and there is no service manager
+    /// here that would start it again.
     ///
     /// # Errors
-    /// When one of them still runs, or containerd does not get ready.
+    /// When a program does not start, or containerd does not get ready.
     pub async fn start_again(&self, shape: &Shape) -> Result<()> {
-        self.containerd.start_again()?;
-        answers(shape, &self.name, &self.containerd).await?;
-        self.kubelet.start_again()
+        for program in [&self.containerd, &self.proxy, &self.kubelet] {
+            if program.pid().is_some() {
+                continue;
+            }
+            program.start_again()?;
+            if std::ptr::eq(program, &self.containerd) {
+                answers(shape, &self.name, program).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends everything on the node at once, containers too, and takes away what does not outlive a machine: pods'
+    /// namespaces, pinned programs, sockets. Its disk stays, and so does its end of the fabric.
+    ///
+    /// # Errors
+    /// When something resists.
+    pub fn power_off(&self, shape: &Shape) -> Result<()> {
+        let own = format!("{}/{}", cgroup::folder(&shape.name), self.name);
+        clean::kill_all(
+            || {
+                let mut groups = cgroup::existing(&own)?;
+                groups.extend(cgroup::containers(&containers(shape, &self.name))?);
+                Ok(groups)
+            },
+            &shape.namespace(&self.name),
+        )?;
+        for program in self.programs() {
+            program.kill()?;
+        }
+        for group in cgroup::containers(&containers(shape, &self.name))? {
+            cgroup::remove(&group)?;
+        }
+        view::forget(&folder(shape, &self.name), &Views::of(&shape.run_folder(), &self.name))
+    }
+
+    /// Starts it as a machine starts: with its disk and nothing else.
+    ///
+    /// # Errors
+    /// As [`Self::start_again`].
+    pub async fn power_on(&self, shape: &Shape) -> Result<()> {
+        view::persist(&self.name, &folder(shape, &self.name), &Views::of(&shape.run_folder(), &self.name))?;
+        self.start_again(shape).await
     }
 
     /// All of its programs; containers are not among them.
@@ -142,6 +184,15 @@ impl Node {
     pub fn programs(&self) -> [&Process; 3] {
         [&self.kubelet, &self.proxy, &self.containerd]
     }
+}
+
+/// Logs of pods outlive the cluster, beside those of its programs.
+fn keep_logs(shape: &Shape, name: &str, folder: &Path) -> Result<()> {
+    let logs = shape.state.join("logs").join(format!("{name}-pods"));
+    for made in [logs.as_path(), folder] {
+        fs::create_dir_all(made).context("making a folder for the logs of pods")?;
+    }
+    symlink(&logs, folder.join(view::LOGS)).context("leading to the logs of pods")
 }
 
 async fn answers(shape: &Shape, node: &str, containerd: &Process) -> Result<()> {

@@ -35,6 +35,7 @@ pub(crate) fn all() -> Vec<Check<Stage>> {
         a_lone_change_is_pushed_at_once_and_a_burst_arrives_whole,
         a_kind_that_appears_later_is_picked_up,
         an_unknown_field_of_a_policy_lets_nobody_in_and_is_said,
+        a_label_that_names_no_waypoint_is_said_where_it_is_until_it_is_gone,
         a_broken_object_is_named_and_the_others_go_on,
         a_broken_policy_is_refused_and_one_without_effect_is_warned_of,
         roots_are_in_every_namespace_and_come_back,
@@ -196,6 +197,41 @@ spec:
     Ok(())
 }
 
+async fn a_label_that_names_no_waypoint_is_said_where_it_is_until_it_is_gone(stage: &Stage) -> Result<()> {
+    let cluster = &stage.scene.cluster;
+    let service = "
+apiVersion: v1
+kind: Service
+metadata: {name: odd, namespace: shop, labels: {istio.io/use-waypoint: nowhere}}
+spec: {selector: {app: cart}, ports: [{name: http, port: 80}]}
+";
+    stage.apply(service).await?;
+    cluster.kubectl(&["label", "namespace", "shop", "istio.io/use-waypoint=nowhere"]).await?;
+    let places = ["/api/v1/namespaces/shop/services/odd", "/api/v1/namespaces/shop"];
+    for place in places {
+        let (status, text) =
+            eventually(SOON, "a condition", async || condition_at(stage, place, "AmbitAccepted").await)
+                .await?;
+        ensure!(
+            status == "False" && text.contains("nowhere"),
+            "the condition of {place} is {status}: {text}"
+        );
+    }
+    for object in [["namespace", "shop"], ["service", "odd"]] {
+        let label = ["-n", "shop", "label", object[0], object[1], "istio.io/use-waypoint-"];
+        cluster.kubectl(&label).await?;
+    }
+    for place in places {
+        eventually(SOON, "no condition", async || {
+            let left = condition_at(stage, place, "AmbitAccepted").await;
+            ensure!(left.is_err(), "{place} still has {left:?}");
+            Ok(())
+        })
+        .await?;
+    }
+    cluster.kubectl(&["-n", "shop", "delete", "service", "odd"]).await.map(drop)
+}
+
 async fn a_broken_object_is_named_and_the_others_go_on(stage: &Stage) -> Result<()> {
     let entries = "
 apiVersion: networking.istio.io/v1
@@ -330,7 +366,11 @@ async fn a_certificate_is_for_who_runs_on_the_nodes_pods_and_nobody_else(stage: 
 
 /// Status and message of a condition of an object in the namespace of the shop.
 async fn condition(stage: &Stage, api: &str, object: &str, kind: &str) -> Result<(String, String)> {
-    let found = stage.scene.cluster.api().get(&format!("/apis/{api}/namespaces/shop/{object}")).await?;
+    condition_at(stage, &format!("/apis/{api}/namespaces/shop/{object}"), kind).await
+}
+
+async fn condition_at(stage: &Stage, path: &str, kind: &str) -> Result<(String, String)> {
+    let found = stage.scene.cluster.api().get(path).await?;
     let conditions =
         found.pointer("/status/conditions").and_then(Value::as_array).context("no conditions")?;
     let is_it = |condition: &&Value| condition.get("type").and_then(Value::as_str) == Some(kind);

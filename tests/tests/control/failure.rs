@@ -3,12 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use identity::{AuthorityError, ca::Subject};
 use lab::{
     checks, eventually,
     kube::suite::{Check, say},
 };
+use mesh::Index;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::{
@@ -23,6 +25,7 @@ const API_READY: Duration = Duration::from_secs(120);
 pub(crate) fn all() -> Vec<Check<Stage>> {
     checks![
         without_the_api_server_control_serves_on_says_so_and_certifies_nobody,
+        what_happened_while_control_slept_is_known_although_the_store_has_forgotten,
         another_leader_takes_over_when_the_first_is_killed,
         a_role_that_is_missing_is_named,
         a_replica_that_was_asked_to_end_gives_the_lease_back,
@@ -36,12 +39,7 @@ async fn without_the_api_server_control_serves_on_says_so_and_certifies_nobody(s
     api_server.start_again()?;
     outage?;
     let api = stage.scene.cluster.api();
-    api_server
-        .ready(API_READY, async || {
-            ensure!(api.text("/readyz").await? == "ok", "it is not ready");
-            Ok(())
-        })
-        .await?;
+    api_ready(stage).await?;
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "after", "namespace": "shop"},
         "spec": {"nodeName": "node-a", "serviceAccountName": "cart", "containers": [{"name": "app", "image": "none"}]},
@@ -83,6 +81,57 @@ async fn during_the_outage(stage: &Stage) -> Result<()> {
     until(&again, "the last state", |index| knows_pod(index, "cart")).await?;
     stage.first.read("/healthz/ready").await?;
     Ok(())
+}
+
+/// A watch that is taken up again where it was would say nothing of what is gone.
+async fn what_happened_while_control_slept_is_known_although_the_store_has_forgotten(
+    stage: &Stage,
+) -> Result<()> {
+    let api = stage.scene.cluster.api();
+    let pods = "/api/v1/namespaces/shop/pods";
+    let made = async |name: &str, address: &str| {
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "shop"},
+            "spec": {"nodeName": "node-a", "serviceAccountName": "cart", "containers": [{"name": "app", "image": "none"}]},
+        });
+        api.create(pods, &pod).await?;
+        let status = json!({"status": {"phase": "Running", "podIP": address}});
+        api.merge(&format!("{pods}/{name}/status"), &status).await
+    };
+    made("dream", "10.9.0.8").await?;
+    until(&stage.proxy, "a pod", |index| knows_pod(index, "dream")).await?;
+    let planes = [&stage.first, &stage.second];
+    for plane in planes {
+        plane.process().signal(Signal::SIGSTOP)?;
+    }
+    let meanwhile = async {
+        let gone = ["-n", "shop", "delete", "pod", "dream", "--force", "--grace-period=0"];
+        stage.scene.cluster.kubectl(&gone).await?;
+        let last = made("awake", "10.9.0.9").await?;
+        let version = last.pointer("/metadata/resourceVersion").and_then(Value::as_str);
+        let control = stage.scene.cluster.control();
+        control.compact(stage.scene.cluster.shape(), version.context("no version")?.parse()?).await?;
+        // The API server has a memory of its own.
+        control.apiserver.kill()?;
+        control.apiserver.start_again()?;
+        api_ready(stage).await
+    };
+    let meanwhile = meanwhile.await;
+    for plane in planes {
+        plane.process().signal(Signal::SIGCONT)?;
+    }
+    meanwhile?;
+    let is_so = |index: &Index| knows_pod(index, "awake") && !knows_pod(index, "dream");
+    until(&stage.proxy, "what is there now", is_so).await.map(drop)
+}
+
+async fn api_ready(stage: &Stage) -> Result<()> {
+    let cluster = &stage.scene.cluster;
+    let ready = async || {
+        ensure!(cluster.api().text("/readyz").await? == "ok", "it is not ready");
+        Ok(())
+    };
+    cluster.control().apiserver.ready(API_READY, ready).await
 }
 
 async fn another_leader_takes_over_when_the_first_is_killed(stage: &Stage) -> Result<()> {

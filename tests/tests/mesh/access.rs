@@ -18,6 +18,7 @@ pub(crate) fn all() -> Vec<Check<Scene>> {
         a_broken_policy_is_refused_by_the_webhook,
         node_ports_and_balanced_addresses_answer_permissive_and_refuse_under_strict,
         probes_of_every_kind_pass_under_strict,
+        connections_that_annotations_name_are_left_alone_under_strict,
         exec_logs_and_port_forward_work_under_strict,
     ]
 }
@@ -125,6 +126,41 @@ async fn probes_of_every_kind_pass_under_strict(scene: &Scene) -> Result<()> {
         ensure!(refused.is_err(), "only kubelet may: {refused:?}");
     }
     scene.cluster.kubectl(&["-n", "shop", "delete", "pod", "-l", "app=probed"]).await.map(drop)
+}
+
+/// Mutual TLS is still required.
+async fn connections_that_annotations_name_are_left_alone_under_strict(scene: &Scene) -> Result<()> {
+    let odd = ("shop", "odd");
+    scene
+        .apply(
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: odd\n  namespace: shop\n  annotations:\n    \
+             ambit.mesh/exclude-inbound-ports: \"8080\"\n    ambit.mesh/exclude-outbound-ports: \"8080\"\nspec:\n  \
+             terminationGracePeriodSeconds: 0\n  containers:\n  - {name: app, image: \"@SAMPLE@\", imagePullPolicy: Never, \
+             args: [serve, --name, odd]}\n",
+        )
+        .await?;
+    scene.ready("shop", "odd").await?;
+    let own = *addresses(&scene.pod("shop", "odd").await?).first().context("no address")?;
+    let web = scene.pods("shop", "app=web").await?;
+    let web = *web.iter().flat_map(addresses).collect::<Vec<_>>().first().context("no replica")?;
+    scene.answers(PASSER_BY, &url(own, echo::HTTP)).await.context("a port that is left alone")?;
+    scene.answers(odd, "http://web/").await.context("another port")?;
+    scene.is_refused(odd, &url(web, echo::HTTP)).await.context("it goes in plaintext")?;
+    let slip = ["-n", "shop", "annotate", "--overwrite", "pod", "odd"];
+    let slip =
+        [&slip, ["ambit.mesh/exclude-inbound-ports=8O8O", "ambit.mesh/exclude-outbound-ports-"].as_slice()];
+    scene.cluster.kubectl(&slip.concat()).await?;
+    scene.is_refused(PASSER_BY, &url(own, echo::HTTP)).await.context("it is captured again")?;
+    scene.answers(odd, &url(web, echo::HTTP)).await?;
+    eventually(SOON, "an event", async || {
+        let events =
+            scene.object("/api/v1/namespaces/shop/events?fieldSelector=reason%3DExclusionIgnored").await?;
+        let text = events.to_string();
+        ensure!(text.contains("8O8O") && text.contains("exclude-inbound-ports"), "events: {text}");
+        Ok(())
+    })
+    .await?;
+    scene.cluster.kubectl(&["-n", "shop", "delete", "pod", "odd"]).await.map(drop)
 }
 
 /// Mutual TLS is still required.

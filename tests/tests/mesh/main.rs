@@ -3,9 +3,13 @@
 //! manifests and Helm, and what becomes of the traffic. The checks share one cluster and run in this order.
 
 mod access;
+mod churn;
 mod failure;
+mod ingress;
 mod leaving;
+mod load;
 mod membership;
+mod platform;
 mod scene;
 
 use std::process::ExitCode;
@@ -13,7 +17,15 @@ use std::process::ExitCode;
 use lab::kube::suite;
 
 fn main() -> ExitCode {
-    let parts = [membership::all(), access::all(), failure::all(), leaving::all()];
+    let parts = [
+        membership::all(),
+        access::all(),
+        ingress::all(),
+        failure::all(),
+        platform::all(),
+        churn::all(),
+        leaving::all(),
+    ];
     let checks = parts.into_iter().flatten().collect();
     suite::report(suite::run(checks, Vec::new(), scene::Scene::prepare))
 }

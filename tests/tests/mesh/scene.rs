@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The cluster with the mesh and a shop in it, and how the checks ask them.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use lab::{
@@ -23,8 +23,7 @@ const METRICS: u16 = 15020;
 /// See the module.
 pub(crate) struct Scene {
     pub(crate) cluster: KubeCluster,
-    /// The command line.
-    ambit: PathBuf,
+    pub(crate) settings: Settings,
 }
 
 impl Scene {
@@ -33,7 +32,7 @@ impl Scene {
         let cluster = KubeCluster::start("mesh", &settings, &tools, Options::default()).await?;
         mesh::load_sample(&cluster, &settings).await?;
         mesh::load_images(&cluster, &settings).await?;
-        let scene = Self { cluster, ambit: settings.binary("ambit")? };
+        let scene = Self { cluster, settings };
         scene.apply(SHOP).await?;
         scene.cluster.rolled_out("shop", "deployment/web", ROLL_OUT).await?;
         scene.ready("shop", "-l=app=client").await?;
@@ -49,7 +48,7 @@ impl Scene {
 
     /// What the command line says; it must end well.
     pub(crate) async fn ambit(&self, arguments: &[&str]) -> Result<String> {
-        self.cluster.run_program("ambit", self.ambit.clone(), arguments).await
+        self.cluster.run_program("ambit", self.settings.binary("ambit")?, arguments).await
     }
 
     /// Waits until pods, by name or selector, are ready.
@@ -64,6 +63,13 @@ impl Scene {
 
     pub(crate) async fn pod(&self, namespace: &str, name: &str) -> Result<Value> {
         self.object(&format!("/api/v1/namespaces/{namespace}/pods/{name}")).await
+    }
+
+    /// The first address of a service.
+    pub(crate) async fn address_of(&self, namespace: &str, service: &str) -> Result<IpAddr> {
+        let service = self.object(&format!("/api/v1/namespaces/{namespace}/services/{service}")).await?;
+        let address = service.pointer("/spec/clusterIP").and_then(Value::as_str).context("no address")?;
+        address.parse().with_context(|| format!("{address} of a service"))
     }
 
     /// All pods of a namespace with a label (`app=web`).
@@ -119,16 +125,23 @@ impl Scene {
         eventually(SOON, &format!("{url} answering {}", pod.1), async || self.call(pod, url).await).await
     }
 
+    /// Addresses of the ztunnels of both nodes.
+    pub(crate) async fn ztunnels(&self) -> Result<Vec<IpAddr>> {
+        let pods = self.pods(mesh::NAMESPACE, "app.kubernetes.io/name=ztunnel").await?;
+        // One that is being replaced answers as long as it likes.
+        let stay = pods.iter().filter(|pod| pod.pointer("/metadata/deletionTimestamp").is_none());
+        stay.map(|pod| addresses(pod).first().copied().context("a ztunnel has no address")).collect()
+    }
+
     /// What the ztunnels of both nodes count, together.
     pub(crate) async fn count(&self, metric: &str, labels: &[(&str, &str)]) -> Result<f64> {
+        Self::count_at(&self.ztunnels().await?, metric, labels).await
+    }
+
+    async fn count_at(ztunnels: &[IpAddr], metric: &str, labels: &[(&str, &str)]) -> Result<f64> {
         let mut sum = 0.0;
-        for pod in self.pods(mesh::NAMESPACE, "app.kubernetes.io/name=ztunnel").await? {
-            // One that is being replaced answers as long as it likes.
-            if pod.pointer("/metadata/deletionTimestamp").is_some() {
-                continue;
-            }
-            let address = addresses(&pod).first().copied().context("a ztunnel has no address")?;
-            let text = http::get((address, METRICS).into(), "/metrics").await?;
+        for address in ztunnels {
+            let text = http::get((*address, METRICS).into(), "/metrics").await?;
             sum += Samples::parse(&text).sum(metric, labels);
         }
         Ok(sum)
@@ -136,13 +149,12 @@ impl Scene {
 
     /// Connections that a destination's ztunnel has taken from a client by mutual TLS.
     pub(crate) async fn mutual(&self, source: &str, destination: &str) -> Result<f64> {
-        let labels = [
-            ("reporter", "destination"),
-            ("connection_security_policy", "mutual_tls"),
-            ("source_workload", source),
-            ("destination_workload", destination),
-        ];
-        self.count("istio_tcp_connections_opened_total", &labels).await
+        Self::mutual_at(&self.ztunnels().await?, source, destination).await
+    }
+
+    /// The same, of ztunnels that are known.
+    pub(crate) async fn mutual_at(ztunnels: &[IpAddr], source: &str, destination: &str) -> Result<f64> {
+        Self::count_at(ztunnels, "istio_tcp_connections_opened_total", &mutual(source, destination)).await
     }
 
     /// Requires mutual TLS in the shop, or not.
@@ -153,6 +165,16 @@ impl Scene {
         ))
         .await
     }
+}
+
+/// Labels of connections of a pair, as the destination's ztunnel counts them.
+pub(crate) fn mutual<'a>(source: &'a str, destination: &'a str) -> [(&'a str, &'a str); 4] {
+    [
+        ("reporter", "destination"),
+        ("connection_security_policy", "mutual_tls"),
+        ("source_workload", source),
+        ("destination_workload", destination),
+    ]
 }
 
 /// The addresses of a pod.

@@ -15,7 +15,7 @@ fn pod(namespace: &str) -> PodObject {
 }
 
 fn labelled(labels: &Labels) -> NamespaceObject {
-    NamespaceObject { labels: labels.clone(), bypass: None }
+    NamespaceObject { labels: labels.clone(), ..NamespaceObject::default() }
 }
 
 fn now() -> Timestamp {
@@ -115,7 +115,7 @@ fn a_bypassed_namespace_is_out_until_the_end_of_its_bypass() {
             (bypass::REASON, "the worst night"),
         ];
         let bypass = Bypass::of(&labels(&pairs));
-        NamespaceObject { labels: labels(&[(DATAPLANE_MODE, AMBIENT)]), bypass }
+        NamespaceObject { labels: labels(&[(DATAPLANE_MODE, AMBIENT)]), bypass, ..NamespaceObject::default() }
     };
     let decide = |namespace: &NamespaceObject| rules().decide(&pod("shop"), namespace, now());
     let Verdict::Skip(reason) = decide(&span("2026-01-31T18:00:01Z")) else { panic!("it is in") };
@@ -142,7 +142,7 @@ fn annotations_say_what_is_captured() {
         let pod = PodObject { annotations, ..pod("shop") };
         assert_eq!(
             rules().decide(&pod, &labelled(&ambient), now()),
-            Verdict::Enrol(Treatment { dns, inbound })
+            Verdict::Enrol(Treatment { dns, inbound, ..Treatment::default() })
         );
     }
 }

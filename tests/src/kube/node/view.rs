@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use nix::{
-    mount::{MsFlags, mount},
+    mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
     unistd::{Pid, gettid},
 };
@@ -28,8 +28,12 @@ pub(super) const OWN: [(&str, &str); 8] = [
     ("/run/ztunnel", "run-ztunnel"),
     ("/var/lib/cni", "cni"),
     ("/var/lib/kubelet", "kubelet"),
-    ("/var/log", "log"),
+    ("/var/log", LOGS),
 ];
+/// The folder of logs.
+pub(super) const LOGS: &str = "log";
+/// Those that are in memory on a machine, and gone when it starts again.
+const VOLATILE: [&str; 3] = ["run-ambit", "run-containerd", "run-ztunnel"];
 /// Places that a node begins with empty.
 const EMPTY: [(&str, &str); 2] = [("/run/netns", "tmpfs"), ("/sys/fs/bpf", "bpf")];
 /// What a kubelet would set for the whole machine (a panic reboots it, for one). It is shown what it wants to see.
@@ -77,6 +81,17 @@ pub(super) fn persist(name: &str, folder: &Path, views: &Views) -> Result<()> {
     drop(kept);
     thread.join().map_err(|_panic| anyhow!("making a node's view panicked"))?;
     bound
+}
+
+/// Takes away a view that no process has any more, and what was in memory.
+pub(super) fn forget(folder: &Path, views: &Views) -> Result<()> {
+    for file in [&views.mounts, &views.names] {
+        umount2(file, MntFlags::MNT_DETACH).with_context(|| format!("unmounting {}", file.display()))?;
+    }
+    for own in VOLATILE {
+        fs::remove_dir_all(folder.join(own)).with_context(|| format!("removing {own}"))?;
+    }
+    Ok(())
 }
 
 fn keep(namespace: &Path, file: &Path) -> Result<()> {

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Pods come and go by the dozen while requests go on, in the mesh and beside it: a namespace in the mesh is compared
+//! with one outside of it that goes through the same.
+
+use std::{collections::BTreeMap, fs, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use jiff::Timestamp;
+use lab::{
+    checks, eventually,
+    kube::suite::{Check, say},
+};
+
+use crate::load::TO_THE_END;
+use crate::scene::{LABEL, NODES, ROLL_OUT, SOON, Scene, name};
+
+/// In the mesh, and not.
+const INSIDE: &str = "herd-inside";
+const OUTSIDE: &str = "herd-outside";
+const BOTH: [&str; 2] = [INSIDE, OUTSIDE];
+const LOAD: &str = "load";
+const URL: &str = "http://herd/";
+/// Roll-outs of ten replicas, one after the other.
+const RESTARTS: usize = 20;
+/// Pods that start at once on one node.
+const CROWD: usize = 30;
+
+pub(crate) fn all() -> Vec<Check<Scene>> {
+    checks![
+        a_pod_deleted_under_load_costs_no_more_requests_than_without_the_mesh,
+        twenty_restarts_under_load_cost_no_more_requests_than_without_the_mesh,
+        thirty_pods_that_start_at_once_are_all_captured,
+    ]
+}
+
+async fn a_pod_deleted_under_load_costs_no_more_requests_than_without_the_mesh(scene: &Scene) -> Result<()> {
+    scene.start_herds().await?;
+    let deleted = async || {
+        for namespace in BOTH {
+            let herd = scene.pods(namespace, "app=herd").await?;
+            for pod in herd.iter().take(3) {
+                scene.cluster.kubectl(&["-n", namespace, "delete", "pod", name(pod)?]).await?;
+            }
+            scene.cluster.rolled_out(namespace, "deployment/herd", ROLL_OUT).await?;
+        }
+        Ok(())
+    };
+    scene.compare("three pods of ten deleted", deleted).await
+}
+
+async fn twenty_restarts_under_load_cost_no_more_requests_than_without_the_mesh(scene: &Scene) -> Result<()> {
+    scene.start_herds().await?;
+    let restarted = async || {
+        for _ in 0..RESTARTS {
+            for namespace in BOTH {
+                scene.cluster.kubectl(&["-n", namespace, "rollout", "restart", "deployment/herd"]).await?;
+            }
+            for namespace in BOTH {
+                scene.cluster.rolled_out(namespace, "deployment/herd", ROLL_OUT).await?;
+            }
+        }
+        Ok(())
+    };
+    scene.compare(&format!("{RESTARTS} restarts of ten replicas"), restarted).await
+}
+
+async fn thirty_pods_that_start_at_once_are_all_captured(scene: &Scene) -> Result<()> {
+    scene.start_herds().await?;
+    let mut taken = BTreeMap::new();
+    for namespace in [OUTSIDE, INSIDE] {
+        let replicas = |count: usize| format!("--replicas={count}");
+        scene.cluster.kubectl(&["-n", namespace, "scale", "deployment/herd", &replicas(0)]).await?;
+        eventually(SOON, "an empty namespace", async || {
+            let left = scene.pods(namespace, "app=herd").await?.len();
+            ensure!(left == 0, "{left} are left");
+            Ok(())
+        })
+        .await?;
+        let on_one = format!(r#"{{"spec":{{"template":{{"spec":{{"nodeName":"{}"}}}}}}}}"#, NODES[0]);
+        scene.cluster.kubectl(&["-n", namespace, "patch", "deployment/herd", "-p", &on_one]).await?;
+        let since = Timestamp::now();
+        scene.cluster.kubectl(&["-n", namespace, "scale", "deployment/herd", &replicas(CROWD)]).await?;
+        scene.cluster.rolled_out(namespace, "deployment/herd", ROLL_OUT).await?;
+        taken.insert(namespace, scene.sandboxes(namespace, since)?);
+    }
+    for pod in scene.pods(INSIDE, "app=herd").await? {
+        ensure!(scene.is_captured(INSIDE, name(&pod)?).await?, "{} is outside of the mesh", name(&pod)?);
+    }
+    for (namespace, mut times) in taken {
+        ensure!(times.len() >= CROWD, "{namespace}: {} sandboxes", times.len());
+        times.sort_unstable();
+        let (median, most) = (times.get(times.len() / 2), times.last());
+        say(&format!("{CROWD} pods at once, {namespace}: sandbox after {median:?}, at most {most:?}"));
+    }
+    scene.cluster.kubectl(&["delete", "namespace", INSIDE, OUTSIDE, "--wait=false"]).await.map(drop)
+}
+
+impl Scene {
+    /// Makes both namespaces, each with ten replicas, where they are not there yet.
+    async fn start_herds(&self) -> Result<()> {
+        for namespace in BOTH {
+            self.apply(&herd(namespace)).await?;
+        }
+        self.cluster.kubectl(&["label", "--overwrite", "namespace", INSIDE, LABEL]).await?;
+        for namespace in BOTH {
+            self.cluster.rolled_out(namespace, "deployment/herd", ROLL_OUT).await?;
+        }
+        Ok(())
+    }
+
+    /// Does something in both namespaces while requests go on in both, and compares what became of them.
+    async fn compare(&self, what: &str, trouble: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
+        for namespace in BOTH {
+            self.start_load((namespace, LOAD), URL, TO_THE_END).await?;
+        }
+        let trouble = trouble().await;
+        let mut failed = BTreeMap::new();
+        for namespace in BOTH {
+            let outcomes = self.end_load((namespace, LOAD)).await?;
+            for outcome in &outcomes {
+                say(&format!("{what}, {namespace}, {}", outcome.said));
+            }
+            failed.insert(namespace, outcomes.iter().map(|outcome| outcome.failed).sum::<u64>());
+        }
+        trouble?;
+        ensure!(failed.get(INSIDE) <= failed.get(OUTSIDE), "failed requests: {failed:?}");
+        Ok(())
+    }
+
+    /// How long the runtime of the first node took to make the sandbox of each pod of a namespace since a moment.
+    fn sandboxes(&self, namespace: &str, since: Timestamp) -> Result<Vec<Duration>> {
+        let node = self.cluster.nodes().iter().find(|node| node.name == NODES[0]).context("no such node")?;
+        let theirs = format!(r#" namespace:\"{namespace}\""#);
+        let mut begun: BTreeMap<String, Timestamp> = BTreeMap::new();
+        let mut taken = Vec::new();
+        for line in fs::read_to_string(node.containerd.log_path())?.lines() {
+            let Some((_, rest)) = line.split_once("RunPodSandbox for ") else { continue };
+            let Some((pod, end)) = rest.split_once(&theirs) else { continue };
+            let at = time(line).with_context(|| format!("no time in {line}"))?;
+            if end.contains("returns sandbox id") {
+                let from = begun.remove(pod).filter(|from| *from >= since);
+                taken.extend(from.map(|from| Duration::try_from(at.duration_since(from))).transpose()?);
+            } else if !end.contains("failed") {
+                begun.insert(pod.to_owned(), at);
+            }
+        }
+        Ok(taken)
+    }
+}
+
+/// The time of a line of containerd's log.
+fn time(line: &str) -> Option<Timestamp> {
+    line.split_once("time=\"")?.1.split_once('"')?.0.parse().ok()
+}
+
+/// A namespace with ten replicas that end as soon as they are asked to.
+fn herd(namespace: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}}}\n---\napiVersion: apps/v1\nkind: Deployment\n\
+         metadata: {{name: herd, namespace: {namespace}}}\nspec:\n  replicas: 10\n  selector: {{matchLabels: {{app: herd}}}}\n  \
+         template:\n    metadata: {{labels: {{app: herd}}}}\n    spec:\n      containers:\n      - name: app\n        image: \
+         \"@SAMPLE@\"\n        imagePullPolicy: Never\n        args: [serve, --name, herd]\n        readinessProbe: \
+         {{tcpSocket: {{port: 8080}}, periodSeconds: 1}}\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: herd, \
+         namespace: {namespace}}}\nspec:\n  selector: {{app: herd}}\n  ports: [{{name: http, port: 80, targetPort: 8080}}]\n"
+    )
+}
