@@ -176,7 +176,7 @@ async fn measure(
     wanted: &[(String, Sign)],
     writing: impl Future<Output = Result<Instant>>,
 ) -> Result<Took> {
-    subscribers.forget();
+    subscribers.forget()?;
     let (bytes, messages) = (subscribers.bytes(), subscribers.messages());
     let mut missing: HashSet<(usize, &str)> = wanted
         .iter()

@@ -137,7 +137,7 @@ fn read_all(
 }
 
 fn read_policy(body: &[u8]) -> Result<Read> {
-    let policy = Authorization::decode(body)?;
+    let policy = normal_policy(Authorization::decode(body)?);
     let fields =
         fields!(policy, Authorization { name, namespace, scope, action, rules, dry_run, extensions });
     Ok(Read { sort: "Authorization", fields })
@@ -231,12 +231,36 @@ fn normal_service(mut service: Service) -> Service {
     service
 }
 
+/// Rules, matches and values are alternatives, clauses are conditions of which all must hold: none has an order.
+fn normal_policy(mut policy: Authorization) -> Authorization {
+    for clause in policy.rules.iter_mut().flat_map(|rule| &mut rule.clauses) {
+        for found in &mut clause.matches {
+            for strings in [
+                &mut found.namespaces,
+                &mut found.not_namespaces,
+                &mut found.principals,
+                &mut found.not_principals,
+            ] {
+                strings.sort_by_cached_key(text);
+            }
+        }
+        clause.matches.sort_by_cached_key(text);
+    }
+    for rule in &mut policy.rules {
+        rule.clauses.sort_by_cached_key(text);
+    }
+    policy.rules.sort_by_cached_key(text);
+    policy
+}
+
 fn text(value: &impl Debug) -> String {
     format!("{value:?}")
 }
 
 #[cfg(test)]
 mod tests {
+    use proto::security::{Clause, Match, Rule};
+
     use super::*;
 
     fn check(ours: Workload, theirs: Workload) -> Vec<&'static str> {
@@ -264,6 +288,17 @@ mod tests {
             ..Workload::default()
         };
         assert_eq!(check(policies(["a", "b"]), policies(["b", "a"])), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn the_order_of_conditions_and_of_alternatives_is_no_difference() {
+        let ports = |ports: &[u32]| Match { destination_ports: ports.to_vec(), ..Match::default() };
+        let policy = |clauses: [&[u32]; 2]| Authorization {
+            rules: vec![Rule { clauses: clauses.map(|one| Clause { matches: vec![ports(one)] }).to_vec() }],
+            ..Authorization::default()
+        };
+        assert_eq!(normal_policy(policy([&[1], &[2]])), normal_policy(policy([&[2], &[1]])));
+        assert_ne!(normal_policy(policy([&[1], &[2]])), normal_policy(policy([&[1], &[3]])));
     }
 
     #[test]

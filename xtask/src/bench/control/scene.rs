@@ -127,7 +127,7 @@ pub(super) fn pod(scale: &Scale, number: usize) -> Pod {
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "256Mi"}},
         "readinessProbe": {"httpGet": {"path": "/ready", "port": 8080}},
     });
-    let object = json!({
+    let mut object = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "labels": labels, "annotations": annotations},
         "spec": {
@@ -138,6 +138,10 @@ pub(super) fn pod(scale: &Scale, number: usize) -> Pod {
             "containers": [container],
         },
     });
+    if replicated(service) {
+        // As a ReplicaSet makes them.
+        object["metadata"]["generateName"] = json!(format!("{application}-{HASH}-"));
+    }
     let address = if host_network { node_address(number) } else { address(number) };
     let status = status(number, &address, copy % 10 != 9);
     Pod { namespace, name, object, status }

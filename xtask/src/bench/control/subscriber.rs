@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A node proxy as a control plane sees one: a delta ADS stream that wants every Address and Authorization, acknowledges
-//! all of it, and notes what came when, and how many bytes. It understands nothing, so that its own work is small.
+//! all of it, and notes what came when, and how many bytes. It reads nothing while a time is taken but what it must.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet, VecDeque},
     io,
     net::SocketAddr,
     pin::Pin,
@@ -16,14 +16,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use bytes::{Buf as _, Bytes};
 use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
+use prost::Message;
 use proto::{
     core::Node,
-    discovery::{
-        DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
-        aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
-    },
+    discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
 };
 use rustls_pki_types::ServerName;
 use tokio::{
@@ -31,20 +29,24 @@ use tokio::{
     net::TcpStream,
     sync::mpsc,
     task::JoinSet,
+    time::timeout,
 };
 use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
-    Request,
+    Request, Status,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    codegen::http::uri::PathAndQuery,
     transport::{Channel, Endpoint},
 };
 
 /// What is subscribed to.
 pub(super) const KINDS: [&str; 2] = [proto::AUTHORIZATION, proto::ADDRESS];
+const METHOD: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 /// How many subscribers there are.
 pub(super) const SUBSCRIBERS: usize = 10;
-/// Changes on their way to whoever waits for them; a reader that is slower ends the run.
-const QUEUE: usize = 1 << 18;
+/// Responses on their way to whoever reads them; a reader that is slower ends the run.
+const QUEUE: usize = 1 << 16;
 /// Flow control does not stand in the way of either server.
 const WINDOW: u32 = 4 << 20;
 const LONGEST_MESSAGE: usize = 200 << 20;
@@ -73,26 +75,41 @@ pub(super) struct Arrival {
 /// Resources by kind and name.
 pub(super) type Snapshot = [HashMap<String, Vec<u8>>; 2];
 
+/// A response as it came.
+struct Raw {
+    subscriber: usize,
+    at: Instant,
+    message: Bytes,
+}
+
+/// What an acknowledgement needs of a response.
+#[derive(Clone, PartialEq, Message)]
+struct Envelope {
+    #[prost(string, tag = "4")]
+    type_url: String,
+    #[prost(string, tag = "5")]
+    nonce: String,
+}
+
+/// What one subscriber has.
 #[derive(Default)]
 struct Seen {
-    names: [std::collections::HashSet<String>; 2],
+    names: [HashSet<String>; 2],
     answered: [bool; 2],
     /// When a resource came that was not there before.
     grew: Option<Instant>,
     messages: u64,
-}
-
-struct Subscriber {
-    seen: Mutex<Seen>,
     bytes: Arc<AtomicU64>,
-    /// Only one of them keeps what it gets.
-    kept: Option<Mutex<Snapshot>>,
 }
 
 /// Ten subscribers that are connected. Dropping it ends their streams.
 pub(super) struct Subscribers {
-    all: Vec<Arc<Subscriber>>,
-    arrivals: mpsc::Receiver<Arrival>,
+    all: Vec<Seen>,
+    /// What the first of them has.
+    kept: Snapshot,
+    raw: mpsc::Receiver<Raw>,
+    /// Read and not asked for yet.
+    read: VecDeque<Arrival>,
     tasks: JoinSet<Result<()>>,
 }
 
@@ -105,88 +122,79 @@ pub(super) struct Pushed {
 }
 
 impl Subscribers {
-    /// Connects all at once and waits until each has everything.
+    /// Connects all at once and waits until each has everything. What comes is read only when no more comes: that must not
+    /// take processor time from the server.
     pub(super) async fn connect(target: &Target) -> Result<(Self, Pushed)> {
-        let (sender, arrivals) = mpsc::channel(QUEUE);
-        let mut subscribers = Self { all: Vec::new(), arrivals, tasks: JoinSet::new() };
+        let (sender, raw) = mpsc::channel(QUEUE);
+        let (all, kept, read) = (Vec::new(), Snapshot::default(), VecDeque::new());
+        let mut subscribers = Self { all, kept, raw, read, tasks: JoinSet::new() };
         let started = Instant::now();
         for number in 0..SUBSCRIBERS {
-            let kept = (number == 0).then(Mutex::default);
-            let subscriber = Arc::new(Subscriber { seen: Mutex::default(), bytes: Arc::default(), kept });
-            subscribers.all.push(Arc::clone(&subscriber));
-            subscribers.tasks.spawn(follow(target.clone(), number, subscriber, sender.clone()));
+            let seen = Seen::default();
+            let bytes = Arc::clone(&seen.bytes);
+            subscribers.all.push(seen);
+            subscribers.tasks.spawn(follow(target.clone(), number, bytes, sender.clone()));
         }
-        let full = subscribers.full(started).await?;
-        let resources = subscribers.counts().pop().unwrap_or_default();
+        let mut come = Vec::new();
+        while let Ok(raw) = timeout(QUIET, subscribers.raw.recv()).await {
+            come.push(raw.context("all streams have ended")?);
+            ensure!(started.elapsed() < DEADLINE, "no full push within {DEADLINE:?}");
+        }
+        subscribers.check()?;
         let bytes = subscribers.bytes();
-        Ok((subscribers, Pushed { took: full - started, bytes, resources }))
+        for raw in come {
+            subscribers.take(raw)?;
+        }
+        let took = subscribers.full()? - started;
+        let resources = subscribers.all.first().map(Seen::count).unwrap_or_default();
+        Ok((subscribers, Pushed { took, bytes, resources }))
     }
 
     /// When the last of them got the last that it did not have.
-    async fn full(&mut self, started: Instant) -> Result<Instant> {
-        loop {
-            self.check()?;
-            let last = self.all.iter().map(|subscriber| {
-                let seen = subscriber.seen.lock();
-                seen.grew.filter(|_| seen.answered == [true; 2])
-            });
-            let last: Option<Vec<Instant>> = last.collect();
-            let last = last.and_then(|all| all.into_iter().max());
-            if let Some(last) = last.filter(|last| last.elapsed() > QUIET) {
-                let counts = self.counts();
-                ensure!(
-                    counts.iter().all(|count| Some(count) == counts.first()),
-                    "some have more than others: {counts:?}"
-                );
-                return Ok(last);
-            }
-            ensure!(started.elapsed() < DEADLINE, "no full push within {DEADLINE:?}: {:?}", self.counts());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// How many resources of each kind each has.
-    fn counts(&self) -> Vec<[usize; 2]> {
-        let count = |subscriber: &Arc<Subscriber>| {
-            let seen = subscriber.seen.lock();
-            [seen.names[0].len(), seen.names[1].len()]
-        };
-        self.all.iter().map(count).collect()
+    fn full(&self) -> Result<Instant> {
+        let counts: Vec<[usize; 2]> = self.all.iter().map(Seen::count).collect();
+        ensure!(self.all.iter().all(|seen| seen.answered == [true; 2]), "not all were answered: {counts:?}");
+        ensure!(counts.iter().all(|count| Some(count) == counts.first()), "some have more: {counts:?}");
+        self.all.iter().filter_map(|seen| seen.grew).max().context("nothing came")
     }
 
     /// Bytes that each has read from its connection, in the mean.
     pub(super) fn bytes(&self) -> f64 {
-        let all = self.all.iter().map(|subscriber| subscriber.bytes.load(Ordering::Relaxed));
+        let all = self.all.iter().map(|seen| seen.bytes.load(Ordering::Relaxed));
         all.sum::<u64>() as f64 / SUBSCRIBERS as f64
     }
 
     /// Messages that each has got, in the mean.
     pub(super) fn messages(&self) -> f64 {
-        let all = self.all.iter().map(|subscriber| subscriber.seen.lock().messages);
-        all.sum::<u64>() as f64 / SUBSCRIBERS as f64
+        self.all.iter().map(|seen| seen.messages).sum::<u64>() as f64 / SUBSCRIBERS as f64
     }
 
     /// What one of them has now.
-    pub(super) fn snapshot(&self) -> Snapshot {
-        self.all
-            .iter()
-            .find_map(|subscriber| Some(subscriber.kept.as_ref()?.lock().clone()))
-            .unwrap_or_default()
+    pub(super) fn snapshot(&self) -> &Snapshot {
+        &self.kept
     }
 
-    /// Forgets what came and nobody waited for.
-    pub(super) fn forget(&mut self) {
-        while self.arrivals.try_recv().is_ok() {}
+    /// Reads what came and nobody waited for.
+    pub(super) fn forget(&mut self) -> Result<()> {
+        while let Ok(raw) = self.raw.try_recv() {
+            self.take(raw)?;
+        }
+        self.read.clear();
+        Ok(())
     }
 
     /// The next that comes.
     pub(super) async fn next(&mut self, deadline: Duration) -> Result<Arrival> {
-        let next = tokio::time::timeout(deadline, self.arrivals.recv()).await;
-        match next {
-            Ok(Some(arrival)) => Ok(arrival),
-            Ok(None) | Err(_) => {
-                self.check()?;
-                bail!("nothing has come within {deadline:?}")
+        loop {
+            if let Some(arrival) = self.read.pop_front() {
+                return Ok(arrival);
+            }
+            match timeout(deadline, self.raw.recv()).await {
+                Ok(Some(raw)) => self.take(raw)?,
+                Ok(None) | Err(_) => {
+                    self.check()?;
+                    bail!("nothing has come within {deadline:?}")
+                }
             }
         }
     }
@@ -198,84 +206,106 @@ impl Subscribers {
             None => Ok(()),
         }
     }
+
+    /// Reads a response. The first of a kind is what there was, nobody waits for that.
+    fn take(&mut self, Raw { subscriber, at, message }: Raw) -> Result<()> {
+        let message = DeltaDiscoveryResponse::decode(message).context("a response")?;
+        let DeltaDiscoveryResponse { resources, type_url, removed_resources, .. } = message;
+        let kind = KINDS.iter().position(|kind| *kind == type_url).with_context(|| type_url.clone())?;
+        let seen = self.all.get_mut(subscriber).context("no such subscriber")?;
+        seen.messages += 1;
+        let first = !std::mem::replace(&mut seen.answered[kind], true);
+        let mut grew = first;
+        for Resource { name, resource, .. } in resources {
+            let body = resource.map(|resource| resource.value).unwrap_or_default();
+            grew |= seen.names[kind].insert(name.clone());
+            if subscriber == 0 {
+                self.kept[kind].insert(name.clone(), body.clone());
+            }
+            if !first {
+                self.read.push_back(Arrival { subscriber, at, name, body: Some(body) });
+            }
+        }
+        for name in removed_resources {
+            seen.names[kind].remove(&name);
+            if subscriber == 0 {
+                self.kept[kind].remove(&name);
+            }
+            self.read.push_back(Arrival { subscriber, at, name, body: None });
+        }
+        if grew {
+            seen.grew = Some(at);
+        }
+        Ok(())
+    }
 }
 
-async fn follow(
-    target: Target,
-    number: usize,
-    subscriber: Arc<Subscriber>,
-    arrivals: mpsc::Sender<Arrival>,
-) -> Result<()> {
-    let channel = connect(&target, &subscriber.bytes).await?;
-    let mut client =
-        AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(LONGEST_MESSAGE);
+impl Seen {
+    /// How many resources of each kind there are.
+    fn count(&self) -> [usize; 2] {
+        [0, 1].map(|kind: usize| self.names.get(kind).map_or(0, HashSet::len))
+    }
+}
+
+async fn follow(target: Target, number: usize, bytes: Arc<AtomicU64>, come: mpsc::Sender<Raw>) -> Result<()> {
+    let channel = connect(&target, &bytes).await?;
+    let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(LONGEST_MESSAGE);
+    client.ready().await.context("the connection")?;
     let (requests, outgoing) = mpsc::channel(64);
     for kind in KINDS {
-        requests
-            .send(DeltaDiscoveryRequest {
-                type_url: kind.to_owned(),
-                node: Some(node(number)),
-                ..Default::default()
-            })
-            .await?;
+        let (type_url, node) = (kind.to_owned(), Some(node(number)));
+        requests.send(DeltaDiscoveryRequest { type_url, node, ..Default::default() }).await?;
     }
     let mut request = Request::new(ReceiverStream::new(outgoing));
     if let Some(token) = &target.token {
         request.metadata_mut().insert("authorization", format!("Bearer {token}").parse()?);
     }
-    let mut responses = client.delta_aggregated_resources(request).await?.into_inner();
-    while let Some(response) = responses.message().await? {
+    let path = PathAndQuery::from_static(METHOD);
+    let mut responses = client.streaming(request, path, Unread).await?.into_inner();
+    while let Some(message) = responses.message().await? {
         let at = Instant::now();
-        let DeltaDiscoveryResponse { resources, type_url, nonce, removed_resources, .. } = response;
-        let kind =
-            KINDS.iter().position(|kind| *kind == type_url).with_context(|| format!("type {type_url}"))?;
+        let Envelope { type_url, nonce } = Envelope::decode(message.clone()).context("a response")?;
         let answer = DeltaDiscoveryRequest { type_url, response_nonce: nonce, ..Default::default() };
         requests.send(answer).await?;
-        let come = subscriber.take(kind, at, resources, &removed_resources);
-        let gone = removed_resources.into_iter().map(|name| (name, None));
-        for (name, body) in come.into_iter().chain(gone) {
-            ensure!(
-                arrivals.try_send(Arrival { subscriber: number, at, name, body }).is_ok(),
-                "nobody reads what came"
-            );
-        }
+        ensure!(come.try_send(Raw { subscriber: number, at, message }).is_ok(), "nobody reads what came");
     }
     bail!("the stream has ended")
 }
 
-impl Subscriber {
-    /// Notes a response; what of it was not the first answer is returned, as somebody may wait for it.
-    fn take(
-        &self,
-        kind: usize,
-        at: Instant,
-        resources: Vec<Resource>,
-        removed: &[String],
-    ) -> Vec<(String, Option<Vec<u8>>)> {
-        let mut seen = self.seen.lock();
-        seen.messages += 1;
-        let first = !std::mem::replace(&mut seen.answered[kind], true);
-        let (mut come, mut grew) = (Vec::new(), first);
-        for Resource { name, resource, .. } in resources {
-            let body = resource.map(|resource| resource.value).unwrap_or_default();
-            if let Some(kept) = &self.kept {
-                kept.lock()[kind].insert(name.clone(), body.clone());
-            }
-            if !first {
-                come.push((name.clone(), Some(body)));
-            }
-            grew |= seen.names[kind].insert(name);
-        }
-        for name in removed {
-            seen.names[kind].remove(name);
-            if let Some(kept) = &self.kept {
-                kept.lock()[kind].remove(name);
-            }
-        }
-        if grew {
-            seen.grew = Some(at);
-        }
-        come
+/// Requests are written, responses are left as they are.
+#[derive(Clone, Copy)]
+struct Unread;
+
+impl Codec for Unread {
+    type Encode = DeltaDiscoveryRequest;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encoder for Unread {
+    type Item = DeltaDiscoveryRequest;
+    type Error = Status;
+
+    fn encode(&mut self, request: DeltaDiscoveryRequest, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        request.encode(buffer).map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
+impl Decoder for Unread {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
     }
 }
 
