@@ -140,11 +140,8 @@ impl Changes {
             }
         };
         let writing = async {
-            let ends: Vec<Instant> = stream::iter(sessions)
-                .map(|session| writer(session))
-                .buffer_unordered(WRITERS)
-                .try_collect()
-                .await?;
+            let ends: Vec<Instant> =
+                stream::iter(sessions).map(&writer).buffer_unordered(WRITERS).try_collect().await?;
             ends.into_iter().max().context("nobody wrote")
         };
         measure(subscribers, &wanted, writing).await

@@ -259,111 +259,116 @@ fn istio((group, kind, namespace): (&str, &str, &str), name: &str, spec: &Value)
 }
 
 fn of_namespace(number: usize) -> Vec<Item> {
-    let (space, first) = (namespace(number), number * SERVICES);
-    let selecting = |service: usize| json!({"matchLabels": {"app": application(first + service)}});
-    let authorization =
-        |name: &str, spec: &Value| istio(("security", "AuthorizationPolicy", &space), name, spec);
-    let neighbour = namespace(number + 1);
-    let principal = format!("cluster.local/ns/{space}/sa/account-1");
-    let mut items = vec![
-        authorization(
-            "by-identity",
-            &json!({
-                "selector": selecting(0), "action": "ALLOW",
-                "rules": [{
-                    "from": [{"source": {"principals": [principal, "*/sa/probe"]}}, {"source": {"namespaces": [neighbour]}}],
-                    "to": [{"operation": {"ports": ["8080", "9090"]}}],
-                }],
-            }),
-        ),
-        authorization(
-            "by-address",
-            &json!({
-                "action": "DENY",
-                "rules": [{"from": [{"source": {"ipBlocks": ["203.0.113.0/24", "2001:db8::/32"], "notNamespaces": [space]}}]}],
-            }),
-        ),
-        authorization(
-            "with-http",
-            &json!({
-                "selector": selecting(1), "action": "ALLOW",
-                "rules": [
-                    {"to": [{"operation": {"methods": ["GET"], "paths": ["/public*"]}}]},
-                    {"from": [{"source": {"namespaces": ["monitoring"]}}]},
-                ],
-            }),
-        ),
-        authorization(
-            "deny-http",
-            &json!({
-                "selector": selecting(2), "action": "DENY",
-                "rules": [{"to": [{"operation": {"paths": ["/admin*"], "ports": ["8080"]}}]}],
-            }),
-        ),
-        authorization(
-            "by-condition",
-            &json!({
-                "selector": selecting(3), "action": "ALLOW",
-                "rules": [{
-                    "from": [{"source": {"serviceAccounts": ["account-2", format!("{neighbour}/account-3")]}}],
-                    "when": [
-                        {"key": "destination.port", "values": ["8080"]},
-                        {"key": "source.ip", "notValues": ["198.51.100.7"]},
-                    ],
-                }],
-            }),
-        ),
-        istio(
-            ("networking", "ServiceEntry", &space),
-            "outside",
-            &json!({
-                "hosts": [format!("api.{space}.example.com")], "location": "MESH_EXTERNAL", "resolution": "DNS",
-                "ports": [{"number": 443, "name": "tls", "protocol": "TLS"}],
-            }),
-        ),
-        istio(
-            ("networking", "ServiceEntry", &space),
-            "machines",
-            &json!({
-                "hosts": [format!("machines.{space}.internal")], "location": "MESH_INTERNAL", "resolution": "STATIC",
-                "addresses": [format!("240.1.{}.{}", number / 250, 1 + number % 250)],
-                "ports": [{"number": 80, "name": "http", "protocol": "HTTP", "targetPort": 8080}],
-                "endpoints": [
-                    {"address": format!("192.0.2.{}", 1 + number % 250), "labels": {"app": "machine"}, "serviceAccount": "machine"},
-                    {"address": "192.0.2.254", "ports": {"http": 8888}, "locality": "region-0/zone-1"},
-                ],
-            }),
-        ),
-        istio(
-            ("networking", "ServiceEntry", &space),
-            "selected",
-            &json!({
-                "hosts": [format!("selected.{space}.internal")], "location": "MESH_INTERNAL", "resolution": "STATIC",
-                "ports": [{"number": 5432, "name": "tcp-db", "protocol": "TCP"}],
-                "workloadSelector": {"labels": {"app": "database"}},
-            }),
-        ),
-        istio(
-            ("networking", "WorkloadEntry", &space),
-            "database",
-            &json!({
-                "address": format!("198.18.{}.{}", number / 250, 1 + number % 250),
-                "labels": {"app": "database"}, "serviceAccount": "account-4", "ports": {"tcp-db": 15432},
-            }),
-        ),
-    ];
+    let mut items = identities(number);
+    items.extend(conditions(number));
+    items.extend(entries(number));
+    let space = namespace(number);
     let peer = |name: &str, spec: &Value| istio(("security", "PeerAuthentication", &space), name, spec);
     match number % 5 {
         0 => items.push(peer("strict", &json!({"mtls": {"mode": "STRICT"}}))),
-        1 => items.push(peer("ports", &json!({
-            "selector": selecting(4), "mtls": {"mode": "STRICT"}, "portLevelMtls": {"8080": {"mode": "PERMISSIVE"}},
-        }))),
-        2 => items.push(peer("one-port", &json!({
-            "selector": selecting(5), "portLevelMtls": {"9090": {"mode": "STRICT"}},
-        }))),
+        1 => {
+            let ports = json!({"8080": {"mode": "PERMISSIVE"}});
+            let spec = json!({
+                "selector": selecting(number, 4), "mtls": {"mode": "STRICT"}, "portLevelMtls": ports,
+            });
+            items.push(peer("ports", &spec));
+        }
+        2 => {
+            let ports = json!({"9090": {"mode": "STRICT"}});
+            let spec = json!({"selector": selecting(number, 5), "portLevelMtls": ports});
+            items.push(peer("one-port", &spec));
+        }
         _ => {}
     }
     items
+}
+
+/// A selector of the pods of a service of a namespace.
+fn selecting(number: usize, service: usize) -> Value {
+    json!({"matchLabels": {"app": application(number * SERVICES + service)}})
+}
+
+/// Who may come from where.
+fn identities(number: usize) -> [Item; 2] {
+    let (space, neighbour) = (namespace(number), namespace(number + 1));
+    let principal = format!("cluster.local/ns/{space}/sa/account-1");
+    let from = json!([
+        {"source": {"principals": [principal, "*/sa/probe"]}},
+        {"source": {"namespaces": [neighbour]}},
+    ]);
+    let by_identity = json!({
+        "selector": selecting(number, 0), "action": "ALLOW",
+        "rules": [{"from": from, "to": [{"operation": {"ports": ["8080", "9090"]}}]}],
+    });
+    let blocks = json!({"ipBlocks": ["203.0.113.0/24", "2001:db8::/32"], "notNamespaces": [space]});
+    let by_address = json!({"action": "DENY", "rules": [{"from": [{"source": blocks}]}]});
+    [("by-identity", by_identity), ("by-address", by_address)]
+        .map(|(name, spec)| istio(("security", "AuthorizationPolicy", &space), name, &spec))
+}
+
+/// Policies of which a node proxy can enforce a part, and one with conditions.
+fn conditions(number: usize) -> [Item; 3] {
+    let (space, neighbour) = (namespace(number), namespace(number + 1));
+    let with_http = json!({
+        "selector": selecting(number, 1), "action": "ALLOW",
+        "rules": [
+            {"to": [{"operation": {"methods": ["GET"], "paths": ["/public*"]}}]},
+            {"from": [{"source": {"namespaces": ["monitoring"]}}]},
+        ],
+    });
+    let deny_http = json!({
+        "selector": selecting(number, 2), "action": "DENY",
+        "rules": [{"to": [{"operation": {"paths": ["/admin*"], "ports": ["8080"]}}]}],
+    });
+    let accounts = json!(["account-2", format!("{neighbour}/account-3")]);
+    let by_condition = json!({
+        "selector": selecting(number, 3), "action": "ALLOW",
+        "rules": [{
+            "from": [{"source": {"serviceAccounts": accounts}}],
+            "when": [
+                {"key": "destination.port", "values": ["8080"]},
+                {"key": "source.ip", "notValues": ["198.51.100.7"]},
+            ],
+        }],
+    });
+    [("with-http", with_http), ("deny-http", deny_http), ("by-condition", by_condition)]
+        .map(|(name, spec)| istio(("security", "AuthorizationPolicy", &space), name, &spec))
+}
+
+/// Hosts and machines outside of the cluster.
+fn entries(number: usize) -> [Item; 4] {
+    let space = namespace(number);
+    let (high, low) = (number / 250, 1 + number % 250);
+    let outside = json!({
+        "hosts": [format!("api.{space}.example.com")], "location": "MESH_EXTERNAL", "resolution": "DNS",
+        "ports": [{"number": 443, "name": "tls", "protocol": "TLS"}],
+    });
+    let endpoints = json!([
+        {"address": format!("192.0.2.{low}"), "labels": {"app": "machine"}, "serviceAccount": "machine"},
+        {"address": "192.0.2.254", "ports": {"http": 8888}, "locality": "region-0/zone-1"},
+    ]);
+    let machines = json!({
+        "hosts": [format!("machines.{space}.internal")], "location": "MESH_INTERNAL",
+        "resolution": "STATIC", "addresses": [format!("240.1.{high}.{low}")],
+        "ports": [{"number": 80, "name": "http", "protocol": "HTTP", "targetPort": 8080}],
+        "endpoints": endpoints,
+    });
+    let selected = json!({
+        "hosts": [format!("selected.{space}.internal")], "location": "MESH_INTERNAL",
+        "resolution": "STATIC", "ports": [{"number": 5432, "name": "tcp-db", "protocol": "TCP"}],
+        "workloadSelector": {"labels": {"app": "database"}},
+    });
+    let database = json!({
+        "address": format!("198.18.{high}.{low}"), "labels": {"app": "database"},
+        "serviceAccount": "account-4", "ports": {"tcp-db": 15432},
+    });
+    [
+        ("ServiceEntry", "outside", outside),
+        ("ServiceEntry", "machines", machines),
+        ("ServiceEntry", "selected", selected),
+        ("WorkloadEntry", "database", database),
+    ]
+    .map(|(kind, name, spec)| istio(("networking", kind, &space), name, &spec))
 }
 
 #[cfg(test)]
