@@ -259,7 +259,7 @@ fn istio((group, kind, namespace): (&str, &str, &str), name: &str, spec: &Value)
 }
 
 fn of_namespace(number: usize) -> Vec<Item> {
-    let mut items = identities(number);
+    let mut items = Vec::from(identities(number));
     items.extend(conditions(number));
     items.extend(entries(number));
     let space = namespace(number);
