@@ -5,6 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use control::{app, config::Config};
+use tikv_jemallocator::Jemalloc;
+
+/// A push to every proxy is many small pieces at once, for which glibc's allocator asks the kernel each time.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
     match start() {

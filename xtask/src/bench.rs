@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cargo xtask bench`: what the mesh costs, measured beside the same pods without it. All configurations take turns at
-//! every figure, so that a machine that gets slower gets slower for all of them; what counts are the ratios.
+//! `cargo xtask bench`: what the mesh costs, measured beside the same pods without it; `bench control`: what its control
+//! plane costs, beside another. All configurations take turns at every figure, so that a machine that gets slower gets
+//! slower for all of them; what counts are the ratios.
 
+mod control;
 mod cost;
 mod load;
 mod paced;
@@ -11,11 +13,13 @@ mod report;
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clap::Args;
+use clap::{Args, Subcommand};
 use lab::{
     Settings,
     config::{raise_descriptors, require_root},
 };
+
+use serde_json::json;
 
 use crate::{
     lab::runtime,
@@ -36,9 +40,34 @@ const IDLE: usize = 2000;
 const WRK: Package = Package { name: "wrk", program: "wrk" };
 const IPERF: Package = Package { name: "iperf3", program: "iperf3" };
 
-/// Measure what the mesh costs.
+/// Measure what the mesh costs: the data plane, or with a subcommand something else.
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Bench {
+    #[command(subcommand)]
+    other: Option<Other>,
+    #[command(flatten)]
+    data_plane: DataPlane,
+}
+
+/// What else is measured.
+#[derive(Subcommand)]
+enum Other {
+    Control(control::Control),
+}
+
+impl Bench {
+    pub(crate) fn run(&self) -> Result<()> {
+        match &self.other {
+            Some(Other::Control(control)) => control.run(),
+            None => self.data_plane.run(),
+        }
+    }
+}
+
+/// Connections and requests through both proxies.
+#[derive(Args)]
+struct DataPlane {
     /// How often every figure is measured in every configuration.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=50))]
     rounds: u32,
@@ -50,15 +79,15 @@ pub(crate) struct Bench {
     before: Option<PathBuf>,
 }
 
-impl Bench {
-    pub(crate) fn run(&self) -> Result<()> {
+impl DataPlane {
+    fn run(&self) -> Result<()> {
         require_root("bench")?;
         raise_descriptors()?;
         packages::ensure_installed(&[WRK, IPERF])?;
         let nginx = packages::unpacked("nginx", "/usr/sbin/nginx")?;
         let mut settings = Settings::from_environment()?;
         if !settings.chosen {
-            step("release build", build)?;
+            step("release build", || build(&["ztunnel", "control", "node-agent", "lab-app"]))?;
             settings.binaries = released()?;
         }
         if settings.peer_ztunnel.is_none() {
@@ -112,8 +141,12 @@ impl Bench {
                 report.add_all(place.name, streams(place, tools).await?);
             }
         }
-        report.show(rate.unwrap_or_default());
-        let file = report.write(&root().join("target/bench"), (self.rounds, self.seconds), rate)?;
+        let rate = rate.unwrap_or_default();
+        report.show(&format!("fixed rate: {rate:.0} requests/s"));
+        let conditions = json!({
+            "rounds": self.rounds, "seconds": self.seconds, "paced_requests_per_second": rate,
+        });
+        let file = report.write(&root().join("target/bench"), &conditions)?;
         say(format!("\nwritten to {}", file.display()));
         for place in places {
             place.close()?;
@@ -129,8 +162,8 @@ fn released() -> Result<PathBuf> {
     Ok(beside.with_file_name("release"))
 }
 
-fn build() -> Result<()> {
-    let binaries = ["--bin", "ztunnel", "--bin", "control", "--bin", "node-agent", "--bin", "lab-app"];
+fn build(binaries: &[&str]) -> Result<()> {
+    let binaries: Vec<&str> = binaries.iter().flat_map(|name| ["--bin", name]).collect();
     // The whole workspace, so that it resolves the same features as every other build.
     run("cargo", &[["build", "--release", "--workspace", "--locked"].as_slice(), &binaries].concat())
 }

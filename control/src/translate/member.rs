@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use arcstr::ArcStr;
 use mesh::{
     PolicyName,
-    service::{PortMap, ServicePort},
+    service::{AppProtocol, PortMap, ServicePort},
     workload::{Locality, Memberships},
 };
 
@@ -83,7 +83,8 @@ pub(crate) fn memberships(objects: &Objects, settings: &Settings, member: &Membe
     all
 }
 
-/// Its own ports for a service. A named port that it does not have is left out: it is no endpoint for it.
+/// Its own ports for a service. A named port that it does not have is left out: it is no endpoint for it. What is spoken there
+/// the service says.
 fn service_ports(service: &Service, member: &Member<'_>) -> PortMap {
     let tcp = service.spec.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
     tcp.filter_map(|port| {
@@ -92,7 +93,7 @@ fn service_ports(service: &Service, member: &Member<'_>) -> PortMap {
             Some(TargetPort::Number(number)) => *number,
             Some(TargetPort::Name(name)) => member.ports.number(name)?,
         };
-        Some((port.port, ServicePort { target: Some(target), protocol: service::protocol(port) }))
+        Some((port.port, ServicePort { target: Some(target), protocol: AppProtocol::Unknown }))
     })
     .collect()
 }
@@ -102,7 +103,7 @@ pub(crate) fn entry_ports(object: &ServiceEntry, names: &NamedPorts<'_>) -> Port
     let own = |(number, port): (u16, ServicePort)| {
         let declared = object.spec.ports.iter().find(|port| port.number == number);
         let named = declared.and_then(|port| names.number(&port.name));
-        (number, ServicePort { target: named.or(port.target), ..port })
+        (number, ServicePort { target: named.or(port.target), protocol: AppProtocol::Unknown })
     };
     entry::ports(object).into_iter().map(own).collect()
 }

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use arcstr::{ArcStr, literal};
 use mesh::{
     Workload, WorkloadUid,
-    service::{PortMap, ServicePort},
+    service::{AppProtocol, PortMap, ServicePort},
     workload::{Health, Locality, Memberships, NetworkMode, TunnelProtocol, WorkloadType},
 };
 
@@ -75,7 +75,7 @@ fn ports(slice: &EndpointSlice, service: &Service) -> PortMap {
             .iter()
             .find(|other| other.protocol == Protocol::Tcp && name(&other.name) == name(&port.name))?;
         let target = same.port.filter(|number| *number != 0)?;
-        Some((port.port, ServicePort { target: Some(target), protocol: services::protocol(port) }))
+        Some((port.port, ServicePort { target: Some(target), protocol: AppProtocol::Unknown }))
     })
     .collect()
 }

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Questions and changes to an API server over HTTPS, as JSON. One connection per request: it serves a harness, not a
-//! controller, and knows no kind of object.
+//! Questions and changes to an API server over HTTPS, as JSON. One connection per request, or with a `Session` one for
+//! many: it serves a harness, not a controller, and knows no kind of object.
 
 use std::{
     fs,
+    future::poll_fn,
     net::{IpAddr, SocketAddr},
     path::Path,
+    pin::Pin,
     sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
@@ -14,7 +17,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
+use hyper::{body::Incoming, client::conn::http1::SendRequest};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
@@ -100,6 +103,18 @@ impl Api {
         self.call("PATCH", path, Some(("application/merge-patch+json", change))).await
     }
 
+    /// A connection for many requests, one after the other.
+    ///
+    /// # Errors
+    /// When the server cannot be reached within 30 s.
+    pub async fn session(&self) -> Result<Session> {
+        let connecting = async {
+            hyper::client::conn::http1::handshake(TokioIo::new(self.connect().await?)).await.context("HTTP")
+        };
+        let (sender, connection) = timeout(DEADLINE, connecting).await.context("connecting")??;
+        Ok(Session { api: self.clone(), sender, connection: Box::pin(async move { connection.await.err() }) })
+    }
+
     /// Reads a watch, event by event, until the server ends it.
     ///
     /// # Errors
@@ -163,6 +178,52 @@ impl Api {
         stream.set_nodelay(true)?;
         let name = ServerName::IpAddress(IpAddr::into(self.address.ip()));
         self.tls.connect(name, stream).await.context("TLS with the API server")
+    }
+}
+
+/// A connection to an API server; it works only while it is asked something.
+pub struct Session {
+    api: Api,
+    sender: SendRequest<Full<Bytes>>,
+    connection: Pin<Box<dyn Future<Output = Option<hyper::Error>> + Send>>,
+}
+
+impl Session {
+    /// Makes an object.
+    ///
+    /// # Errors
+    /// When the server refuses it, or does not answer within 30 s.
+    pub async fn create(&mut self, path: &str, object: &Value) -> Result<Value> {
+        self.call("POST", path, ("application/json", object)).await
+    }
+
+    /// Changes the fields of an object that `change` has (a JSON merge patch, RFC 7386).
+    ///
+    /// # Errors
+    /// When the server refuses it, or does not answer within 30 s.
+    pub async fn merge(&mut self, path: &str, change: &Value) -> Result<Value> {
+        self.call("PATCH", path, ("application/merge-patch+json", change)).await
+    }
+
+    async fn call(&mut self, method: &str, path: &str, body: (&str, &Value)) -> Result<Value> {
+        let request = self.api.request(method, path, Some(body))?;
+        let (sender, connection) = (&mut self.sender, &mut self.connection);
+        let exchange = async {
+            sender.ready().await.context("the connection")?;
+            let answer = sender.send_request(request).await.context("sending a request")?;
+            let (status, body) = (answer.status(), answer.into_body().collect().await?.to_bytes());
+            ensure!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&body));
+            serde_json::from_slice(&body).context("no JSON")
+        };
+        let mut exchange = std::pin::pin!(exchange);
+        let both = poll_fn(|context| {
+            let ended = connection.as_mut().poll(context);
+            match exchange.as_mut().poll(context) {
+                Poll::Pending if ended.is_ready() => Poll::Ready(Err(anyhow!("the connection has ended"))),
+                outcome => outcome,
+            }
+        });
+        timeout(DEADLINE, both).await.context("no answer")?.with_context(|| format!("{method} {path}"))
     }
 }
 

@@ -212,6 +212,9 @@ fn controller_manager(shape: &Shape) -> Vec<String> {
         ("cluster-cidr", shape.block.pods().to_string()),
         ("service-cluster-ip-range", shape.block.services().to_string()),
         ("leader-elect", "false".to_owned()),
+        // By default each controller changes 20 objects a second, which is a long time for thousands.
+        ("kube-api-qps", "500".to_owned()),
+        ("kube-api-burst", "1000".to_owned()),
     ])
 }
 

@@ -21,13 +21,19 @@ pub(crate) fn processor(pids: &[u32]) -> Result<Duration> {
 
 /// Resident memory of each of `pids`, in MiB.
 pub(crate) fn resident(pids: &[u32]) -> Result<Vec<f64>> {
-    let one = |pid: &u32| {
-        let path = format!("/proc/{pid}/status");
-        let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-        let kib = resident_of(&text).with_context(|| format!("{path} has no resident size"))?;
-        Ok(kib / 1024.0)
-    };
-    pids.iter().map(one).collect()
+    pids.iter().map(|pid| memory(*pid, "VmRSS:")).collect()
+}
+
+/// The most resident memory that a process ever had, in MiB.
+pub(crate) fn peak(pid: u32) -> Result<f64> {
+    memory(pid, "VmHWM:")
+}
+
+fn memory(pid: u32, field: &str) -> Result<f64> {
+    let path = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    let kib = kib_of(&text, field).with_context(|| format!("{path} has no {field}"))?;
+    Ok(kib / 1024.0)
 }
 
 /// Fields 14 and 15 of proc_pid_stat(5). The name, field 2, may itself have blanks and brackets.
@@ -39,8 +45,8 @@ fn ticks_of(stat: &str) -> Option<u32> {
     Some(user + kernel)
 }
 
-fn resident_of(status: &str) -> Option<f64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+fn kib_of(status: &str, field: &str) -> Option<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
@@ -57,6 +63,8 @@ mod tests {
 
     #[test]
     fn resident_memory_is_told_apart_from_its_peak() {
-        assert_eq!(resident_of("VmHWM:\t  900 kB\nVmRSS:\t  512 kB\n"), Some(512.0));
+        let status = "VmHWM:\t  900 kB\nVmRSS:\t  512 kB\n";
+        assert_eq!(kib_of(status, "VmRSS:"), Some(512.0));
+        assert_eq!(kib_of(status, "VmHWM:"), Some(900.0));
     }
 }

@@ -32,6 +32,22 @@ pub(crate) enum Figure {
     IdleServer,
     HeldClient,
     HeldServer,
+    Ready,
+    FirstPush,
+    FirstPushCpu,
+    FirstPushBytes,
+    LoneChange,
+    LoneChangeAcked,
+    LoneWorst,
+    LoneBytes,
+    Burst,
+    BurstAcked,
+    BurstMessages,
+    BurstBytes,
+    BurstCpu,
+    ControlIdle,
+    ControlPeak,
+    ControlAfter,
 }
 
 impl Figure {
@@ -54,6 +70,22 @@ impl Figure {
             Self::IdleServer => ("rss_idle_server_mib", "idle RSS MiB, server side"),
             Self::HeldClient => ("rss_per_1000_client_mib", "MiB per 1000 idle conns, client"),
             Self::HeldServer => ("rss_per_1000_server_mib", "MiB per 1000 idle conns, server"),
+            Self::Ready => ("ready_s", "start to ready, s"),
+            Self::FirstPush => ("first_push_ms", "first full push to all, ms"),
+            Self::FirstPushCpu => ("first_push_cpu_ms", "CPU ms of the process for it"),
+            Self::FirstPushBytes => ("first_push_mb", "MB to each subscriber for it"),
+            Self::LoneChange => ("lone_change_ms", "lone change, write to all, ms"),
+            Self::LoneChangeAcked => ("lone_change_acked_ms", "same from write acknowledged, ms"),
+            Self::LoneWorst => ("lone_change_worst_ms", "worst lone change of a turn, ms"),
+            Self::LoneBytes => ("lone_change_bytes", "bytes to each subscriber for it"),
+            Self::Burst => ("burst_ms", "burst, first write to all, ms"),
+            Self::BurstAcked => ("burst_acked_ms", "burst, last write to all, ms"),
+            Self::BurstMessages => ("burst_messages", "messages to each for it"),
+            Self::BurstBytes => ("burst_kb", "kB to each subscriber for it"),
+            Self::BurstCpu => ("burst_cpu_ms", "CPU ms of the process for it"),
+            Self::ControlIdle => ("rss_idle_mib", "RSS MiB before subscribers"),
+            Self::ControlPeak => ("rss_peak_mib", "RSS MiB, peak of the turn"),
+            Self::ControlAfter => ("rss_after_mib", "RSS MiB after the changes"),
         }
     }
 }
@@ -86,9 +118,24 @@ impl Report {
         all.copied().reduce(f64::min).unwrap_or_default()
     }
 
+    /// The greatest sample of a configuration.
+    pub(crate) fn most(&self, configuration: &str, figure: Figure) -> Option<f64> {
+        self.samples.get(&figure)?.get(configuration)?.iter().copied().reduce(f64::max)
+    }
+
+    /// The median of a configuration.
+    pub(crate) fn middle(&self, configuration: &str, figure: Figure) -> Option<f64> {
+        self.samples.get(&figure)?.get(configuration).map(|samples| median(samples))
+    }
+
+    /// The ratio of Ambit's median to that of another configuration.
+    pub(crate) fn ratio(&self, other: &str, figure: Figure) -> Option<f64> {
+        ratio(self.samples.get(&figure)?, other)
+    }
+
     /// Prints medians, the spread of the samples in percent of the median, and ratios to what comes first.
-    pub(crate) fn show(&self, rate: f64) {
-        say(format!("\nfixed rate: {rate:.0} requests/s; median ±spread%; ×: ratio of Ambit's median"));
+    pub(crate) fn show(&self, conditions: &str) {
+        say(format!("\n{conditions}; median ±spread%; ×: ratio of Ambit's median"));
         let mut head = format!("{:<34}", "");
         for name in &self.configurations {
             head.push_str(&format!("{name:>20}"));
@@ -112,12 +159,7 @@ impl Report {
     }
 
     /// Writes everything as JSON into `folder`, named by the time; returns the file.
-    pub(crate) fn write(
-        &self,
-        folder: &Path,
-        (rounds, seconds): (u32, u64),
-        rate: Option<f64>,
-    ) -> Result<PathBuf> {
+    pub(crate) fn write(&self, folder: &Path, conditions: &Value) -> Result<PathBuf> {
         let time = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
         let figures: serde_json::Map<String, Value> = self
             .samples
@@ -132,9 +174,7 @@ impl Report {
             .collect();
         let whole = json!({
             "time": time.as_secs(),
-            "rounds": rounds,
-            "seconds": seconds,
-            "paced_requests_per_second": rate,
+            "conditions": conditions,
             "figures": figures,
         });
         fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;

@@ -27,7 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ebpf-abi", &[]),
     ("ebpf-loader", &["ebpf-abi"]),
     ("ebpf-claim", &["ebpf-abi"]),
-    ("xtask", &["lab"]),
+    ("xtask", &["lab", "proto"]),
     ("lab", &[]),
     ("fuzz", &["ztunnel", "control", "node", "hbone", "plan", "xds", "identity", "mesh", "proto"]),
 ];
