@@ -14,6 +14,7 @@ pub mod agent;
 pub mod api;
 pub mod capture;
 pub mod chain;
+pub mod checks;
 pub mod config;
 pub mod conflist;
 pub mod enrol;

@@ -3,6 +3,8 @@
 //! manifests and Helm, and what becomes of the traffic. The checks share one cluster and run in this order.
 
 mod access;
+mod balancer;
+mod checks;
 mod failure;
 mod leaving;
 mod membership;
@@ -13,7 +15,7 @@ use std::process::ExitCode;
 use lab::kube::suite;
 
 fn main() -> ExitCode {
-    let parts = [membership::all(), access::all(), failure::all(), leaving::all()];
+    let parts = [membership::all(), access::all(), checks::all(), failure::all(), leaving::all()];
     let checks = parts.into_iter().flatten().collect();
     suite::report(suite::run(checks, Vec::new(), scene::Scene::prepare))
 }
