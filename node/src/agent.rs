@@ -115,7 +115,7 @@ async fn serve(
     listen::serve_api(&config.api, router, asking)?;
     // The plugin is announced to the runtime when somebody answers it.
     let ready = cluster.as_ref().map(ClusterPart::start).unwrap_or_default();
-    let checks = Checks::new(config);
+    let checks = Checks::new(config, cluster.as_ref().map(ClusterPart::api));
     drop(asking.spawn_vital("checks", checks.clone().keep(asking.shutdown())));
     let router = api::metrics_router(recorder, enrolment.clone(), ready, checks);
     listen::serve_metrics(config.metrics, router, tasks)?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What only a node can tell of itself: its kernel, what this process may do, control groups, the CNI chain, and programs
+//! What only a node can tell of itself: its kernel, what this process may do, control groups, the CNI chain, its roles, and programs
 //! of others that change a connection before capture sees it. Looked at each minute for the metric and the log, and anew
 //! for whoever asks (`GET /checks`).
 
@@ -13,12 +13,13 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use ebpf_loader::Mode;
 use finding::{Finding, Grade};
+use kubernetes::Api;
 use nix::sched::{CloneFlags, setns};
 use runtime::Shutdown;
 
 use crate::{
     config::{ClusterConfig, Config},
-    metrics, probes,
+    metrics, probes, rights as permissions,
 };
 
 /// How often the node is looked at without being asked.
@@ -27,7 +28,10 @@ const PROC: &str = "/proc";
 
 /// Everything that is looked at. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Checks(Arc<Settings>);
+pub struct Checks {
+    settings: Arc<Settings>,
+    api: Option<Api>,
+}
 
 #[derive(Debug)]
 struct Settings {
@@ -36,14 +40,14 @@ struct Settings {
 }
 
 impl Checks {
-    /// Of a node with these settings.
-    pub fn new(config: &Config) -> Self {
-        Self(Arc::new(Settings { mode: config.mode, cluster: config.cluster.clone() }))
+    /// Of a node with these settings, in the cluster of this API server.
+    pub fn new(config: &Config, api: Option<Api>) -> Self {
+        Self { settings: Arc::new(Settings { mode: config.mode, cluster: config.cluster.clone() }), api }
     }
 
     /// Looks.
     pub async fn look(&self) -> Vec<Finding> {
-        let settings = Arc::clone(&self.0);
+        let settings = Arc::clone(&self.settings);
         // A thread of its own: it changes how it sees the control groups, and does not come back.
         let (tell, told) = tokio::sync::oneshot::channel();
         let looking = move || drop(tell.send(settings.look()));
@@ -52,9 +56,13 @@ impl Checks {
             Ok(_thread) => told.await.ok(),
             Err(_no_thread) => None,
         };
-        found.unwrap_or_else(|| {
+        let mut found = found.unwrap_or_else(|| {
             vec![Finding::warning("looking", "the checks of this node died", "see the log of its agent")]
-        })
+        });
+        if let (Some(api), Some(cluster)) = (&self.api, &self.settings.cluster) {
+            found.extend(permissions::check(api, cluster).await);
+        }
+        found
     }
 
     /// Keeps the metric, and logs what is new, until asked to finish.
@@ -86,7 +94,8 @@ impl Checks {
 /// One number for every check and grade: those that are gone are none.
 fn count(findings: &[Finding]) {
     let mut numbers: BTreeMap<(&str, Grade), usize> = BTreeMap::new();
-    for check in rights::CHECKS.into_iter().chain([groups::CGROUP2, groups::KUBELET]).chain(network::CHECKS) {
+    let fixed = [groups::CGROUP2, groups::KUBELET, permissions::CHECK];
+    for check in rights::CHECKS.into_iter().chain(fixed).chain(network::CHECKS) {
         for grade in Grade::ALL {
             numbers.insert((check, grade), 0);
         }

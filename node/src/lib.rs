@@ -27,6 +27,7 @@ pub mod plugin;
 pub mod pod;
 pub mod probes;
 pub mod record;
+pub(crate) mod rights;
 pub mod routes;
 pub mod standing;
 pub mod sysctl;

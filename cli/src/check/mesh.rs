@@ -9,7 +9,7 @@ use membership::objects::Phase;
 
 use super::server::DEFINITIONS;
 use crate::{
-    control::ControlStatus,
+    control::{ControlStatus, Lack},
     dump::Identity,
     facts::{Captured, Facts, Role},
     output::{count, some},
@@ -119,6 +119,7 @@ pub(super) fn control(facts: &Facts) -> Vec<Finding> {
             )),
         }
     }
+    findings.extend(lacks(facts));
     let answers: Vec<&ControlStatus> =
         facts.controls.values().filter_map(|answer| answer.as_ref().ok()).collect();
     if !answers.is_empty() && !answers.iter().any(|status| status.cluster.leads) {
@@ -136,6 +137,20 @@ pub(super) fn control(facts: &Facts) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+/// What control's roles do not allow, which is the same for all replicas.
+fn lacks(facts: &Facts) -> Vec<Finding> {
+    let answers = facts.controls.values().filter_map(|answer| answer.as_ref().ok());
+    let lacks: BTreeSet<&Lack> = answers.flat_map(|status| &status.cluster.lacks).collect();
+    let finding = |Lack { role, resource, verbs, breaks }: &Lack| {
+        Finding::failure(
+            "permissions",
+            format!("control: {role} does not let it {} {resource}: {breaks}", verbs.join(", ")),
+            "the chart's roles were changed: `ambit install` or `helm upgrade` with the values in use makes them anew",
+        )
+    };
+    lacks.into_iter().map(finding).collect()
 }
 
 fn replica(pod: &str, status: &ControlStatus) -> Vec<Finding> {

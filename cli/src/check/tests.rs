@@ -198,6 +198,10 @@ fn what_control_says_of_itself_counts() {
     };
     check_installed(control(|status| status.ready = false), &["failure discovery"]);
     check_installed(control(|status| status.cluster.stale.push("Pod".to_owned())), &["failure discovery"]);
+    let lack = |status: &mut crate::control::ControlStatus| {
+        status.cluster.lacks.push(crate::control::Lack::default())
+    };
+    check_installed(control(lack), &["failure permissions"]);
     check_installed(control(|status| status.cluster.leads = false), &["warning discovery"]);
     check_installed(
         control(|status| status.root_expires = "2026-03-01T00:00:00Z".to_owned()),

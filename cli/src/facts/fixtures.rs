@@ -65,7 +65,7 @@ pub(crate) fn installed() -> Facts {
     let status = ControlStatus {
         ready: true,
         root_expires: "2035-01-01T00:00:00Z".to_owned(),
-        cluster: Cluster { leads: true, stale: Vec::new() },
+        cluster: Cluster { leads: true, ..Cluster::default() },
         ..ControlStatus::default()
     };
     facts.controls.insert("control".to_owned(), Ok(status));
