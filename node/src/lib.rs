@@ -23,7 +23,6 @@ pub mod ledger;
 pub(crate) mod mark;
 pub mod metrics;
 pub mod netns;
-pub mod plugin;
 pub mod pod;
 pub mod probes;
 pub mod record;
