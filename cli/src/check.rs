@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `ambit check`: facts about a cluster made into findings, each failure with its fix. Before an installation: can it be
-//! done. After it: is all as it should be. What is seen on a node itself (capabilities, cgroup2, programs on sockets) is
-//! not here: no part of the mesh reports it yet.
+//! done. After it: is all as it should be, to which each node agent adds what only its node can tell.
 
 mod mesh;
 mod others;
 mod server;
 
 use clap::Args;
+use finding::{Finding, Grade};
 use jiff::Timestamp;
 use kubernetes::Api;
 use serde::Serialize;
@@ -34,29 +34,6 @@ pub(crate) struct CheckCommand {
     revision: Option<String>,
 }
 
-/// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Grade {
-    /// As it should be.
-    Ok,
-    /// It works, and should be looked at.
-    Warning,
-    /// It does not work.
-    Failure,
-}
-
-/// What a check has found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Finding {
-    pub(crate) check: &'static str,
-    pub(crate) grade: Grade,
-    pub(crate) found: String,
-    /// What to do; empty when all is well.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub(crate) fix: String,
-}
-
 /// All findings.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Verdict {
@@ -73,20 +50,6 @@ enum Stage {
     Before,
     /// Whether it is as it should be.
     Installed,
-}
-
-impl Finding {
-    fn ok(check: &'static str, found: impl Into<String>) -> Self {
-        Self { check, grade: Grade::Ok, found: found.into(), fix: String::new() }
-    }
-
-    fn warning(check: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { check, grade: Grade::Warning, found: found.into(), fix: fix.into() }
-    }
-
-    fn failure(check: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { check, grade: Grade::Failure, found: found.into(), fix: fix.into() }
-    }
 }
 
 impl Verdict {
@@ -188,6 +151,7 @@ fn installed(facts: &Facts, now: Timestamp) -> Verdict {
     findings.extend(mesh::versions(facts));
     findings.extend(mesh::taints(facts));
     findings.extend(mesh::control(facts));
+    findings.extend(mesh::reports(facts));
     findings.extend(mesh::capture(facts, now));
     findings.extend(mesh::bypasses(facts, now));
     findings.extend(mesh::certificates(facts, now));

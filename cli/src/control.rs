@@ -23,6 +23,18 @@ pub(crate) struct Cluster {
     pub(crate) leads: bool,
     /// Kinds whose picture is old.
     pub(crate) stale: Vec<String>,
+    /// What its roles do not allow.
+    pub(crate) lacks: Vec<Lack>,
+}
+
+/// What a role lacks, and what does not work for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(default)]
+pub(crate) struct Lack {
+    pub(crate) role: String,
+    pub(crate) resource: String,
+    pub(crate) verbs: Vec<String>,
+    pub(crate) breaks: String,
 }
 
 /// Something to say about a field of an object.

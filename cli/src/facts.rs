@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use finding::Finding;
 use membership::{
     objects::{Labels, NamespaceObject, PodObject},
     pod::Uid,
@@ -11,6 +12,9 @@ use membership::{
 use serde::Serialize;
 
 use crate::{control::ControlStatus, dump::Dump};
+
+/// `:15024` of the node agent: metrics, readiness, checks of its node.
+const NODE: u16 = 15024;
 
 /// A cluster.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +35,8 @@ pub(crate) struct Facts {
     pub(crate) controls: BTreeMap<String, Answer<ControlStatus>>,
     /// What each ztunnel answers, by its pod.
     pub(crate) ztunnels: BTreeMap<String, Answer<Dump>>,
+    /// What each node agent finds on its node, by its pod.
+    pub(crate) reports: BTreeMap<String, Answer<Vec<Finding>>>,
     /// What could not be looked at, and why.
     pub(crate) hidden: Vec<String>,
 }
@@ -201,6 +207,13 @@ impl Facts {
     pub(crate) fn pods_of(&self, role: Role) -> Vec<&Pod> {
         let Some(part) = self.part(role) else { return Vec::new() };
         self.pods.iter().filter(|pod| part.runs(pod)).collect()
+    }
+
+    /// Where the node agents answer about themselves.
+    pub(crate) fn node_port(&self) -> u16 {
+        let address = self.part(Role::Node).and_then(|part| part.environment.get("AMBIT_NODE_METRICS"));
+        let port = address.and_then(|address| address.rsplit_once(':')?.1.parse().ok());
+        port.unwrap_or(NODE)
     }
 
     /// The rules of the node agents; their defaults where there are none.

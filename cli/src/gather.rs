@@ -76,16 +76,19 @@ pub(crate) async fn cluster(api: &Api, home: &str) -> Result<Facts, ApiError> {
 
 /// What the mesh's own parts say, added to what the API server knows.
 pub(crate) async fn parts(api: &Api, facts: &mut Facts) {
-    let (controls, ztunnels) = (running(facts, Role::Control), running(facts, Role::Ztunnel));
-    if controls.is_empty() && ztunnels.is_empty() {
+    let running = |role| running(facts, role);
+    let (controls, nodes, ztunnels) = (running(Role::Control), running(Role::Node), running(Role::Ztunnel));
+    let count = controls.len() + nodes.len() + ztunnels.len();
+    if count == 0 {
         return;
     }
-    let count = controls.len() + ztunnels.len();
     say::progress(&format!("asking {} ...", crate::output::count(count, "pod of the mesh")));
-    let (controls, ztunnels) = futures_util::join!(
+    let (controls, nodes, ztunnels) = futures_util::join!(
         ask_all(api, &facts.home, controls, (CONTROL, "/status")),
+        ask_all(api, &facts.home, nodes, (facts.node_port(), "/checks")),
         ask_all(api, &facts.home, ztunnels, (ZTUNNEL, "/config_dump")),
     );
+    facts.reports = nodes.into_iter().collect();
     facts.controls = controls.into_iter().collect();
     facts.ztunnels = ztunnels.into_iter().collect();
 }

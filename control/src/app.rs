@@ -174,21 +174,29 @@ async fn in_cluster(
 ) -> anyhow::Result<Origin> {
     let audience = settings.audience.clone();
     let cluster = Cluster::open(settings, live).await?;
+    let lacks = cluster.watch_rights(tasks).await;
     let signer = Signer::new(cluster.root().await?);
     let reviews = Reviews::new(cluster.api.clone(), audience, Arc::clone(live));
     let view = cluster.follow(live, readiness.gate("objects"), tasks);
     let leadership = cluster.start(live, &signer, longest, tasks);
-    let pods = view.clone();
-    let vouch = move || {
-        let current = pods.is_current(Kind::Pod);
-        (!current).then(|| "the API server is out of reach: who runs where is not known now".to_owned())
-    };
+    let (pods, synced) = (view.clone(), Arc::clone(live));
+    let vouch = move || doubt(synced.is_complete(), pods.is_current(Kind::Pod));
     Ok(Origin {
         signer,
         authenticator: Authenticator::Reviews(reviews),
         vouch: Vouch(Arc::new(vouch)),
-        view: SourceView::Cluster { watches: view, leadership },
+        view: SourceView::Cluster { watches: view, leadership, lacks },
     })
+}
+
+/// Why nobody can be vouched for now, if so.
+fn doubt(synced: bool, current: bool) -> Option<String> {
+    let reason = match (synced, current) {
+        (true, true) => return None,
+        (false, _) => "not yet synced: who runs where is not known yet",
+        (true, false) => "the API server is out of reach: who runs where is not known now",
+    };
+    Some(reason.to_owned())
 }
 
 /// What follows what others say to us.
@@ -243,5 +251,24 @@ fn report(ended: Result<(), accept::AcceptError>) {
     if let Err(error) = ended {
         let cause = std::error::Error::source(&error).map(tracing::field::display);
         tracing::error!(%error, cause, "a port is lost");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_vouched_for_before_everything_was_read_or_while_it_is_old() {
+        for (synced, current, expected) in [
+            (true, true, None),
+            (false, true, Some("not yet synced")),
+            (false, false, Some("not yet synced")),
+            (true, false, Some("out of reach")),
+        ] {
+            let reason = doubt(synced, current);
+            assert_eq!(reason.is_some(), expected.is_some(), "{reason:?}");
+            assert!(reason.unwrap_or_default().contains(expected.unwrap_or_default()), "{expected:?}");
+        }
     }
 }

@@ -12,6 +12,7 @@ mod closed;
 mod conditions;
 mod kinds;
 mod read;
+mod rights;
 mod roots;
 mod rotation;
 mod source;
@@ -27,11 +28,12 @@ use kubernetes::{Api, Leadership, LeaseSettings, lead};
 use runtime::{Tasks, readiness::Gate};
 
 use self::{
-    bundle::Bundle, conditions::Conditions, roots::Roots, rotation::Rotation, stated::StatedObjects,
-    webhook::Webhook,
+    bundle::Bundle, conditions::Conditions, rights::Rights, roots::Roots, rotation::Rotation,
+    stated::StatedObjects, webhook::Webhook,
 };
 pub(crate) use self::{
     read::{Read, read},
+    rights::Lacks,
     uninstall::uninstall,
     view::{ClusterView, ShownWatch},
 };
@@ -66,6 +68,16 @@ impl Cluster {
         let trust_domain = live.trust_domain().clone();
         let roots = Roots { api: api.clone(), namespace, trust_domain };
         Ok(Self { api, settings, roots, stated: StatedObjects::default() })
+    }
+
+    /// Looks after what our roles allow. What is lacking now has been logged when this returns: something that control
+    /// does not start without may be among it.
+    pub(crate) async fn watch_rights(&self, tasks: &Tasks) -> Lacks {
+        let rights = Rights::new(self.api.clone(), &self.settings, &self.roots.namespace);
+        let lacks = rights.lacks();
+        rights.look().await;
+        drop(tasks.spawn_vital("rights", rights.keep(tasks.shutdown())));
+        lacks
     }
 
     /// The root; waits for the API server as long as that takes.

@@ -80,3 +80,8 @@ pub(crate) fn leader(leads: bool) {
 fn number(count: usize) -> f64 {
     u32::try_from(count).map_or(f64::INFINITY, f64::from)
 }
+
+/// `ambit_rights_lacking`: rights that control's roles lack; `/status` names them.
+pub(crate) fn rights_lacking(count: usize) {
+    gauge!("ambit_rights_lacking").set(number(count));
+}

@@ -17,6 +17,7 @@ use crate::{
     api,
     capture::Capture,
     chain::Chain,
+    checks::Checks,
     config::{ClusterConfig, Config},
     enrol::Enrolment,
     mark, metrics,
@@ -114,7 +115,9 @@ async fn serve(
     listen::serve_api(&config.api, router, asking)?;
     // The plugin is announced to the runtime when somebody answers it.
     let ready = cluster.as_ref().map(ClusterPart::start).unwrap_or_default();
-    let router = api::metrics_router(recorder, enrolment.clone(), ready);
+    let checks = Checks::new(config, cluster.as_ref().map(ClusterPart::api));
+    drop(asking.spawn_vital("checks", checks.clone().keep(asking.shutdown())));
+    let router = api::metrics_router(recorder, enrolment.clone(), ready, checks);
     listen::serve_metrics(config.metrics, router, tasks)?;
     Ok(cluster)
 }

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use self::json::{AddedJson, ErrorJson, PodStatusJson, PodsJson};
 use crate::{
     chain::Chain,
+    checks::Checks,
     enrol::{AddError, Enrolment, RemoveError, State},
     metrics::{self, Label},
     pod::{Pod, PodJson, Uid},
@@ -36,7 +37,12 @@ pub fn router(enrolment: Enrolment) -> Router {
 }
 
 /// The routes of the metrics' port; ready is who can do what the agent is there for, when all of `ready` are.
-pub fn metrics_router(metrics: Metrics, enrolment: Enrolment, ready: Vec<watch::Receiver<bool>>) -> Router {
+pub fn metrics_router(
+    metrics: Metrics,
+    enrolment: Enrolment,
+    ready: Vec<watch::Receiver<bool>>,
+    checks: Checks,
+) -> Router {
     let readiness = move || {
         let waiting = ready.iter().filter(|part| !*part.borrow()).count();
         match waiting {
@@ -50,6 +56,10 @@ pub fn metrics_router(metrics: Metrics, enrolment: Enrolment, ready: Vec<watch::
     let router = Router::new().route(Method::GET, "/readyz", move |_| {
         let answer = readiness();
         async { answer }
+    });
+    let router = router.route(Method::GET, "/checks", move |_| {
+        let checks = checks.clone();
+        async move { answer(StatusCode::OK, &checks.look().await) }
     });
     router.route(Method::GET, "/metrics", move |_| {
         let statuses = enrolment.list();

@@ -64,6 +64,8 @@ pub struct ClusterConfig {
     pub rules: Rules,
     /// `AMBIT_CGROUP_ROOT`: where the node's control groups of version 2 are; by default where they are mounted.
     pub cgroup_root: Option<PathBuf>,
+    /// `KUBERNETES_SERVICE_HOST`, `KUBERNETES_SERVICE_PORT`: a service address that there is in every cluster.
+    pub service: Option<SocketAddr>,
     /// The node's CNI folders; without `AMBIT_CNI_CONFIGURATIONS` they are left alone.
     pub installation: Option<Installation>,
 }
@@ -146,8 +148,15 @@ fn cluster(env: &mut Env) -> Option<ClusterConfig> {
         daemon_set: env.optional_string("AMBIT_DAEMONSET"),
         rules,
         cgroup_root: env.optional_path("AMBIT_CGROUP_ROOT"),
+        service: service(env),
         installation,
     })
+}
+
+/// Where kubelet has told it; it may be a name, which is no service address.
+fn service(env: &Env) -> Option<SocketAddr> {
+    let host = env.optional_string("KUBERNETES_SERVICE_HOST")?.parse::<IpAddr>().ok()?;
+    Some(SocketAddr::new(host, env.optional_string("KUBERNETES_SERVICE_PORT")?.parse().ok()?))
 }
 
 fn access(text: &str) -> Option<Access> {

@@ -6,9 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use cni::VERSIONS;
 use serde_json::{Map, Value, json};
-
-use crate::plugin::VERSIONS;
 
 /// File name of our plugin, and its `type`.
 pub const PLUGIN: &str = "ambit-cni";

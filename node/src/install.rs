@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use crate::{
     chain::Chain,
-    conflist::{self, PLUGIN, PluginSettings},
+    conflist::{self, PLUGIN, Plan, PluginSettings},
 };
 
 /// Longest configuration that is read; the largest ones have a few KiB.
@@ -53,6 +53,17 @@ pub struct Done {
     pub primary: Option<String>,
     /// What is wrong with others' files.
     pub problems: Vec<String>,
+}
+
+/// The folders as they are.
+#[derive(Clone, Debug)]
+pub struct Inspected {
+    /// What ours should be.
+    pub plan: Plan,
+    /// Every configuration.
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// Whether our plugin is there.
+    pub has_plugin: bool,
 }
 
 /// Why the node's folders cannot be put right.
@@ -104,6 +115,16 @@ impl Installation {
             done.changed.push(path);
         }
         Ok(Done { primary: plan.primary, problems: plan.problems, ..done })
+    }
+
+    /// What is in the folders: what ours should be, every configuration by its name, and whether our plugin is there.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn inspect(&self) -> Result<Inspected, InstallError> {
+        let files = self.files()?;
+        let plan = conflist::plan(&files, &self.settings);
+        Ok(Inspected { plan, files, has_plugin: self.plugins.join(PLUGIN).is_file() })
     }
 
     /// Takes everything of ours away: the primary's configuration, which was never touched, is in force again.

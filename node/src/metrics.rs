@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use finding::Grade;
 use metrics::{counter, gauge, histogram};
 use runtime::metrics::MetricsSettings;
 
@@ -17,6 +18,9 @@ const REMOVED: &str = "ambit_node_pods_removed_total";
 
 /// Counter: what the CNI plugin asked, by `command` (add, check, del, gc) and `response_code` (Istio's name).
 const ASKED: &str = "istio_cni_plugin_requests_total";
+
+/// Gauge: what is looked at on this node (`GET /checks`), by `check` and `grade` (ok, warning, failure).
+const FINDINGS: &str = "ambit_node_findings";
 
 /// From a millisecond (everything there already) to the patience of an add.
 const ENROL_BUCKETS: [f64; 10] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0];
@@ -39,6 +43,11 @@ pub(crate) fn pods(label: Label, count: usize) {
 /// An add was answered.
 pub(crate) fn added(label: Label, took: Duration) {
     histogram!(ENROL, "result" => label.text()).record(took.as_secs_f64());
+}
+
+/// How many findings a check has of a grade.
+pub(crate) fn findings(check: &str, grade: Grade, count: usize) {
+    gauge!(FINDINGS, "check" => check.to_owned(), "grade" => grade.text()).set(float(count));
 }
 
 /// The CNI plugin got an answer.

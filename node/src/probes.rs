@@ -100,13 +100,13 @@ async fn exempt(capture: &Capture, group: &Group) -> anyhow::Result<()> {
 
 /// A control group as it is now: made anew it has another number.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Group {
-    path: PathBuf,
+pub(crate) struct Group {
+    pub(crate) path: PathBuf,
     inode: u64,
 }
 
 /// Looks for kubelet's group, below `root` if that is given.
-fn look(root: Option<&Path>) -> Result<Group, GroupError> {
+pub(crate) fn look(root: Option<&Path>) -> Result<Group, GroupError> {
     let proc = Path::new(PROC);
     let pid = kubelet(proc)?;
     match root {

@@ -91,6 +91,32 @@ pub fn remove(families: Families) -> Result<usize, RouteError> {
     })
 }
 
+/// Sends everything that leaves the calling thread's namespace, which is nobody's, to nowhere by way of its `lo`.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn to_nowhere() -> Result<(), RouteError> {
+    with_netlink(|handle| async move {
+        let up = LinkUnspec::new_with_index(LOOPBACK_INDEX).up().build();
+        handle.link().change(up).execute().await.map_err(|error| RouteError::Loopback(cause(error)))?;
+        for family in Families::Dual.list() {
+            let mut message = route_message(family);
+            // Not local: what comes out of `lo` is for somebody else, and nobody forwards it.
+            message.header.kind = RouteType::Unicast;
+            message.header.scope = RouteScope::Universe;
+            message.header.table = RouteHeader::RT_TABLE_MAIN;
+            message.attributes = vec![RouteAttribute::Oif(LOOPBACK_INDEX)];
+            let added = handle.route().add(message).execute().await;
+            // A kernel without IPv6 has nothing to send by it.
+            match (family, family.outcome(("add", ROUTE), added, nix::libc::EEXIST)) {
+                (Family::V4, Err(error)) => return Err(error),
+                (Family::V4 | Family::V6, _) => {}
+            }
+        }
+        Ok(())
+    })
+}
+
 const RULE: &str = "rule for captured packets";
 const ROUTE: &str = "local route for captured packets";
 

@@ -6,12 +6,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+/// The variable that names the static CNI plugin.
+pub const PLUGIN: &str = "AMBIT_LAB_PLUGIN";
+
 /// What differs between two machines or two ways of running the lab.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Folder of the built binaries: `ztunnel`, `control`, `node-agent`, `ambit`, `lab-app` (`AMBIT_LAB_BIN_DIR`, default:
     /// beside the running program).
     pub binaries: PathBuf,
+    /// The CNI plugin, linked statically (`AMBIT_LAB_PLUGIN`, default: that of `binaries`).
+    pub plugin: Option<PathBuf>,
     /// Whether the environment chose them.
     pub chosen: bool,
     /// Folder under which each lab keeps manifests and logs (`AMBIT_LAB_STATE_DIR`, default: `<target>/lab`).
@@ -39,8 +44,12 @@ impl Settings {
         if let Some(peer) = &peer_ztunnel {
             ensure!(peer.is_file(), "AMBIT_LAB_PEER_ZTUNNEL names {}, which is no file", peer.display());
         }
+        let plugin = variable(PLUGIN).map(PathBuf::from);
+        if let Some(plugin) = &plugin {
+            ensure!(plugin.is_file(), "{PLUGIN} names {}, which is no file", plugin.display());
+        }
         let log = variable("AMBIT_LAB_LOG").unwrap_or_else(|| "info".to_owned());
-        Ok(Self { binaries, chosen, state, peer_ztunnel, log })
+        Ok(Self { binaries, plugin, chosen, state, peer_ztunnel, log })
     }
 
     /// The path of one of the built binaries.

@@ -9,6 +9,7 @@ use lab::image::product::{PRODUCTS, Source};
 
 use crate::{
     lab::build,
+    plugin::{self, Profile},
     step::{root, say, step},
 };
 
@@ -35,8 +36,11 @@ pub(crate) struct Image {
 impl Image {
     pub(crate) fn run(self) -> Result<()> {
         let output = self.output.unwrap_or_else(|| root().join("target/images"));
-        let binaries = step("programs", || if self.release { release() } else { tested() })?;
-        let source = Source { root: root(), binaries, output, hub: self.hub, tag: self.tag };
+        let flags = if self.release { Some(pathless()?) } else { None };
+        let binaries = step("programs", || flags.as_deref().map_or_else(tested, release))?;
+        let profile = if self.release { Profile::Release } else { Profile::Dev };
+        let plugin = Some(step("CNI plugin", || plugin::build(profile, flags.as_deref()))?);
+        let source = Source { root: root(), binaries, plugin, output, hub: self.hub, tag: self.tag };
         for product in &PRODUCTS {
             let archive = step(product.name, || source.write(product))?;
             say(format!("   {}", archive.display()));
@@ -51,9 +55,8 @@ fn tested() -> Result<PathBuf> {
     Ok(root().join("target/debug"))
 }
 
-/// The folder of programs that know nothing of this machine's paths, which cargo's own profiles cannot leave out yet.
-fn release() -> Result<PathBuf> {
-    let target = root().join("target/image");
+/// Flags for programs that know nothing of this machine's paths, which cargo's own profiles cannot leave out yet.
+fn pathless() -> Result<String> {
     let home = env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = match home {
         Some(home) => home,
@@ -61,11 +64,16 @@ fn release() -> Result<PathBuf> {
             PathBuf::from(env::var_os("HOME").context("neither CARGO_HOME nor HOME is set")?).join(".cargo")
         }
     };
-    let flags = format!(
+    Ok(format!(
         "--remap-path-prefix={}=/cargo --remap-path-prefix={}=/ambit",
         home.display(),
         root().display()
-    );
+    ))
+}
+
+/// The folder of optimized programs.
+fn release(flags: &str) -> Result<PathBuf> {
+    let target = root().join("target/image");
     let mut cargo = Command::new("cargo");
     cargo.args(["build", "--workspace", "--bins", "--release", "--locked", "--target-dir"]).arg(&target);
     let status = cargo.current_dir(root()).env("RUSTFLAGS", flags).status().context("executing cargo")?;

@@ -12,6 +12,7 @@ mod fuzz;
 mod image;
 mod lab;
 mod packages;
+mod plugin;
 mod step;
 mod test;
 mod tidy;

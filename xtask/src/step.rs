@@ -45,6 +45,18 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<()> {
     run_in(&root(), program, arguments)
 }
 
+/// As [`run`], with one more variable.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_with((name, value): (&str, &Path), program: &str, arguments: &[&str]) -> Result<()> {
+    let line = format!("{name}={} {program} {}", value.display(), arguments.join(" "));
+    let status = Command::new(program).args(arguments).env(name, value).current_dir(root()).status();
+    let status = status.with_context(|| format!("executing `{line}`"))?;
+    ensure!(status.success(), "`{line}` failed: {status}");
+    Ok(())
+}
+
 /// As [`run`], from another folder.
 ///
 /// # Errors

@@ -3,13 +3,15 @@
 
 use std::time::{Duration, Instant};
 
+use ::lab::config::PLUGIN;
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
 use crate::{
     check, cluster, ebpf, lab, packages,
-    step::{output, run, say, seconds, step},
+    plugin::{self, Profile},
+    step::{output, run, run_with, say, seconds, step},
 };
 
 /// Every test there is, or some suites.
@@ -131,10 +133,11 @@ fn cluster_tests() -> Result<()> {
     packages::ensure_installed(&packages::CLUSTER)?;
     packages::unpacked("nginx", "/usr/sbin/nginx")?;
     step("binaries", lab::build)?;
+    let plugin = step("CNI plugin", || plugin::build(Profile::Dev, None))?;
     for name in CLUSTER_TESTS {
         let arguments =
             ["test", "--workspace", "--features", "lab/cluster-tests", "--test", name, "--locked"];
-        step(name, || run("cargo", &arguments))?;
+        step(name, || run_with((PLUGIN, &plugin), "cargo", &arguments))?;
     }
     Ok(())
 }

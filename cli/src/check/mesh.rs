@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use finding::{Finding, Grade};
 use jiff::{SignedDuration, Timestamp, Unit};
 use membership::objects::Phase;
 
-use super::{Finding, server::DEFINITIONS};
+use super::server::DEFINITIONS;
 use crate::{
-    control::ControlStatus,
+    control::{ControlStatus, Lack},
     dump::Identity,
     facts::{Captured, Facts, Role},
     output::{count, some},
@@ -118,6 +119,7 @@ pub(super) fn control(facts: &Facts) -> Vec<Finding> {
             )),
         }
     }
+    findings.extend(lacks(facts));
     let answers: Vec<&ControlStatus> =
         facts.controls.values().filter_map(|answer| answer.as_ref().ok()).collect();
     if !answers.is_empty() && !answers.iter().any(|status| status.cluster.leads) {
@@ -135,6 +137,20 @@ pub(super) fn control(facts: &Facts) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+/// What control's roles do not allow, which is the same for all replicas.
+fn lacks(facts: &Facts) -> Vec<Finding> {
+    let answers = facts.controls.values().filter_map(|answer| answer.as_ref().ok());
+    let lacks: BTreeSet<&Lack> = answers.flat_map(|status| &status.cluster.lacks).collect();
+    let finding = |Lack { role, resource, verbs, breaks }: &Lack| {
+        Finding::failure(
+            "permissions",
+            format!("control: {role} does not let it {} {resource}: {breaks}", verbs.join(", ")),
+            "the chart's roles were changed: `ambit install` or `helm upgrade` with the values in use makes them anew",
+        )
+    };
+    lacks.into_iter().map(finding).collect()
 }
 
 fn replica(pod: &str, status: &ControlStatus) -> Vec<Finding> {
@@ -204,6 +220,43 @@ pub(super) fn capture(facts: &Facts, now: Timestamp) -> Vec<Finding> {
     if findings.is_empty() && !facts.ztunnels.is_empty() {
         findings
             .push(Finding::ok("capture", format!("{} captured, none is missing", count(captured, "pod"))));
+    }
+    findings
+}
+
+/// What the agents say of their nodes, each thing once; what is well on all of them is one line.
+pub(super) fn reports(facts: &Facts) -> Vec<Finding> {
+    let mut bad: BTreeMap<(&str, Grade, &str, &str), Vec<String>> = BTreeMap::new();
+    let mut findings = Vec::new();
+    let mut good = 0;
+    for (pod, answer) in &facts.reports {
+        let report = match answer {
+            Ok(report) => report,
+            Err(why) => {
+                findings.push(Finding::warning(
+                    "node report",
+                    format!("{pod} does not answer: {why}"),
+                    "let this user create pods/portforward, or see the log of the pod",
+                ));
+                continue;
+            }
+        };
+        let node = facts.pods_of(Role::Node).into_iter().find(|found| found.object.name == *pod);
+        let node = node.map_or_else(|| pod.clone(), |found| found.node.clone());
+        let wrong: Vec<&Finding> = report.iter().filter(|finding| finding.grade != Grade::Ok).collect();
+        good += usize::from(wrong.is_empty());
+        for Finding { check, grade, found, fix } in wrong {
+            bad.entry((check, *grade, found, fix)).or_default().push(node.clone());
+        }
+    }
+    for ((check, grade, found, fix), nodes) in bad {
+        let found = format!("{}: {found}", some(&nodes));
+        findings.push(Finding { check: check.to_owned().into(), grade, found, fix: fix.to_owned() });
+    }
+    if findings.is_empty() && good > 0 {
+        let found =
+            format!("{}: kernel, capabilities, control groups, CNI order and sockets", count(good, "node"));
+        findings.push(Finding::ok("node report", found));
     }
     findings
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Other meshes, and networks that hide from capture what they should not: as far as the API server knows.
 
+use finding::Finding;
 use jiff::Timestamp;
 use membership::rules::{AMBIENT, DATAPLANE_MODE, REVISION, Rules, Verdict};
 
-use super::Finding;
 use crate::{
     facts::{Facts, Kind, Workload},
     output::some,

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The API server, what this user may do, and the nodes: what an installation needs.
 
+use finding::{Finding, Grade};
 use kubernetes::{Api, Resource, Within};
 use serde_json::{Value, json};
 
-use super::{Finding, Grade};
 use crate::{
     facts::Facts,
     gather::at_once,

@@ -171,12 +171,37 @@ fn a_part_that_is_not_there_or_not_ready_is_named() {
 }
 
 #[test]
+fn what_a_node_finds_is_said_with_its_name() {
+    let balancer = Finding::failure("socket LB", "program 7 rewrites", "turn it off");
+    let found = |finding: Finding| {
+        move |facts: &mut Facts| facts.reports.values_mut().flatten().for_each(|it| it.push(finding.clone()))
+    };
+    check_installed(found(balancer.clone()), &["failure socket lb"]);
+    check_installed(found(Finding::warning("kubelet", "shared", "give it its own")), &["warning kubelet"]);
+    check_installed(
+        |facts| facts.reports = [("node".to_owned(), Err("no way".to_owned()))].into(),
+        &["warning node report"],
+    );
+    let mut facts = fixtures::installed();
+    facts.pods.push(fixtures::part_pod(Role::Node, "node-two", "node-b", "0.1.0"));
+    for pod in ["node", "node-two"] {
+        facts.reports.insert(pod.to_owned(), Ok(vec![balancer.clone()]));
+    }
+    let text = installed(&facts, now()).text();
+    assert!(text.contains("node-a, node-b: program 7 rewrites") && text.contains("1 failure"), "{text}");
+}
+
+#[test]
 fn what_control_says_of_itself_counts() {
     let control = |change: fn(&mut crate::control::ControlStatus)| {
         move |facts: &mut Facts| facts.controls.values_mut().flatten().for_each(change)
     };
     check_installed(control(|status| status.ready = false), &["failure discovery"]);
     check_installed(control(|status| status.cluster.stale.push("Pod".to_owned())), &["failure discovery"]);
+    let lack = |status: &mut crate::control::ControlStatus| {
+        status.cluster.lacks.push(crate::control::Lack::default())
+    };
+    check_installed(control(lack), &["failure permissions"]);
     check_installed(control(|status| status.cluster.leads = false), &["warning discovery"]);
     check_installed(
         control(|status| status.root_expires = "2026-03-01T00:00:00Z".to_owned()),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A small cluster for tests: one node, a mesh that is well, a namespace `shop` with a pod in it.
 
+use finding::Finding;
 use membership::{
     bypass::Bypass,
     objects::{Labels, NamespaceObject, Phase, PodObject},
@@ -64,10 +65,11 @@ pub(crate) fn installed() -> Facts {
     let status = ControlStatus {
         ready: true,
         root_expires: "2035-01-01T00:00:00Z".to_owned(),
-        cluster: Cluster { leads: true, stale: Vec::new() },
+        cluster: Cluster { leads: true, ..Cluster::default() },
         ..ControlStatus::default()
     };
     facts.controls.insert("control".to_owned(), Ok(status));
+    facts.reports.insert("node".to_owned(), Ok(vec![Finding::ok("kernel", "Linux 6.12 has tcx")]));
     let mut dump = Dump::default();
     dump.workload_state.insert("uid-web".to_owned(), Served::default());
     dump.certificates.push(identity("2026-01-31T12:00:00Z", "2026-02-01T12:00:00Z"));

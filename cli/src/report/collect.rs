@@ -47,8 +47,6 @@ const PODS: Resource = Resource::core("pods");
 const NODES: Resource = Resource::core("nodes");
 const NAMESPACES: Resource = Resource::core("namespaces");
 const EVENTS: Resource = Resource::core("events");
-/// `:15024` of the node agent.
-const NODE: u16 = 15024;
 const ZTUNNEL_METRICS: u16 = 15020;
 const ZTUNNEL_READY: u16 = 15021;
 
@@ -174,8 +172,8 @@ impl<'a> Collection<'a> {
         let mut found = vec![now];
         // There is one only of a container that has ended once.
         found.extend(before.1.is_ok().then_some(before));
-        let asking = questions(role).iter().map(|(port, path, file)| {
-            let at = PodPort { namespace: home.clone(), pod: name.clone(), port: *port };
+        let asking = questions(role, self.facts.node_port()).into_iter().map(|(port, path, file)| {
+            let at = PodPort { namespace: home.clone(), pod: name.clone(), port };
             let file = format!("pods/{name}/{file}");
             async move {
                 let body = at.get(api, path).await.map_err(|error| chain(&error));
@@ -216,11 +214,15 @@ fn objects_text(objects: Vec<Value>, file: &str, whole: bool) -> String {
 }
 
 /// What each part is asked.
-fn questions(role: Role) -> &'static [(u16, &'static str, &'static str)] {
+fn questions(role: Role, node: u16) -> Vec<(u16, &'static str, &'static str)> {
     match role {
-        Role::Control => &[(CONTROL, "/status", "status.json"), (CONTROL, "/metrics", "metrics.txt")],
-        Role::Node => &[(NODE, "/readyz", "readyz.txt"), (NODE, "/metrics", "metrics.txt")],
-        Role::Ztunnel => &[
+        Role::Control => vec![(CONTROL, "/status", "status.json"), (CONTROL, "/metrics", "metrics.txt")],
+        Role::Node => vec![
+            (node, "/readyz", "readyz.txt"),
+            (node, "/checks", "checks.json"),
+            (node, "/metrics", "metrics.txt"),
+        ],
+        Role::Ztunnel => vec![
             (ZTUNNEL, "/config_dump", "config_dump.json"),
             (ZTUNNEL_METRICS, "/metrics", "metrics.txt"),
             (ZTUNNEL_READY, "/healthz/ready", "ready.txt"),

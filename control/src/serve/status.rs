@@ -9,7 +9,7 @@ use std::{
 
 use arcstr::ArcStr;
 use jiff::Timestamp;
-use kubernetes::Leadership;
+use kubernetes::{Lack, Leadership};
 use parking_lot::RwLock;
 use runtime::{Shutdown, readiness::Readiness};
 use serde::Serialize;
@@ -19,7 +19,7 @@ use xds::{Kind as ResourceKind, server::Rejection};
 use crate::{
     authenticate::{Authenticate, Discovery},
     ca::Signer,
-    cluster::{ClusterView, ShownWatch},
+    cluster::{ClusterView, Lacks, ShownWatch},
     live::Live,
     manifests::{FileStatus, FolderStatus, FolderView},
     metrics,
@@ -47,7 +47,7 @@ pub(crate) enum SourceView {
     /// A folder.
     Folder { manifests: PathBuf, folder: FolderView },
     /// A cluster.
-    Cluster { watches: ClusterView, leadership: Leadership },
+    Cluster { watches: ClusterView, leadership: Leadership, lacks: Lacks },
 }
 
 /// The latest rejections; cheap to clone.
@@ -84,6 +84,8 @@ struct ShownCluster {
     leads: bool,
     /// Kinds whose picture is old, because the API server is out of reach.
     stale: Vec<&'static str>,
+    /// What our roles do not allow, and what does not work for it.
+    lacks: Vec<Lack>,
     watches: Vec<ShownWatch>,
 }
 
@@ -190,9 +192,10 @@ impl SourceView {
                 let FolderStatus { files, failures } = folder.status();
                 (Some(ShownManifests { folder: manifests, failures, files }), None)
             }
-            Self::Cluster { watches, leadership } => {
+            Self::Cluster { watches, leadership, lacks } => {
                 let (leads, stale) = (leadership.is_mine(), watches.stale());
-                (None, Some(ShownCluster { leads, stale, watches: watches.shown() }))
+                let lacks = lacks.now();
+                (None, Some(ShownCluster { leads, stale, lacks, watches: watches.shown() }))
             }
         }
     }
@@ -200,7 +203,7 @@ impl SourceView {
     fn measure(&self) {
         match self {
             Self::Folder { .. } => {}
-            Self::Cluster { watches, leadership } => {
+            Self::Cluster { watches, leadership, .. } => {
                 metrics::stale_kinds(watches.stale().len());
                 metrics::leader(leadership.is_mine());
             }

@@ -5,6 +5,7 @@
 //!   api ──► watch ──► events of one kind, into a bounded queue
 //!     ├───► lease ──► am I the leader?
 //!     ├───► review ─► whose token is it?
+//!     ├───► rights ─► may we do what we must?
 //!     └───► forward ► what a port of a pod answers, also one on its loopback
 //! ```
 //! It is the only package that knows `kube`. It knows no mesh: objects are the caller's types, and what they mean is the
@@ -18,6 +19,7 @@ mod forward;
 mod lease;
 mod resource;
 mod review;
+mod rights;
 mod secret;
 mod watch;
 
@@ -29,6 +31,7 @@ pub use self::{
     lease::{Leadership, LeaseSettings, lead},
     resource::{Resource, Within},
     review::{Account, ReviewError, review},
+    rights::{Lack, Right},
     secret::Secret,
     watch::{Event, Happened, Name, Phase, Problem, Progress, View, Watch, json},
 };

@@ -104,12 +104,6 @@ impl Capture {
             programs.share(&pins)?;
             tracing::info!(generation = %fingerprint, method = ?method, "capture programs loaded");
         }
-        for balancer in support::socket_balancers() {
-            tracing::warn!(
-                balancer,
-                "service addresses are rewritten at the socket, where capture cannot see them"
-            );
-        }
         let tables = Tables::open(&pins).map_err(|source| LoadError::Maps(Box::new(source)))?;
         let mut state = State { pins, programs, tables, slots: Slots::default(), pods: HashMap::new() };
         state.recall()?;

@@ -5,12 +5,14 @@
 
 mod capture;
 mod hooks;
+mod kernel;
 mod kubelet;
 mod netns;
 mod object;
 mod pins;
 mod pod;
 mod programs;
+mod sockets;
 mod support;
 mod tables;
 
@@ -24,5 +26,6 @@ pub use self::{
     pins::PinError,
     pod::{Adopted, Attached, Counters, Exclusions, PodNetns, Rules, Standing},
     programs::ProgramsError,
-    support::{Refusal, supported},
+    sockets::{Effect, SocketProgram, at_sockets},
+    support::{Refusal, has_tcx, supported},
 };

@@ -3,7 +3,7 @@
 
 use aya::{
     maps::MapType,
-    programs::{ProgramType, loaded_programs},
+    programs::ProgramType,
     sys::{is_map_supported, is_program_supported},
     util::KernelVersion,
 };
@@ -17,14 +17,6 @@ use crate::{Mode, hooks::Method};
 /// `tcp_migrate_req` and the cookie of a namespace are of 5.14; the next that is maintained.
 const OLDEST: (KernelVersion, &str) = (KernelVersion::new(5, 15, 0), "5.15");
 const TCX: (KernelVersion, &str) = (KernelVersion::new(6, 6, 0), "6.6");
-
-/// Programs with which others rewrite service addresses at the socket, before there is a packet.
-const BALANCERS: [(&str, &str); 4] = [
-    ("cil_sock4_conne", "Cilium"),
-    ("cil_sock6_conne", "Cilium"),
-    ("sock4_connect", "Cilium"),
-    ("calico_connect_", "Calico"),
-];
 
 /// Why this kernel cannot capture.
 #[derive(Debug, thiserror::Error)]
@@ -108,23 +100,15 @@ pub(crate) fn method(mode: Mode) -> Method {
     }
 }
 
-/// Whose programs rewrite service addresses at the socket: then a captured connection has an endpoint for destination
-/// where the mesh expects a service.
-pub(crate) fn socket_balancers() -> Vec<&'static str> {
-    let names = loaded_programs().filter_map(|program| program.ok()?.name_as_str().map(str::to_owned));
-    let mut owners: Vec<&'static str> = names.filter_map(|name| balancer(&name)).collect();
-    owners.sort_unstable();
-    owners.dedup();
-    owners
+/// Whether the kernel has tcx, which nothing inside a pod can take off.
+#[must_use]
+pub fn has_tcx() -> bool {
+    !older(TCX.0)
 }
 
 /// Whether this kernel is older; one that does not say is taken for new, and asked.
 fn older(version: KernelVersion) -> bool {
     KernelVersion::current().is_ok_and(|kernel| kernel < version)
-}
-
-fn balancer(program: &str) -> Option<&'static str> {
-    BALANCERS.iter().find(|(prefix, _owner)| program.starts_with(prefix)).map(|&(_prefix, owner)| owner)
 }
 
 fn too_old(needed: &'static str, feature: &'static str) -> Refusal {
@@ -142,13 +126,6 @@ fn has_clsact() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn balancers_at_the_socket_are_named() {
-        assert_eq!(balancer("cil_sock4_connect"), Some("Cilium"));
-        assert_eq!(balancer("calico_connect_v4"), Some("Calico"));
-        assert_eq!(balancer("enter_egress"), None);
-    }
 
     #[test]
     fn a_refusal_says_what_to_change() {

@@ -51,6 +51,10 @@ impl ClusterPart {
         })
     }
 
+    pub(super) fn api(&self) -> Api {
+        self.api.clone()
+    }
+
     /// The routes of the plugin besides those that are there.
     pub(super) fn routes(&self, router: Router) -> Router {
         let directory = Cluster { api: self.api.clone(), ledger: Arc::clone(&self.ledger) };

@@ -135,7 +135,7 @@ fn plugin(command: &str, socket: &Path, pod: &str, namespace: &Namespace, sandbo
         },
         "cni.dev/valid-attachments": [{"containerID": sandbox, "ifname": "eth0"}],
     });
-    let mut child = Command::new(env!("CARGO_BIN_EXE_cni"))
+    let mut child = Command::new(Path::new(env!("CARGO_BIN_EXE_node-agent")).with_file_name("cni"))
         .env_clear()
         .env("CNI_COMMAND", command)
         .env("CNI_CONTAINERID", sandbox)

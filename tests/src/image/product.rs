@@ -9,6 +9,8 @@ use serde_json::Value;
 
 use super::{Image, libraries, sbom};
 
+/// The program that the agent copies onto the node's own file system.
+const PLUGIN: &str = "cni";
 /// What every image can do without being root (the user that distroless images call `nonroot`).
 const NOBODY: &str = "65532:65532";
 const PASSWD: &str = "root:x:0:0:root:/:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/:/sbin/nologin\n";
@@ -43,7 +45,7 @@ pub const PRODUCTS: [Product; 3] = [
     Product {
         name: "node",
         package: "node",
-        programs: &["node-agent", "cni"],
+        programs: &["node-agent", PLUGIN],
         root: true,
         title: "Ambit's node agent and CNI plugin",
     },
@@ -63,6 +65,8 @@ pub struct Source {
     pub root: PathBuf,
     /// Folder of the built programs.
     pub binaries: PathBuf,
+    /// The CNI plugin, linked statically: for nodes with another C library. Without it, that of `binaries`.
+    pub plugin: Option<PathBuf>,
     /// Folder for the archives, and for what is written on the way.
     pub output: PathBuf,
     /// What comes before the names of images: a registry and a folder in it.
@@ -124,7 +128,8 @@ impl Source {
 
     /// A program without what only a debugger reads; the names of functions stay, for backtraces.
     fn stripped(&self, program: &str) -> Result<PathBuf> {
-        let built = self.binaries.join(program);
+        let plugin = self.plugin.as_ref().filter(|_| program == PLUGIN);
+        let built = plugin.cloned().unwrap_or_else(|| self.binaries.join(program));
         ensure!(built.is_file(), "{} is not there: build it with `cargo build --bins`", built.display());
         let folder = self.output.join("programs");
         fs::create_dir_all(&folder).context("making a folder for stripped programs")?;
@@ -133,6 +138,11 @@ impl Source {
         let status = strip.arg("--strip-debug").arg("-o").arg(&stripped).arg(&built).status();
         let status = status.context("executing strip: `apt-get install -y binutils`")?;
         ensure!(status.success(), "strip {}: {status}", built.display());
+        ensure!(
+            plugin.is_none() || libraries(&stripped)?.is_empty(),
+            "{} needs libraries, and is to run where there may be none",
+            built.display()
+        );
         Ok(stripped)
     }
 }

@@ -26,15 +26,21 @@ pub fn folder(cluster: &str) -> String {
     shape::prefix(cluster).trim_end_matches('-').to_owned()
 }
 
+/// Where cgroup2 is mounted; `None` on a machine without it.
+///
+/// # Errors
+/// When the mounts cannot be read.
+pub fn unified() -> Result<Option<PathBuf>> {
+    Ok(hierarchies()?.into_iter().find(|hierarchy| hierarchy.unified).map(|hierarchy| hierarchy.path))
+}
+
 /// Makes a group of the cluster in cgroup2; `None` on a machine without it.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub fn create(cluster: &str, group: &str) -> Result<Option<PathBuf>> {
-    let Some(root) = hierarchies()?.into_iter().find(|hierarchy| hierarchy.unified) else {
-        return Ok(None);
-    };
-    let path = root.path.join(folder(cluster)).join(group);
+    let Some(root) = unified()? else { return Ok(None) };
+    let path = root.join(folder(cluster)).join(group);
     fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
     Ok(Some(path))
 }

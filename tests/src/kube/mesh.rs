@@ -37,6 +37,7 @@ pub async fn load_images(cluster: &KubeCluster, settings: &Settings) -> Result<(
     let source = Source {
         root: repository(),
         binaries: settings.binaries.clone(),
+        plugin: settings.plugin.clone(),
         output: cluster.shape().state.join("images"),
         hub: HUB.to_owned(),
         tag: Source::version().to_owned(),

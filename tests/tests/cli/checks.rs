@@ -22,6 +22,7 @@ pub(crate) fn all() -> Vec<Check<Stage>> {
         an_empty_cluster_may_get_a_mesh_and_has_none,
         what_is_in_the_way_is_refused_with_its_fix,
         who_may_not_install_is_told_so,
+        an_uninstall_without_a_node_for_its_jobs_says_so_at_once,
         a_server_that_cannot_be_reached_is_no_failure_of_the_mesh,
         a_bypass_is_written_down_and_ended,
         a_bug_report_has_no_secrets,
@@ -133,6 +134,17 @@ async fn who_may_not_install_is_told_so(stage: &Stage) -> Result<()> {
     ensure!(check.said.contains("daemonsets.apps") && check.said.contains("not seen"), "{}", check.said);
     let bypass = ["bypass", "default", "--for", "1m", "--reason", "x"];
     stage.ambit_as(&kubeconfig, &bypass).await?.is(3)
+}
+
+async fn an_uninstall_without_a_node_for_its_jobs_says_so_at_once(stage: &Stage) -> Result<()> {
+    let uninstall = stage.ambit(&["uninstall", "--wait"]).await?;
+    uninstall.is(1)?;
+    let noted = &uninstall.noted;
+    ensure!(
+        noted.contains("nothing was removed") && noted.contains("ambit uninstall --wait --no-hooks"),
+        "{noted}"
+    );
+    Ok(())
 }
 
 async fn a_server_that_cannot_be_reached_is_no_failure_of_the_mesh(stage: &Stage) -> Result<()> {

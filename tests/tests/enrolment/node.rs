@@ -56,13 +56,17 @@ impl Files {
 
     /// Starts the agent and waits until it answers.
     pub(crate) async fn agent(&self, cluster: &KubeCluster) -> Result<Process> {
+        let plugin = match &self.binaries.plugin {
+            Some(plugin) => plugin.clone(),
+            None => self.binaries.binary("cni")?,
+        };
         let environment = [
             ("AMBIT_KUBERNETES", cluster.shape().kubeconfig().display().to_string()),
             ("NODE_NAME", NODE.to_owned()),
             ("POD_NAMESPACE", "ambit-system".to_owned()),
             ("AMBIT_DAEMONSET", "node".to_owned()),
             ("AMBIT_CNI_CONFIGURATIONS", "/etc/cni/net.d".to_owned()),
-            ("AMBIT_CNI_SOURCE", self.binaries.binary("cni")?.display().to_string()),
+            ("AMBIT_CNI_SOURCE", plugin.display().to_string()),
             ("AMBIT_NODE_API", self.path("node.sock")),
             ("AMBIT_NODE_STATE", self.path("pods")),
             ("INPOD_UDS", self.path("zds.sock")),

@@ -3,6 +3,8 @@
 //! manifests and Helm, and what becomes of the traffic. The checks share one cluster and run in this order.
 
 mod access;
+mod balancer;
+mod checks;
 mod churn;
 mod failure;
 mod ingress;
@@ -21,6 +23,7 @@ fn main() -> ExitCode {
         membership::all(),
         access::all(),
         ingress::all(),
+        checks::all(),
         failure::all(),
         platform::all(),
         churn::all(),

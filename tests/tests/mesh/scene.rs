@@ -51,6 +51,15 @@ impl Scene {
         self.cluster.run_program("ambit", self.settings.binary("ambit")?, arguments).await
     }
 
+    /// What the command line says, and the code that it ends with.
+    pub(crate) async fn ambit_says(&self, arguments: &[&str]) -> Result<(String, i32)> {
+        let mut command = std::process::Command::new(&self.ambit);
+        command.args(arguments).arg("--kubeconfig").arg(self.cluster.shape().kubeconfig());
+        let output = tokio::task::spawn_blocking(move || command.output()).await??;
+        let code = output.status.code().context("killed")?;
+        Ok((String::from_utf8(output.stdout)?, code))
+    }
+
     /// Waits until pods, by name or selector, are ready.
     pub(crate) async fn ready(&self, namespace: &str, pods: &str) -> Result<()> {
         let wait = ["-n", namespace, "wait", "pod", pods, "--for=condition=Ready", "--timeout=60s"];

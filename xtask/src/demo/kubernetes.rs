@@ -18,7 +18,13 @@ use super::{
     shop::{NAMESPACE, POLICIES},
     show::{self, SECRET},
 };
-use crate::{cluster::tools, lab::runtime, packages, step::say};
+use crate::{
+    cluster::tools,
+    lab::runtime,
+    packages,
+    plugin::{self, Profile},
+    step::say,
+};
 
 const SHOP: &str = include_str!("kubernetes/shop.yaml");
 const SOON: Duration = Duration::from_secs(60);
@@ -32,7 +38,8 @@ pub(super) fn run(progress: &Progress, server: &Path, keep: bool) -> Result<()> 
     packages::ensure_installed(&packages::CLUSTER)?;
     progress.say("Kubernetes: etcd, API server, kubelets, containerd, built from source where the cache does not have them");
     let tools = tools()?;
-    let settings = Settings::from_environment()?;
+    let mut settings = Settings::from_environment()?;
+    settings.plugin = Some(plugin::build(Profile::Dev, None)?);
     // A demo that was kept is replaced.
     clean::remove(NAME)?;
     runtime()?.block_on(async {

@@ -20,10 +20,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("runtime", &[]),
     ("kubernetes", &[]),
     ("membership", &[]),
+    ("finding", &[]),
+    ("cni", &[]),
     ("ztunnel", &["hbone", "plan", "xds", "identity", "runtime", "mesh", "proto", "ebpf-claim"]),
     ("control", &["plan", "xds", "identity", "runtime", "mesh", "kubernetes"]),
-    ("node", &["ebpf-loader", "proto", "runtime", "kubernetes", "membership"]),
-    ("cli", &["kubernetes", "membership"]),
+    ("node", &["ebpf-loader", "proto", "runtime", "kubernetes", "membership", "finding", "cni"]),
+    ("cli", &["kubernetes", "membership", "finding"]),
     ("ebpf-abi", &[]),
     ("ebpf-loader", &["ebpf-abi"]),
     ("ebpf-claim", &["ebpf-abi"]),
@@ -47,7 +49,7 @@ const SCENARIOS: &[&str] = &[
 ];
 
 /// Packages that decide and never do: no runtime, network, clock, randomness or wire format.
-const PURE: &[&str] = &["mesh", "plan", "membership"];
+const PURE: &[&str] = &["mesh", "plan", "membership", "finding"];
 const IMPURE: &[&str] = &[
     "futures-util",
     "h2",

@@ -68,10 +68,8 @@ pub fn run(environment: &BTreeMap<String, String>, stdin: impl Read) -> Outcome 
         Ok(network) => network,
         Err((version, refusal)) => return failure(&version, &refusal),
     };
-    match Call::parse(environment, &network).and_then(|call| answer(&call, &network)) {
-        Ok(outcome) => outcome,
-        Err(refusal) => failure(network.version(), &refusal),
-    }
+    let answered = Call::parse(environment, &network).and_then(|call| answer(&call, &network));
+    answered.unwrap_or_else(|refusal| failure(network.version(), &refusal))
 }
 
 fn answer(call: &Call, network: &Network) -> Result<Outcome, Refusal> {

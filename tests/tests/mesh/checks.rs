@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What `ambit check` says of a mesh that runs, and of what is put in its way.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use anyhow::{Context as _, Result, ensure};
+use lab::{checks, eventually, kube::suite::Check};
+use serde_json::{Value, json};
+
+use crate::{
+    balancer::{Balancer, PROGRAM},
+    scene::{SOON, Scene},
+};
+
+pub(crate) fn all() -> Vec<Check<Scene>> {
+    checks![
+        a_program_that_rewrites_service_addresses_at_the_socket_is_named,
+        a_rule_that_a_role_has_lost_is_named_with_what_it_breaks,
+    ]
+}
+
+/// The roles of the charts: path below `/apis/rbac.authorization.k8s.io/v1/`, and as the product calls them.
+const ROLES: [(&str, &str); 4] = [
+    ("clusterroles/ambit-control", "clusterrole/ambit-control"),
+    ("clusterroles/ambit-node", "clusterrole/ambit-node"),
+    ("namespaces/ambit-system/roles/control", "role/control"),
+    ("namespaces/ambit-system/roles/node", "role/node"),
+];
+
+/// What `ambit check` finds with one name: `grade: what fix`.
+async fn found(scene: &Scene, check: &str) -> Result<Vec<String>> {
+    let (said, code) = scene.ambit_says(&["check", "-o", "json"]).await?;
+    let verdict: Value = serde_json::from_str(&said).with_context(|| format!("code {code}: {said}"))?;
+    let findings = verdict.get("findings").and_then(Value::as_array).context("no findings")?;
+    let is_answered = |finding: &Value| finding["check"] != "node report" || finding["grade"] == "ok";
+    ensure!(findings.iter().all(is_answered), "a node does not answer: {said}");
+    let failed = findings.iter().any(|finding| finding["grade"] == "failure");
+    ensure!(failed == (code == 1), "ended with {code}: {said}");
+    let text = |finding: &Value, field: &str| finding[field].as_str().unwrap_or_default().to_owned();
+    let texts = findings.iter().filter(|finding| finding["check"] == check).map(|finding| {
+        format!("{}: {} {}", text(finding, "grade"), text(finding, "found"), text(finding, "fix"))
+    });
+    Ok(texts.collect())
+}
+
+async fn at_sockets(scene: &Scene) -> Result<Vec<String>> {
+    found(scene, "socket LB").await
+}
+
+async fn a_program_that_rewrites_service_addresses_at_the_socket_is_named(scene: &Scene) -> Result<()> {
+    let before = at_sockets(scene).await?;
+    ensure!(before.is_empty(), "before there is one: {before:?}");
+    let service = scene.object("/api/v1/namespaces/default/services/kubernetes").await?;
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=\
+                  kubernetes.io%2Fservice-name%3Dkubernetes";
+    let slices = scene.object(slices).await?;
+    let address = |object: &Value, ip: &str, port: &str| {
+        let ip: Ipv4Addr = object.pointer(ip).and_then(Value::as_str).context("no address")?.parse()?;
+        let port = object.pointer(port).and_then(Value::as_u64).context("no port")?;
+        anyhow::Ok(SocketAddrV4::new(ip, u16::try_from(port)?))
+    };
+    let service = address(&service, "/spec/clusterIP", "/spec/ports/0/port")?;
+    let slice = slices.get("items").and_then(Value::as_array).into_iter().flatten();
+    let slice = slice.into_iter().find(|slice| slice["addressType"] == "IPv4").context("no endpoints")?;
+    let endpoint = address(slice, "/endpoints/0/addresses/0", "/ports/0/port")?;
+    let balancer = Balancer::attach(service, endpoint)?;
+    let found = at_sockets(scene).await?;
+    let [found] = found.as_slice() else { anyhow::bail!("not once for both nodes: {found:?}") };
+    let named = format!("({PROGRAM}, of an unknown owner) at connect4 of the control group /");
+    ensure!(found.starts_with("failure: node-a, node-b: program ") && found.contains(&named), "{found}");
+    ensure!(found.contains(&format!("{service} became {endpoint}")), "{found}");
+    ensure!(found.contains("bpftool prog show id"), "no fix: {found}");
+    drop(balancer);
+
+    // It rewrites, but not what was tried.
+    let elsewhere = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 1);
+    let balancer = Balancer::attach(elsewhere, endpoint)?;
+    let found = at_sockets(scene).await?;
+    ensure!(found.concat().contains("warning: ") && found.concat().contains("stayed as it was"), "{found:?}");
+    drop(balancer);
+    let after = at_sockets(scene).await?;
+    ensure!(after.is_empty(), "after it has gone: {after:?}");
+    Ok(())
+}
+
+/// One rule of each role at a time: no two of them break the same.
+async fn a_rule_that_a_role_has_lost_is_named_with_what_it_breaks(scene: &Scene) -> Result<()> {
+    let mut roles = Vec::new();
+    for (path, role) in ROLES {
+        let path = format!("/apis/rbac.authorization.k8s.io/v1/{path}");
+        let rules = scene.object(&path).await?.get("rules").and_then(Value::as_array).cloned();
+        roles.push((path, role, rules.context("no rules")?));
+    }
+    let most = roles.iter().map(|(_, _, rules)| rules.len()).max().unwrap_or_default();
+    for number in 0..most {
+        let mut lost = Vec::new();
+        for (path, role, rules) in &roles {
+            let mut rest = rules.clone();
+            if number < rest.len() {
+                lost.extend(lines(role, &rest.remove(number)));
+            }
+            scene.cluster.api().merge(path, &json!({"rules": rest})).await?;
+        }
+        eventually(SOON, &format!("{lost:?} being named"), async || {
+            let found = found(scene, "permissions").await?;
+            for line in &lost {
+                let breaks = format!("{line}: ");
+                let named = found.iter().any(|text| text.starts_with("failure: ") && text.contains(&breaks));
+                ensure!(named, "{line} is not among {found:?}");
+            }
+            ensure!(found.len() == lost.len(), "{} lost, and found are {found:?}", lost.len());
+            Ok(())
+        })
+        .await?;
+    }
+    for (path, _, rules) in &roles {
+        scene.cluster.api().merge(path, &json!({"rules": rules})).await?;
+    }
+    eventually(SOON, "a mesh that is well again", async || {
+        let (said, code) = scene.ambit_says(&["check"]).await?;
+        ensure!(code == 0, "{said}");
+        Ok(())
+    })
+    .await
+}
+
+/// How the loss of a rule is told, for each of its resources.
+fn lines(role: &str, rule: &Value) -> Vec<String> {
+    let words = |field: &str| -> Vec<String> {
+        let list = rule.get(field).and_then(Value::as_array).into_iter().flatten();
+        list.filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let group = words("apiGroups").concat();
+    let verbs = words("verbs").join(", ");
+    let resources = words("resources")
+        .into_iter()
+        .map(|resource| if group.is_empty() { resource } else { format!("{resource}.{group}") });
+    resources.map(|resource| format!("{role} does not let it {verbs} {resource}")).collect()
+}
