@@ -53,7 +53,7 @@ impl Scene {
 
     /// What the command line says, and the code that it ends with.
     pub(crate) async fn ambit_says(&self, arguments: &[&str]) -> Result<(String, i32)> {
-        let mut command = std::process::Command::new(&self.ambit);
+        let mut command = std::process::Command::new(self.settings.binary("ambit")?);
         command.args(arguments).arg("--kubeconfig").arg(self.cluster.shape().kubeconfig());
         let output = tokio::task::spawn_blocking(move || command.output()).await??;
         let code = output.status.code().context("killed")?;
