@@ -24,7 +24,7 @@ pub(crate) struct BypassCommand {
     /// The namespace
     name: String,
     /// For how long, such as 30m or 2h; at most 24h
-    #[arg(long = "for", value_name = "TIME", value_parser = duration, requires = "reason")]
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     lasts: Option<SignedDuration>,
     /// Why; it is written down
     #[arg(long, value_name = "TEXT")]
@@ -53,7 +53,7 @@ impl BypassCommand {
         let now = Timestamp::now().round(Unit::Second).context("the clock cannot be used")?;
         let written = match self.lasts {
             Some(lasts) => {
-                let reason = self.reason.clone().unwrap_or_default();
+                let reason = self.reason.clone().unwrap_or_else(|| "none was given".to_owned());
                 let until = now.checked_add(lasts).context("the clock cannot be used")?;
                 self.begin(&api, Bypass { since: now, until, by, reason }).await?
             }

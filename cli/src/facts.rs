@@ -31,6 +31,8 @@ pub(crate) struct Facts {
     pub(crate) crds: BTreeMap<String, Crd>,
     /// `cilium-config` of `kube-system`.
     pub(crate) cilium: Labels,
+    /// `istio-cni-config` of the namespace of Istio's CNI agent.
+    pub(crate) istio_cni: Labels,
     /// What each replica of control answers, by its pod.
     pub(crate) controls: BTreeMap<String, Answer<ControlStatus>>,
     /// What each ztunnel answers, by its pod.

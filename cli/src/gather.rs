@@ -33,6 +33,9 @@ const DAEMON_SETS: Resource = Resource::new("apps", "v1", "daemonsets");
 const DEPLOYMENTS: Resource = Resource::new("apps", "v1", "deployments");
 const CRDS: Resource = Resource::new("apiextensions.k8s.io", "v1", "customresourcedefinitions");
 
+/// The settings of Istio's CNI agent, in whatever namespace that runs.
+const ISTIO_CNI: &str = "istio-cni-config";
+
 /// What the API server knows.
 ///
 /// # Errors
@@ -42,7 +45,8 @@ pub(crate) async fn cluster(api: &Api, home: &str) -> Result<Facts, ApiError> {
     let version: Value = api.get("/version").await?;
     let mut facts = Facts { home: home.to_owned(), server: parse::server(&version), ..Facts::default() };
     let cilium = CONFIGS.object("kube-system", "cilium-config");
-    let (nodes, namespaces, pods, daemon_sets, deployments, crds, cilium) = futures_util::join!(
+    let istio = format!("{}?fieldSelector=metadata.name%3D{ISTIO_CNI}", CONFIGS.path(&Within::Cluster));
+    let (nodes, namespaces, pods, daemon_sets, deployments, crds, cilium, istio) = futures_util::join!(
         all(api, NODES),
         all(api, NAMESPACES),
         all(api, PODS),
@@ -50,6 +54,7 @@ pub(crate) async fn cluster(api: &Api, home: &str) -> Result<Facts, ApiError> {
         all(api, DEPLOYMENTS),
         all(api, CRDS),
         api.find::<Value>(&cilium),
+        api.list::<Value>(&istio),
     );
     let mut seen = |what: &str, found: Result<Vec<Value>, ApiError>| {
         found.unwrap_or_else(|error| {
@@ -64,13 +69,15 @@ pub(crate) async fn cluster(api: &Api, home: &str) -> Result<Facts, ApiError> {
     let deployments = seen("Deployments", deployments);
     let crds = seen("CustomResourceDefinitions", crds);
     let cilium = seen("ConfigMap kube-system/cilium-config", cilium.map(|found| found.into_iter().collect()));
+    let istio = seen("ConfigMaps istio-cni-config", istio);
     facts.nodes = nodes.iter().map(parse::node).collect();
     facts.namespaces = namespaces.into_iter().filter_map(parse::namespace).collect();
     facts.pods = pods.into_iter().filter_map(parse::pod).collect();
     facts.workloads = daemon_sets.iter().map(parse::daemon_set).collect();
     facts.workloads.extend(deployments.iter().map(parse::deployment));
     facts.crds = crds.iter().map(parse::crd).collect();
-    facts.cilium = cilium.first().map(|map| crate::tree::map(map, "/data")).unwrap_or_default();
+    let data = |maps: &[Value]| maps.first().map(|map| crate::tree::map(map, "/data")).unwrap_or_default();
+    (facts.cilium, facts.istio_cni) = (data(&cilium), data(&istio));
     Ok(facts)
 }
 

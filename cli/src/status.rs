@@ -84,6 +84,10 @@ struct Trouble {
     object: String,
     condition: String,
     message: String,
+    /// Whether it is a failure. What is not the mesh's own is only shown, and so are groups of workloads, of which something
+    /// is never honoured.
+    #[serde(skip)]
+    counts: bool,
 }
 
 impl StatusCommand {
@@ -95,7 +99,8 @@ impl StatusCommand {
         show(to.output, &status, table)?;
         let down = status.components.iter().any(|component| component.ready < component.wanted);
         let waiting = status.namespaces.iter().any(|namespace| namespace.waiting > 0);
-        let wrong = !status.installed || down || waiting || !status.objects.is_empty();
+        let refused = status.objects.iter().any(|trouble| trouble.counts);
+        let wrong = !status.installed || down || waiting || refused;
         Ok(if wrong { Outcome::Wrong } else { Outcome::Well })
     }
 }
@@ -220,13 +225,15 @@ async fn objects(api: &Api, facts: &Facts) -> Vec<Trouble> {
                 (tree::text(&object, "/metadata/namespace"), tree::text(&object, "/metadata/name"));
             let within = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
             let object_name = format!("{}/{within}{name}", kind.plural);
-            // Of what is not the mesh's own, others say in their conditions what is no trouble of the mesh.
-            let ours = |condition: &str| !is_core(kind) || condition == "AmbitAccepted";
+            // Others say in their conditions what is no trouble of the mesh.
+            let ours = |condition: &str| matches!(condition, "AmbitAccepted" | "ZtunnelAccepted");
+            let counts = kind.group.starts_with("security.") || kind.plural.ends_with("entries");
             let wrong = gather::refused(&object).into_iter().filter(|(condition, _)| ours(condition));
             found.extend(wrong.map(|(condition, message)| Trouble {
                 object: object_name.clone(),
                 condition,
                 message,
+                counts,
             }));
         }
     }

@@ -63,8 +63,18 @@ pub(super) fn meshes(facts: &Facts, revision: Option<&str>) -> Vec<Finding> {
         (Some(_), Some((cni, ztunnel))) if revision.is_none() => findings.push(Finding::failure(
             "second mesh",
             format!("Istio's ambient mode reads the same labels ({cni}, {ztunnel}), and each pod has one owner"),
-            "install with --set global.revision=ambit, and move a namespace with `kubectl label namespace NAME \
-             istio.io/rev=ambit --overwrite` (docs/interop.md)",
+            "have Istio's CNI leave istio.io/rev=ambit alone, install with --set \
+             global.revision=ambit,global.rootsConfigMap=ambit-ca-root-cert, and move a namespace with `kubectl label \
+             namespace NAME istio.io/rev=ambit --overwrite` (docs/interop.md)",
+        )),
+        (Some(_), Some((cni, _))) if !tells_revisions_apart(facts) => findings.push(Finding::failure(
+            "second mesh",
+            format!(
+                "Istio's CNI ({cni}) enrols what has istio.io/dataplane-mode=ambient whatever its istio.io/rev, also what is ours \
+                 by istio.io/rev={}",
+                revision.unwrap_or_default()
+            ),
+            "give it values ambient.enablementSelectors that leave out our revision (docs/interop.md), before a namespace moves",
         )),
         (Some(_), Some((cni, _))) => findings.push(Finding::ok(
             "second mesh",
@@ -91,6 +101,14 @@ pub(super) fn meshes(facts: &Facts, revision: Option<&str>) -> Vec<Finding> {
         findings.push(Finding::ok("second mesh", "none is here"));
     }
     findings
+}
+
+/// Whether Istio's CNI looks at revisions. Its own default does not.
+fn tells_revisions_apart(facts: &Facts) -> bool {
+    facts
+        .istio_cni
+        .get("AMBIENT_ENABLEMENT_SELECTOR")
+        .is_some_and(|selectors| selectors.contains("istio.io/rev"))
 }
 
 /// Namespaces and pods that two meshes would have.

@@ -18,7 +18,7 @@ const OLDEST_KERNEL: (u32, u32) = (6, 6);
 const ARCHITECTURES: [&str; 2] = ["amd64", "arm64"];
 const REVIEWS: Resource = Resource::new("authorization.k8s.io", "v1", "selfsubjectaccessreviews");
 /// What the chart makes: verb, group, resource. For roles also `escalate`, for bindings `bind`, or what the new role allows.
-const NEEDED: [(&str, &str); 12] = [
+const NEEDED: [(&str, &str); 16] = [
     ("", "namespaces"),
     ("", "serviceaccounts"),
     ("", "services"),
@@ -26,6 +26,10 @@ const NEEDED: [(&str, &str); 12] = [
     ("", "secrets"),
     ("apps", "deployments"),
     ("apps", "daemonsets"),
+    ("batch", "jobs"),
+    ("policy", "poddisruptionbudgets"),
+    ("networking.k8s.io", "networkpolicies"),
+    ("admissionregistration.k8s.io", "validatingwebhookconfigurations"),
     ("rbac.authorization.k8s.io", "clusterroles"),
     ("rbac.authorization.k8s.io", "clusterrolebindings"),
     ("rbac.authorization.k8s.io", "roles"),

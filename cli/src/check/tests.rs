@@ -109,7 +109,14 @@ fn cilium_is_refused_only_with_settings_that_get_in_the_way() {
 #[test]
 fn a_second_ambient_mesh_is_refused_unless_a_revision_divides_them() {
     check_before(istio, None, &["failure second mesh"]);
-    check_before(istio, Some("ambit"), &[]);
+    check_before(istio, Some("ambit"), &["failure second mesh"]);
+    let divided = |facts: &mut Facts| {
+        istio(facts);
+        let selectors =
+            "- podSelector: {matchExpressions: [{key: istio.io/rev, operator: NotIn, values: [ambit]}]}";
+        facts.istio_cni = labels(&[("AMBIENT_ENABLEMENT_SELECTOR", selectors)]);
+    };
+    check_before(divided, Some("ambit"), &[]);
     let sidecars = |facts: &mut Facts| {
         facts.workloads.push(fixtures::workload(Kind::Deployment, "istio-system", "istiod-1-30"));
     };

@@ -117,17 +117,24 @@ impl Scene {
         serde_json::from_str(body).with_context(|| format!("reading {body}"))
     }
 
+    /// The request was made, at an address that was known, and the connection came to nothing.
+    async fn refuses(&self, pod: (&str, &str), url: &str) -> Result<()> {
+        match self.call(pod, url).await {
+            Ok(answer) => anyhow::bail!("it answers {answer:?}"),
+            Err(error) => {
+                let text = format!("{error:#}");
+                let asked =
+                    text.contains("command terminated with exit code") && !text.contains("no address of");
+                ensure!(asked, "it was not asked: {text}");
+                Ok(())
+            }
+        }
+    }
+
     /// Whether such a request is refused, and not just once.
     pub(crate) async fn is_refused(&self, pod: (&str, &str), url: &str) -> Result<()> {
-        eventually(SOON, &format!("{url} refusing {}", pod.1), async || {
-            let answer = self.call(pod, url).await;
-            ensure!(answer.is_err(), "it answers {answer:?}");
-            Ok(())
-        })
-        .await?;
-        let again = self.call(pod, url).await;
-        ensure!(again.is_err(), "refused first, then answered: {again:?}");
-        Ok(())
+        eventually(SOON, &format!("{url} refusing {}", pod.1), async || self.refuses(pod, url).await).await?;
+        self.refuses(pod, url).await.context("refused first")
     }
 
     pub(crate) async fn answers(&self, pod: (&str, &str), url: &str) -> Result<echo::Echo> {
