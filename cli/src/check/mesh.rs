@@ -226,7 +226,7 @@ pub(super) fn capture(facts: &Facts, now: Timestamp) -> Vec<Finding> {
 
 /// What the agents say of their nodes, each thing once; what is well on all of them is one line.
 pub(super) fn reports(facts: &Facts) -> Vec<Finding> {
-    let mut bad: BTreeMap<(&str, Grade, &str, &str), Vec<String>> = BTreeMap::new();
+    let mut bad: BTreeMap<(&str, Grade, &str, &str), BTreeSet<String>> = BTreeMap::new();
     let mut findings = Vec::new();
     let mut good = 0;
     for (pod, answer) in &facts.reports {
@@ -246,10 +246,11 @@ pub(super) fn reports(facts: &Facts) -> Vec<Finding> {
         let wrong: Vec<&Finding> = report.iter().filter(|finding| finding.grade != Grade::Ok).collect();
         good += usize::from(wrong.is_empty());
         for Finding { check, grade, found, fix } in wrong {
-            bad.entry((check, *grade, found, fix)).or_default().push(node.clone());
+            bad.entry((check, *grade, found, fix)).or_default().insert(node.clone());
         }
     }
     for ((check, grade, found, fix), nodes) in bad {
+        let nodes: Vec<String> = nodes.into_iter().collect();
         let found = format!("{}: {found}", some(&nodes));
         findings.push(Finding { check: check.to_owned().into(), grade, found, fix: fix.to_owned() });
     }

@@ -190,8 +190,8 @@ fn what_a_node_finds_is_said_with_its_name() {
         &["warning node report"],
     );
     let mut facts = fixtures::installed();
-    facts.pods.push(fixtures::part_pod(Role::Node, "node-two", "node-b", "0.1.0"));
-    for pod in ["node", "node-two"] {
+    facts.pods.push(fixtures::part_pod(Role::Node, "a-node", "node-b", "0.1.0"));
+    for pod in ["node", "a-node"] {
         facts.reports.insert(pod.to_owned(), Ok(vec![balancer.clone()]));
     }
     let text = installed(&facts, now()).text();
