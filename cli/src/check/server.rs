@@ -6,15 +6,17 @@ use kubernetes::{Api, Resource, Within};
 use serde_json::{Value, json};
 
 use crate::{
-    facts::Facts,
+    facts::{Facts, Node},
     gather::at_once,
     output::{count, some},
 };
 
 /// The node of a token is said since this version.
 const OLDEST: (u32, u32) = (1, 30);
-/// tcx.
-const OLDEST_KERNEL: (u32, u32) = (6, 6);
+/// What capture needs at least.
+const OLDEST_KERNEL: (u32, u32) = (5, 15);
+/// tcx, which nothing in a pod can take away.
+const TCX: (u32, u32) = (6, 6);
 const ARCHITECTURES: [&str; 2] = ["amd64", "arm64"];
 const REVIEWS: Resource = Resource::new("authorization.k8s.io", "v1", "selfsubjectaccessreviews");
 /// What the chart makes: verb, group, resource. For roles also `escalate`, for bindings `bind`, or what the new role allows.
@@ -143,33 +145,11 @@ pub(super) fn definitions(facts: &Facts) -> Vec<Finding> {
 }
 
 pub(super) fn nodes(facts: &Facts) -> Vec<Finding> {
-    let (mut old, mut unknown, mut other, mut foreign) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for node in &facts.nodes {
-        if node.system != "linux" {
-            foreign.push(format!("{} ({})", node.name, node.system));
-            continue;
-        }
-        match kernel(&node.kernel) {
-            Some(version) if version >= OLDEST_KERNEL => {}
-            Some(_) => old.push(format!("{} ({})", node.name, node.kernel)),
-            None => unknown.push(format!("{} ({:?})", node.name, node.kernel)),
-        }
-        if !ARCHITECTURES.contains(&node.architecture.as_str()) {
-            other.push(format!("{} ({})", node.name, node.architecture));
-        }
-    }
-    let mut findings = Vec::new();
-    if !old.is_empty() {
-        findings.push(Finding::failure(
-            "kernel",
-            format!("older than 6.6, which has no tcx: {}", some(&old)),
-            "upgrade these nodes to an image with Linux 6.6 or later, or keep the mesh and its pods off them",
-        ));
-    }
-    if !unknown.is_empty() {
-        let found = format!("not to be told for {}", some(&unknown));
-        findings.push(Finding::warning("kernel", found, "compare `uname -r` on these nodes with 6.6"));
-    }
+    let (ours, foreign): (Vec<&Node>, Vec<&Node>) =
+        facts.nodes.iter().partition(|node| node.system == "linux");
+    let mut findings = kernels(&ours);
+    let other = ours.iter().filter(|node| !ARCHITECTURES.contains(&node.architecture.as_str()));
+    let other: Vec<String> = other.map(|node| format!("{} ({})", node.name, node.architecture)).collect();
     if !other.is_empty() {
         findings.push(Finding::failure(
             "architecture",
@@ -178,6 +158,8 @@ pub(super) fn nodes(facts: &Facts) -> Vec<Finding> {
         ));
     }
     if !foreign.is_empty() {
+        let foreign: Vec<String> =
+            foreign.iter().map(|node| format!("{} ({})", node.name, node.system)).collect();
         let found = format!("no Linux, so outside the mesh: {}", some(&foreign));
         findings.push(Finding::warning("nodes", found, "keep pods that need the mesh off these nodes"));
     }
@@ -185,10 +167,43 @@ pub(super) fn nodes(facts: &Facts) -> Vec<Finding> {
         let found = "the cluster has no nodes that this user sees";
         findings.push(Finding::warning("nodes", found, "add nodes; until then no pod of the mesh runs"));
     }
-    let good = !facts.nodes.is_empty() && findings.iter().all(|finding| finding.grade == Grade::Ok);
-    if good {
+    if findings.is_empty() {
         let text = format!("{}, each Linux 6.6 or later on amd64 or arm64", count(facts.nodes.len(), "node"));
         findings.push(Finding::ok("nodes", text));
+    }
+    findings
+}
+
+fn kernels(nodes: &[&Node]) -> Vec<Finding> {
+    let (mut old, mut weak, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
+    for node in nodes {
+        match kernel(&node.kernel) {
+            Some(version) if version >= TCX => {}
+            Some(version) if version >= OLDEST_KERNEL => {
+                weak.push(format!("{} ({})", node.name, node.kernel));
+            }
+            Some(_) => old.push(format!("{} ({})", node.name, node.kernel)),
+            None => unknown.push(format!("{} ({:?})", node.name, node.kernel)),
+        }
+    }
+    let mut findings = Vec::new();
+    if !old.is_empty() {
+        findings.push(Finding::failure(
+            "kernel",
+            format!("older than 5.15: {}", some(&old)),
+            "upgrade these nodes to an image with Linux 6.6 or later, or keep the mesh and its pods off them",
+        ));
+    }
+    if !weak.is_empty() {
+        findings.push(Finding::warning(
+            "kernel",
+            format!("older than 6.6, so that a pod with CAP_NET_ADMIN can leave the mesh: {}", some(&weak)),
+            "upgrade these nodes to an image with Linux 6.6 or later, or give no pod that capability",
+        ));
+    }
+    if !unknown.is_empty() {
+        let found = format!("not to be told for {}", some(&unknown));
+        findings.push(Finding::warning("kernel", found, "compare `uname -r` on these nodes with 6.6"));
     }
     findings
 }

@@ -55,7 +55,8 @@ fn an_old_api_server_or_kernel_is_refused() {
     check_before(|facts| facts.server.minor = 29, None, &["failure api server"]);
     check_before(|facts| facts.server.major = 2, None, &[]);
     let node = |change: fn(&mut Node)| move |facts: &mut Facts| facts.nodes.iter_mut().for_each(change);
-    check_before(node(|node| node.kernel = "5.15.0-1061-gke".to_owned()), None, &["failure kernel"]);
+    check_before(node(|node| node.kernel = "5.10.0-32-amd64".to_owned()), None, &["failure kernel"]);
+    check_before(node(|node| node.kernel = "5.15.0-1061-gke".to_owned()), None, &["warning kernel"]);
     check_before(node(|node| node.kernel = "6.6.0".to_owned()), None, &[]);
     check_before(node(|node| node.kernel = "strange".to_owned()), None, &["warning kernel"]);
     check_before(node(|node| node.architecture = "s390x".to_owned()), None, &["failure architecture"]);
