@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The API server, what this user may do, and the nodes: what an installation needs.
 
-use finding::{Finding, Grade};
+use finding::Finding;
 use kubernetes::{Api, Resource, Within};
 use serde_json::{Value, json};
 
