@@ -57,8 +57,8 @@ pub struct ClusterConfig {
     pub node: String,
     /// `POD_NAMESPACE`: the mesh's own namespace.
     pub namespace: String,
-    /// `AMBIT_DAEMONSET`: the DaemonSet that runs the agent; when it is gone as the agent is stopped, the agent takes
-    /// everything back. Without it everything stays.
+    /// `AMBIT_DAEMONSET`: the DaemonSet that runs the agent; when it is gone, or wants this node no longer, as the agent is
+    /// stopped, the agent takes everything back. Without it everything stays.
     pub daemon_set: Option<String>,
     /// Who is in the mesh and how: `AMBIT_REVISION`, `AMBIT_EXCLUDED_NAMESPACES`, `AMBIT_CAPTURE_DNS`.
     pub rules: Rules,
