@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use finding::Finding;
 use membership::{
     objects::{Labels, NamespaceObject, PodObject},
-    pod::Uid,
+    pod::{Capturing, Uid},
     rules::{Reason, Rules, Verdict},
 };
 use serde::Serialize;
@@ -230,6 +230,8 @@ impl Facts {
                 .get("AMBIT_EXCLUDED_NAMESPACES")
                 .map_or_else(|| vec!["kube-system".to_owned()], list),
             own_namespace: Some(self.home.clone()),
+            // Whether a pod is in does not depend on it.
+            dns: Capturing::default(),
         }
     }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The agent put together: what was there is adopted, then ztunnel, the local API and, on a node of Kubernetes, the CNI
-//! plugin and the watches are served. When it ends, everything it made stays; only the end of its DaemonSet, or
-//! [`detach_all`], takes it back.
+//! plugin and the watches are served. When it ends, everything it made stays; only the end of its DaemonSet (for
+//! this node or altogether), or [`detach_all`], takes it back.
 
 mod cluster;
 mod listen;
@@ -75,7 +75,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // Nobody asks any more, and who asked has got an answer.
     let asking = groups.asking.drain(DRAIN).await;
     if gone {
-        tracing::info!("the DaemonSet is gone: the mesh leaves this node");
+        tracing::info!("the DaemonSet is gone or wants other nodes: the mesh leaves this node");
         leave(&config, enrolment).await?;
     } else {
         tracing::info!("pods stay captured");

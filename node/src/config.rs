@@ -57,10 +57,10 @@ pub struct ClusterConfig {
     pub node: String,
     /// `POD_NAMESPACE`: the mesh's own namespace.
     pub namespace: String,
-    /// `AMBIT_DAEMONSET`: the DaemonSet that runs the agent; when it is gone as the agent is stopped, the agent takes
-    /// everything back. Without it everything stays.
+    /// `AMBIT_DAEMONSET`: the DaemonSet that runs the agent; when it is gone, or wants this node no longer, as the agent is
+    /// stopped, the agent takes everything back. Without it everything stays.
     pub daemon_set: Option<String>,
-    /// Who is in the mesh: `AMBIT_REVISION`, `AMBIT_EXCLUDED_NAMESPACES`.
+    /// Who is in the mesh and how: `AMBIT_REVISION`, `AMBIT_EXCLUDED_NAMESPACES`, `AMBIT_CAPTURE_DNS`.
     pub rules: Rules,
     /// `AMBIT_CGROUP_ROOT`: where the node's control groups of version 2 are; by default where they are mounted.
     pub cgroup_root: Option<PathBuf>,
@@ -140,6 +140,7 @@ fn cluster(env: &mut Env) -> Option<ClusterConfig> {
         revision: env.optional_string("AMBIT_REVISION"),
         excluded,
         own_namespace: Some(namespace.clone()),
+        dns: env.flag("AMBIT_CAPTURE_DNS", true).into(),
     };
     Some(ClusterConfig {
         access,
@@ -191,6 +192,7 @@ fn mode(text: &str) -> Option<Mode> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pod::Capturing;
 
     fn read(variables: &[(&str, &str)]) -> Result<Config, InvalidEnvironment> {
         Config::read(Env::new(
@@ -222,6 +224,9 @@ mod tests {
         assert_eq!(installation.settings.pass_without_agent, ["ambit-system", "kube-system"]);
         let none = on(&[("NODE_NAME", "a"), ("AMBIT_EXCLUDED_NAMESPACES", "")]).unwrap().cluster.unwrap();
         assert!(none.rules.excluded.is_empty());
+        assert_eq!(none.rules.dns, Capturing::On);
+        let off = on(&[("NODE_NAME", "a"), ("AMBIT_CAPTURE_DNS", "false")]).unwrap().cluster.unwrap();
+        assert_eq!(off.rules.dns, Capturing::Off);
         assert!(read(&[("AMBIT_KUBERNETES", "yes"), ("NODE_NAME", "a")]).is_err());
     }
 

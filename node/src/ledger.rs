@@ -112,8 +112,9 @@ impl Ledger {
                     }
                 }
                 (Verdict::Skip(reason), Some(_)) => steps.push(Step::Release(pod.uid.clone(), reason)),
-                // Left by an agent that could not take it back. A pod of another mesh is marked by that one.
-                (Verdict::Skip(Reason::NotLabelled | Reason::OptedOut), None) if pod.is_marked() => {
+                // Left by an agent that could not take it back, this one too: whatever the pod is out for, nobody serves
+                // HBONE there. The mark of another mesh is that one's.
+                (Verdict::Skip(_), None) if pod.is_marked() && pod.mark_is_ours => {
                     steps.push(Step::Mark(Box::new(pod.clone()), false));
                 }
                 (Verdict::Skip(_), None) => {}

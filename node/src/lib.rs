@@ -28,6 +28,7 @@ pub mod probes;
 pub mod record;
 pub(crate) mod rights;
 pub mod routes;
+pub(crate) mod selection;
 pub mod standing;
 pub mod sysctl;
 pub mod uninstall;

@@ -6,12 +6,11 @@ use kubernetes::{Api, ApiError, Resource};
 use serde_json::{Value, json};
 
 use crate::{
-    objects::{ENABLED, REDIRECTION},
+    objects::{ENABLED, MANAGER, REDIRECTION},
     pod::Uid,
 };
 
 const PODS: Resource = Resource::core("pods");
-const MANAGER: &str = "ambit-node-agent";
 /// HTTP's "unprocessable": the uid of an object cannot be changed.
 const ANOTHER: u16 = 422;
 

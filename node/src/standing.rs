@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How the agent itself stands in the cluster: the taint that goes when the node is ready for pods, and the DaemonSet
-//! whose end means that the mesh is being uninstalled.
+//! whose end means that the mesh is being uninstalled, or leaves this node.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use runtime::Tasks;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
-use crate::chain::Chain;
+use crate::{chain::Chain, selection::Selectable};
 
 /// Whoever makes the node may set it, so that no pod is scheduled before it can be captured. Istio's name.
 const TAINT: &str = "cni.istio.io/not-ready";
@@ -78,21 +78,22 @@ pub struct Existence {
     api: Api,
     namespace: String,
     name: String,
+    node: String,
     last: watch::Receiver<Option<Presence>>,
 }
 
 /// What is known about the DaemonSet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
-    /// It is there: this agent is replaced or restarted.
+    /// It is there and wants this node: this agent is replaced or restarted.
     There,
-    /// It is gone, or going: the mesh is uninstalled.
+    /// It is gone, or going, or wants other nodes only: no agent comes after this one.
     Gone,
 }
 
 impl Existence {
-    /// Begins to watch.
-    pub fn watch(api: Api, namespace: String, name: String, tasks: &Tasks) -> Self {
+    /// Begins to watch, on behalf of the agent of `node`.
+    pub fn watch(api: Api, namespace: String, name: String, node: String, tasks: &Tasks) -> Self {
         let (tell, last) = watch::channel(None);
         let mut watching = Watch::new((), [DAEMON_SETS]);
         watching.within = Within::Namespace(namespace.clone());
@@ -116,7 +117,7 @@ impl Existence {
                 }
             }
         }));
-        Self { api, namespace, name, last }
+        Self { api, namespace, name, node, last }
     }
 
     /// Whether it is there now. Whatever cannot be known counts as there: then everything stays in place.
@@ -124,10 +125,8 @@ impl Existence {
         if *self.last.borrow() == Some(Presence::Gone) {
             return Presence::Gone;
         }
-        let path = DAEMON_SETS.object(&self.namespace, &self.name);
-        match tokio::time::timeout(LAST_WORD, self.api.find::<Value>(&path)).await {
-            Ok(Ok(Some(object))) => presence(&object),
-            Ok(Ok(None)) => Presence::Gone,
+        match tokio::time::timeout(LAST_WORD, self.asked()).await {
+            Ok(Ok(presence)) => presence,
             Ok(Err(error)) => {
                 tracing::warn!(error = %Chain(&error), "whether the DaemonSet is there is not known, everything stays");
                 Presence::There
@@ -137,6 +136,17 @@ impl Existence {
                 Presence::There
             }
         }
+    }
+
+    async fn asked(&self) -> Result<Presence, ApiError> {
+        let path = DAEMON_SETS.object(&self.namespace, &self.name);
+        let Some(daemon_set) = self.api.find::<Value>(&path).await? else { return Ok(Presence::Gone) };
+        if presence(&daemon_set) == Presence::Gone {
+            return Ok(Presence::Gone);
+        }
+        // Its labels as they are now, and not as they were when a watch last told of them.
+        let node: Value = self.api.get(&NODES.object("", &self.node)).await?;
+        Ok(if Selectable::of(&node).is_wanted_by(&daemon_set) { Presence::There } else { Presence::Gone })
     }
 }
 

@@ -205,7 +205,8 @@ impl Watcher {
         Ok(())
     }
 
-    /// Before it is released, so that nobody is sent to a port that nobody serves. It is tried again afterwards.
+    /// Before it is released, so that nobody is sent to a port that nobody serves. A bypass does not wait for the API
+    /// server: what fails here is a step of its own once the pod is out.
     async fn unmark(&self, uid: &Uid) {
         let pod = self.ledger.lock().pod(uid).filter(|pod| pod.is_marked()).cloned();
         let Some(pod) = pod else { return };

@@ -120,6 +120,7 @@ pub(crate) fn pod(namespace: &str, name: &str, node: &str) -> Pod {
         phase: Phase::Running,
         ips: vec!["10.7.0.9".parse().unwrap()],
         containers: Vec::new(),
+        mark_is_ours: false,
     };
     Pod { object, node: node.to_owned(), ready: true, images: vec!["web:1".to_owned()] }
 }

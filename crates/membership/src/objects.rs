@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use crate::{
     bypass::{Bypass, Fault},
@@ -23,6 +23,8 @@ const STATIC_UID: &str = "kubernetes.io/config.hash";
 pub const REDIRECTION: &str = "ambient.istio.io/redirection";
 /// The value of [`REDIRECTION`].
 pub const ENABLED: &str = "enabled";
+/// As whom an agent writes; the API server keeps for each field who wrote it last (`metadata.managedFields`).
+pub const MANAGER: &str = "ambit-node-agent";
 
 /// A pod of this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +49,9 @@ pub struct PodObject {
     pub ips: Vec<IpAddr>,
     /// Ids of its containers that have been started, without the runtime's name.
     pub containers: Vec<String>,
+    /// Whether an agent of ours wrote [`REDIRECTION`], and not another mesh's: only such a mark may be taken away from a
+    /// pod that is not captured. The API server remembers it, so that it outlives the agent and its node.
+    pub mark_is_ours: bool,
 }
 
 /// `status.phase`.
@@ -84,6 +89,7 @@ impl PodObject {
         } else {
             self.annotations.remove(REDIRECTION);
         }
+        self.mark_is_ours = marked;
     }
 
     /// Every uid under which kubelet may run it.
@@ -156,6 +162,40 @@ struct Metadata {
     // Null and absent are alike in the API.
     labels: Option<Labels>,
     annotations: Option<Labels>,
+    #[serde(rename = "managedFields")]
+    managed: Option<Vec<Managed>>,
+}
+
+/// What one writer wrote.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Managed {
+    manager: String,
+    #[serde(rename = "fieldsV1")]
+    fields: Option<ManagedFields>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct ManagedFields {
+    #[serde(rename = "f:metadata")]
+    metadata: Option<ManagedMetadata>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct ManagedMetadata {
+    #[serde(rename = "f:annotations")]
+    annotations: Option<BTreeMap<String, IgnoredAny>>,
+}
+
+impl Managed {
+    /// Whether an agent of ours wrote [`REDIRECTION`].
+    fn is_our_mark(&self) -> bool {
+        let metadata = self.fields.as_ref().and_then(|fields| fields.metadata.as_ref());
+        let mut written = metadata.and_then(|metadata| metadata.annotations.as_ref()).into_iter().flatten();
+        self.manager == MANAGER && written.any(|(name, _)| name.strip_prefix("f:") == Some(REDIRECTION))
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -198,6 +238,7 @@ impl TryFrom<PodJson> for PodObject {
         let ids = lists.into_iter().flatten().flatten().filter_map(|container| container.id);
         // containerd://4f1c… and docker://4f1c….
         let containers = ids.filter_map(|id| Some(id.split_once("://")?.1.to_owned()));
+        let mark_is_ours = metadata.managed.iter().flatten().any(Managed::is_our_mark);
         let ips = status.pod_ips.iter().filter_map(|ip| ip.ip.parse::<IpAddr>().ok());
         Ok(Self {
             uid: Uid::parse(&metadata.uid)?,
@@ -212,6 +253,7 @@ impl TryFrom<PodJson> for PodObject {
             phase: status.phase,
             ips: ips.map(|ip| ip.to_canonical()).collect(),
             containers: containers.filter(|id| !id.is_empty()).collect(),
+            mark_is_ours,
         })
     }
 }
@@ -234,6 +276,7 @@ pub(crate) mod fixtures {
             phase: Phase::Running,
             ips: vec!["10.7.0.9".parse().unwrap()],
             containers: vec![],
+            mark_is_ours: false,
         }
     }
 }
@@ -282,5 +325,29 @@ mod tests {
         let json = json!({"metadata": {"name": "a"}, "status": {"phase": "Dreaming"}});
         let error = PodObject::try_from(serde_json::from_value::<PodJson>(json).unwrap()).unwrap_err();
         assert_eq!(error.field, "uid");
+    }
+
+    #[test]
+    fn a_mark_is_ours_when_our_agent_wrote_it() {
+        let ours = |managed: serde_json::Value| {
+            let json = json!({"metadata": {"uid": "u", "managedFields": managed,
+                                           "annotations": {"ambient.istio.io/redirection": "enabled"}}});
+            PodObject::try_from(serde_json::from_value::<PodJson>(json).unwrap()).unwrap().mark_is_ours
+        };
+        let wrote = |manager: &str, annotation: &str| {
+            json!({"manager": manager, "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1",
+                   "fieldsV1": {"f:metadata": {"f:annotations": {".": {}, annotation: {}}}}})
+        };
+        let (mark, other) = ("f:ambient.istio.io/redirection", "f:prometheus.io/port");
+        let kubelet = json!({"manager": "kubelet", "subresource": "status", "fieldsV1": {"f:status": {}}});
+        assert!(ours(json!([kubelet, wrote(MANAGER, mark)])));
+        for managed in [
+            json!(null),
+            json!([]),
+            json!([{"manager": MANAGER, "fieldsV1": null}, {"manager": MANAGER}]),
+            json!([wrote("istio-cni", mark), wrote(MANAGER, other), kubelet]),
+        ] {
+            assert!(!ours(managed.clone()), "{managed}");
+        }
     }
 }

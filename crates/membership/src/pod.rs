@@ -42,7 +42,7 @@ impl fmt::Display for Uid {
 }
 
 /// What is captured of a pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Treatment {
     /// Its DNS.
     pub dns: Capturing,
@@ -53,18 +53,13 @@ pub struct Treatment {
 }
 
 /// Whether something is captured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Capturing {
     /// It goes to ztunnel.
+    #[default]
     On,
     /// It goes where the application says.
     Off,
-}
-
-impl Default for Treatment {
-    fn default() -> Self {
-        Self { dns: Capturing::On, inbound: Capturing::On, exclusions: Exclusions::default() }
-    }
 }
 
 impl From<bool> for Capturing {

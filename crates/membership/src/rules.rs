@@ -11,7 +11,7 @@ use crate::{
     bypass::Bypass,
     exclusions::Exclusions,
     objects::{Labels, NamespaceObject, Phase, PodObject},
-    pod::Treatment,
+    pod::{Capturing, Treatment},
 };
 
 /// On a namespace or pod: [`AMBIENT`] or [`NONE`].
@@ -38,6 +38,9 @@ pub struct Rules {
     pub excluded: Vec<String>,
     /// The mesh's own namespace: what carries the mesh does not run on it.
     pub own_namespace: Option<String>,
+    /// Whether DNS is captured of a pod that says nothing about it. Off where its ztunnel serves none: what is captured
+    /// and not served is dropped.
+    pub dns: Capturing,
 }
 
 /// The decision.
@@ -102,7 +105,7 @@ impl Rules {
         let bypassed = || namespace.bypass(now).cloned().map(Reason::Bypassed);
         match self.objection(pod, &namespace.labels).or_else(bypassed) {
             Some(reason) => Verdict::Skip(reason),
-            None => Verdict::Enrol(treatment(&pod.annotations, &namespace.exclusions)),
+            None => Verdict::Enrol(self.treatment(&pod.annotations, &namespace.exclusions)),
         }
     }
 
@@ -139,20 +142,24 @@ impl Rules {
         let found = pod.labels.get(REVISION).or_else(|| namespace.get(REVISION));
         (found != Some(wanted)).then(|| Reason::OtherRevision { found: found.cloned() })
     }
+
+    fn treatment(&self, annotations: &Labels, of_namespace: &Labels) -> Treatment {
+        let says = |name: &str| annotations.get(name).map(String::as_str);
+        let (exclusions, _faults) = Exclusions::of(annotations, of_namespace);
+        Treatment {
+            dns: match says(DNS_CAPTURE) {
+                Some("true") => Capturing::On,
+                Some("false") => Capturing::Off,
+                _ => self.dns,
+            },
+            inbound: (says(BYPASS_INBOUND) != Some("true")).into(),
+            exclusions,
+        }
+    }
 }
 
 fn mode(labels: &Labels) -> Option<&str> {
     labels.get(DATAPLANE_MODE).map(String::as_str)
-}
-
-fn treatment(annotations: &Labels, of_namespace: &Labels) -> Treatment {
-    let says = |name: &str, word: &str| annotations.get(name).is_some_and(|value| value == word);
-    let (exclusions, _faults) = Exclusions::of(annotations, of_namespace);
-    Treatment {
-        dns: (!says(DNS_CAPTURE, "false")).into(),
-        inbound: (!says(BYPASS_INBOUND, "true")).into(),
-        exclusions,
-    }
 }
 
 #[cfg(test)]

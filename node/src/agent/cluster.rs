@@ -37,10 +37,9 @@ impl ClusterPart {
         tasks: &Tasks,
     ) -> anyhow::Result<Self> {
         let api = config.access.open().await.context("cannot make a client of the API server")?;
-        let existence = config
-            .daemon_set
-            .clone()
-            .map(|name| Existence::watch(api.clone(), config.namespace.clone(), name, tasks));
+        let existence = config.daemon_set.clone().map(|name| {
+            Existence::watch(api.clone(), config.namespace.clone(), name, config.node.clone(), tasks)
+        });
         Ok(Self {
             config: config.clone(),
             api,

@@ -128,8 +128,34 @@ fn the_mesh_is_told_of_a_pod_when_it_is_served_and_not_before() {
 #[test]
 fn a_mark_that_was_left_behind_is_taken_away_and_another_meshs_is_not() {
     check(&ledger([marked("a")], None), &[], &["unmark a"]);
-    let rules = Rules { revision: Some("ours".to_owned()), ..Rules::default() };
-    assert_eq!(ledger([marked("a")], Some(AMBIENT)).steps(&rules, &[], now()), []);
+    // Whoever marked it: a mesh that reads the label, and one that does not (NotLabelled goes before OtherRevision).
+    let theirs = PodObject { mark_is_ours: false, ..marked("a") };
+    let revision = Rules { revision: Some("ours".to_owned()), ..Rules::default() };
+    for (rules, namespace) in [(&revision, Some(AMBIENT)), (&revision, None), (&Rules::default(), None)] {
+        assert_eq!(ledger([theirs.clone()], namespace).steps(rules, &[], now()), []);
+    }
+}
+
+#[test]
+fn a_mark_that_could_not_be_taken_away_at_the_release_is_whatever_the_reason() {
+    let unmarked = |pod: &PodObject, rules: &Rules, namespace: NamespaceObject| {
+        let mut ledger = ledger([pod.clone()], None);
+        ledger.namespace_is("shop".to_owned(), namespace);
+        assert_eq!(words(&ledger.steps(rules, &[captured("a", State::Enrolled)], now())), ["release a"]);
+        assert_eq!(words(&ledger.steps(rules, &[], now())), ["unmark a"]);
+        ledger.pod_is_marked(&pod.uid, false);
+        assert_eq!(ledger.steps(rules, &[], now()), []);
+    };
+    let (since, until) = (now(), now() + jiff::SignedDuration::from_mins(30));
+    let bypass = Bypass { since, until, by: "eva".to_owned(), reason: "the worst night".to_owned() };
+    let bypassed = NamespaceObject { bypass: Some(Ok(bypass)), ..labelled(Some(AMBIENT)) };
+    unmarked(&marked("a"), &Rules::default(), bypassed);
+    let excluded = Rules { excluded: vec!["shop".to_owned()], ..Rules::default() };
+    unmarked(&marked("a"), &excluded, labelled(Some(AMBIENT)));
+    let revision = Rules { revision: Some("ours".to_owned()), ..Rules::default() };
+    unmarked(&marked("a"), &revision, labelled(Some(AMBIENT)));
+    let ended = PodObject { phase: Phase::Succeeded, ..marked("a") };
+    unmarked(&ended, &Rules::default(), labelled(Some(AMBIENT)));
 }
 
 #[test]

@@ -56,6 +56,7 @@ impl Directory for Table {
             phase: Phase::Pending,
             ips: vec![],
             containers: vec![],
+            mark_is_ours: false,
         };
         Ok(Entry { pod, namespace: NamespaceObject::default() })
     }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use lab::{
     checks, echo, eventually,
     kube::{mesh, node::Node, suite::Check},
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{
     load::{SECRET, TO_THE_END, on},
-    scene::{NODES, ROLL_OUT, SOON, Scene, addresses, url},
+    scene::{NODES, ROLL_OUT, Scene, addresses, url},
 };
 
 const CLIENT: (&str, &str) = ("shop", "client-a");
@@ -132,21 +132,32 @@ impl Scene {
         self.answers(CLIENT, "http://web/").await.map(drop)
     }
 
-    /// Lets the agent run on all nodes but one, or on all.
+    /// Keeps the agent from starting on a node that it is wanted on, or lets it start again everywhere. Its pod there is
+    /// made anew with an image that no node has; with a selector that excludes the node the mesh would leave it.
     async fn keep_agent_from(&self, node: Option<&str>) -> Result<()> {
-        let elsewhere = node.map(|node| {
-            let term = json!({"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [node]});
-            let required = json!({"nodeSelectorTerms": [{"matchExpressions": [term]}]});
-            json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}})
-        });
-        let change = json!({"spec": {"template": {"spec": {"affinity": elsewhere}}}});
+        let missing =
+            json!([{"name": "never", "image": "localhost/ambit/never:0", "imagePullPolicy": "Never"}]);
+        let (strategy, first) = match node {
+            Some(_) => (json!({"type": "OnDelete", "rollingUpdate": null}), missing),
+            None => (json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}), Value::Null),
+        };
+        let template = json!({"spec": {"initContainers": first}});
+        let change = json!({"spec": {"updateStrategy": strategy, "template": template}});
         let path = format!("/apis/apps/v1/namespaces/{}/daemonsets/node", mesh::NAMESPACE);
         self.cluster.api().merge(&path, &change).await?;
         let Some(kept) = node else { return Ok(()) };
-        eventually(SOON, "a node without its agent", async || {
+        // The controller goes by what it has seen of the DaemonSet; a pod that it makes before that is deleted again.
+        eventually(ROLL_OUT, "an agent that does not start", async || {
             let agents = self.pods(mesh::NAMESPACE, "app.kubernetes.io/name=node").await?;
-            ensure!(!agents.iter().any(|pod| on(pod) == Some(kept)), "it is still there");
-            Ok(())
+            let agent = agents.iter().find(|pod| on(pod) == Some(kept)).context("no pod of it")?;
+            if agent.pointer("/spec/initContainers").is_some() {
+                let phase = agent.pointer("/status/phase").and_then(Value::as_str);
+                ensure!(phase == Some("Pending"), "its phase is {phase:?}");
+                return Ok(());
+            }
+            let name = agent.pointer("/metadata/name").and_then(Value::as_str).context("it has no name")?;
+            self.cluster.kubectl(&["-n", mesh::NAMESPACE, "delete", "pod", name]).await?;
+            bail!("it was {name}")
         })
         .await
     }

@@ -27,6 +27,7 @@ fn rules() -> Rules {
         revision: None,
         excluded: vec!["kube-system".to_owned()],
         own_namespace: Some("ambit-system".to_owned()),
+        dns: Capturing::On,
     }
 }
 
@@ -143,6 +144,24 @@ fn annotations_say_what_is_captured() {
         assert_eq!(
             rules().decide(&pod, &labelled(&ambient), now()),
             Verdict::Enrol(Treatment { dns, inbound, ..Treatment::default() })
+        );
+    }
+}
+
+#[test]
+fn a_node_s_word_on_dns_holds_for_pods_that_say_nothing() {
+    let ambient = labels(&[(DATAPLANE_MODE, AMBIENT)]);
+    let off = Rules { dns: Capturing::Off, ..rules() };
+    for (annotations, dns) in [
+        (labels(&[]), Capturing::Off),
+        (labels(&[(DNS_CAPTURE, "perhaps")]), Capturing::Off),
+        (labels(&[(DNS_CAPTURE, "false")]), Capturing::Off),
+        (labels(&[(DNS_CAPTURE, "true")]), Capturing::On),
+    ] {
+        let pod = PodObject { annotations, ..pod("shop") };
+        assert_eq!(
+            off.decide(&pod, &labelled(&ambient), now()),
+            Verdict::Enrol(Treatment { dns, ..Treatment::default() })
         );
     }
 }
