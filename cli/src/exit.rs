@@ -59,7 +59,12 @@ mod tests {
 
     #[test]
     fn a_script_can_tell_what_is_wrong_from_what_cannot_be_known() {
-        let refused = |code| ApiError::Refused { code, reason: String::new(), message: String::new() };
+        let refused = |code| ApiError::Refused {
+            code,
+            reason: String::new(),
+            causes: Vec::new(),
+            message: String::new(),
+        };
         for (error, code) in [
             (anyhow!("anything"), 1),
             (anyhow::Error::new(refused(403)), 3),

@@ -94,8 +94,10 @@ fn name(object: &mut Value) {
 impl Opinion {
     fn of(world: &World, kind: Kind, object: &Value) -> Self {
         match read(kind, &object.to_string()) {
-            Ok(Read { object, notes, .. }) => Self::of_object(world, &object, &notes),
-            Err(problems) => Self { errors: problems.iter().map(problem).collect(), warnings: Vec::new() },
+            Ok(Read { object, notes, is_beyond: false, .. }) => Self::of_object(world, &object, &notes),
+            Ok(Read { notes: problems, .. }) | Err(problems) => {
+                Self { errors: problems.iter().map(problem).collect(), warnings: Vec::new() }
+            }
         }
     }
 

@@ -28,8 +28,13 @@ use kubernetes::{Api, Leadership, LeaseSettings, lead};
 use runtime::{Tasks, readiness::Gate};
 
 use self::{
-    bundle::Bundle, conditions::Conditions, rights::Rights, roots::Roots, rotation::Rotation,
-    stated::StatedObjects, webhook::Webhook,
+    bundle::Bundle,
+    conditions::Conditions,
+    rights::Rights,
+    roots::{Kept, Roots},
+    rotation::Rotation,
+    stated::StatedObjects,
+    webhook::Webhook,
 };
 pub(crate) use self::{
     read::{Read, read},
@@ -66,7 +71,7 @@ impl Cluster {
         let api = settings.access.open().await?;
         let namespace = settings.namespace.clone().unwrap_or_else(|| api.namespace().to_owned());
         let trust_domain = live.trust_domain().clone();
-        let roots = Roots { api: api.clone(), namespace, trust_domain };
+        let roots = Roots { api: api.clone(), namespace, trust_domain, kept: Kept::default() };
         Ok(Self { api, settings, roots, stated: StatedObjects::default() })
     }
 
@@ -122,7 +127,8 @@ impl Cluster {
         drop(tasks.spawn_vital("lease", leading));
         let rotation = Rotation { roots: roots.clone(), leadership: leadership.clone(), overlap };
         drop(tasks.spawn_vital("root rotation", rotation.run(tasks.shutdown())));
-        drop(tasks.spawn_vital("root", roots.follow(signer.clone(), tasks.shutdown())));
+        let following = roots.follow(signer.clone(), leadership.clone(), tasks.shutdown());
+        drop(tasks.spawn_vital("root", following));
         let conditions =
             Conditions { api: api.clone(), live: Arc::clone(live), stated, leadership: leadership.clone() };
         drop(tasks.spawn_vital("conditions", conditions.write(tasks.shutdown())));

@@ -35,7 +35,13 @@ pub enum Event {
     Deleted(ObjectKey),
     /// Its source has this to say about how it was read, in place of what it said before.
     Noted(ObjectKey, Vec<Report>),
+    /// It is there and cannot be read, for these reasons; what is known of it stays.
+    Broken(ObjectKey, Vec<Report>),
 }
+
+/// What becomes of a broken object that was good before, and of one that was never seen so.
+const STAYS: &str = "what was last good of it stays in force until control starts again";
+const NOTHING: &str = "nothing of it is in force";
 
 /// See the module.
 #[derive(Debug)]
@@ -129,6 +135,14 @@ impl World {
                 }
                 Event::Noted(key, notes) => {
                     told(&mut self.notes, &mut self.news, key, notes);
+                    continue;
+                }
+                Event::Broken(key, mut reasons) => {
+                    let stands = if self.objects.contains(&key) { STAYS } else { NOTHING };
+                    for reason in &mut reasons {
+                        reason.message = format!("{}; {stands}", reason.message);
+                    }
+                    told(&mut self.notes, &mut self.news, key, reasons);
                     continue;
                 }
             };

@@ -98,7 +98,7 @@ impl Bundle {
             match self.api.apply(&path, FIELD_MANAGER, &self.map(&namespace, &bundle)).await {
                 Ok(_) => tracing::info!(%namespace, configmap = %self.name, "roots published"),
                 // The namespace is about to go, or gone.
-                Err(error) if error.is_absent() => {}
+                Err(error) if error.is_absent() || error.is_terminating() => {}
                 Err(error) => {
                     all_written = false;
                     tracing::warn!(%namespace, configmap = %self.name, %error, retry = ?RETRY, "roots not published");

@@ -6,9 +6,14 @@
 
 use arcstr::literal;
 
-use crate::tree::{Node, Path, Segment, Value};
+use crate::{
+    objects::Kind,
+    tree::{Entry, Node, Path, Segment, Value},
+};
 
 const NOBODY: &str = "until it is understood the policy allows nothing";
+const DENIES_ALL: &str = "until it is understood the policy denies everything";
+const STRICT: &str = "until it is understood mutual TLS is required on every port";
 const RULE_DROPPED: &str = "the rule is dropped, so less is allowed than asked for";
 const DENIES_MORE: &str = "the rule is enforced without it, so more is denied than asked for";
 const LEFT_OUT: &str = "it is left out";
@@ -24,9 +29,8 @@ pub(super) fn authorization(tree: &mut Node, fault: &Path) -> Option<&'static st
         ["spec", "rules"] => match action(tree) {
             Action::Allow => nobody(tree),
             Action::Deny => {
-                let everything = Node { line: 0, value: Value::Mapping(Vec::new()) };
-                tree.child_mut("spec")?.set("rules", Value::Sequence(vec![everything]));
-                Some("until it is understood the policy denies everything")
+                tree.child_mut("spec")?.set("rules", everything());
+                Some(DENIES_ALL)
             }
             Action::Other => remove(tree, &fault.0),
         },
@@ -50,14 +54,6 @@ pub(super) fn peer(tree: &mut Node, fault: &Path) -> Option<&'static str> {
     if !matches!(fault.0.first(), Some(Segment::Key(key)) if key == "spec") {
         return Some(LEFT_OUT);
     }
-    let strict = || {
-        let mode = crate::tree::Entry {
-            line: 0,
-            key: literal!("mode"),
-            node: Node { line: 0, value: Value::Text(literal!("STRICT")) },
-        };
-        Value::Mapping(vec![mode])
-    };
     let spec = tree.child_mut("spec")?;
     spec.set("mtls", strict());
     if let Some(Value::Mapping(ports)) = spec.child_mut("portLevelMtls").map(|ports| &mut ports.value) {
@@ -65,7 +61,58 @@ pub(super) fn peer(tree: &mut Node, fault: &Path) -> Option<&'static str> {
             port.node.value = strict();
         }
     }
-    Some("until it is understood mutual TLS is required on every port")
+    Some(STRICT)
+}
+
+/// What to make of a policy that mending has led to nothing: what it does when nothing else of it is known, to those whom
+/// it selects; if they cannot be told, to all. Nothing for what node proxies do not enforce.
+pub(super) fn last_resorts(kind: Kind, tree: &Node) -> Option<(&'static str, Vec<Node>)> {
+    let spec = tree.child("spec")?;
+    let (effect, fields) = if kind == Kind::PeerAuthentication {
+        (STRICT, vec![entry("mtls", strict())])
+    } else if kind != Kind::AuthorizationPolicy || is_attached(spec) {
+        return None;
+    } else {
+        match action(tree) {
+            Action::Allow => (NOBODY, vec![entry("rules", Value::Sequence(Vec::new()))]),
+            Action::Deny => {
+                let deny = entry("action", Value::Text(literal!("DENY")));
+                (DENIES_ALL, vec![deny, entry("rules", everything())])
+            }
+            Action::Other => return None,
+        }
+    };
+    let Value::Mapping(top) = &tree.value else { return None };
+    let top = top.iter().filter(|entry| matches!(entry.key.as_str(), "apiVersion" | "kind" | "metadata"));
+    let with = |selector: Option<&Node>| {
+        let selector = selector.map(|node| entry("selector", node.value.clone()));
+        let spec = entry("spec", Value::Mapping(fields.iter().cloned().chain(selector).collect()));
+        Node { line: tree.line, value: Value::Mapping(top.clone().cloned().chain([spec]).collect()) }
+    };
+    let selector = spec.child("selector").map(|selector| with(Some(selector)));
+    Some((effect, selector.into_iter().chain([with(None)]).collect()))
+}
+
+/// Whether a policy is for waypoints, however that is written.
+fn is_attached(spec: &Node) -> bool {
+    ["targetRef", "targetRefs"].into_iter().filter_map(|key| spec.child(key)).any(|node| match &node.value {
+        Value::Null => false,
+        Value::Sequence(nodes) => !nodes.is_empty(),
+        _ => true,
+    })
+}
+
+fn entry(key: &'static str, value: Value) -> Entry {
+    Entry { line: 0, key: key.into(), node: Node { line: 0, value } }
+}
+
+/// One rule without clauses.
+fn everything() -> Value {
+    Value::Sequence(vec![Node { line: 0, value: Value::Mapping(Vec::new()) }])
+}
+
+fn strict() -> Value {
+    Value::Mapping(vec![entry("mode", Value::Text(literal!("STRICT")))])
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

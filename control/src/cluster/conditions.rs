@@ -75,16 +75,21 @@ impl Conditions {
             self.stated.filter_map(|(key, stated)| {
                 let wanted = Wanted::of(key.kind, &world.reports_of(key).collect::<Vec<_>>());
                 let conditions = wanted.missing(said(key.kind), stated, Timestamp::now())?;
-                Some((key.clone(), conditions))
+                Some((key.clone(), applied(key, stated, conditions)))
             })
         });
         let mut all_written = true;
-        for (key, conditions) in due {
+        for (key, object) in due {
             if !self.leadership.is_mine() {
                 return true;
             }
-            match self.patch(&key, &conditions).await {
+            match self.patch(&key, object).await {
                 Ok(()) => tracing::debug!(object = %key, "condition written"),
+                // What we would say again is not what stands there: its newer self is on the way.
+                Err(error) if error.is_conflict() => {
+                    all_written = false;
+                    tracing::debug!(object = %key, %error, "condition not written yet");
+                }
                 // It is gone, or not ours any more.
                 Err(error) if error.is_absent() => {}
                 Err(error) => {
@@ -96,18 +101,10 @@ impl Conditions {
         all_written
     }
 
-    async fn patch(&self, key: &ObjectKey, conditions: &[Value]) -> Result<(), ApiError> {
+    async fn patch(&self, key: &ObjectKey, mut object: Value) -> Result<(), ApiError> {
         let mut refused = None;
         for resource in resources(key.kind) {
-            let mut object = json!({
-                "apiVersion": resource.api_version(),
-                "kind": key.kind.as_str(),
-                "metadata": {"name": key.name.as_str()},
-                "status": {"conditions": conditions},
-            });
-            if !key.namespace.is_empty() {
-                object["metadata"]["namespace"] = json!(key.namespace.as_str());
-            }
+            object["apiVersion"] = json!(resource.api_version());
             let path = format!("{}/status", resource.object(&key.namespace, &key.name));
             match self.api.apply(&path, FIELD_MANAGER, &object).await {
                 Ok(_) => return Ok(()),
@@ -118,6 +115,19 @@ impl Conditions {
         }
         refused.map_or(Ok(()), Err)
     }
+}
+
+/// An object with nothing but these conditions, as it is applied.
+fn applied(key: &ObjectKey, stated: &Stated, conditions: Vec<Value>) -> Value {
+    let mut metadata = json!({"name": key.name.as_str()});
+    if !key.namespace.is_empty() {
+        metadata["namespace"] = json!(key.namespace.as_str());
+    }
+    // With what others have written in it: only while that is what they have written last.
+    if said(key.kind) == Said::Always {
+        metadata["resourceVersion"] = json!(stated.version);
+    }
+    json!({"kind": key.kind.as_str(), "metadata": metadata, "status": {"conditions": conditions}})
 }
 
 impl Wanted {
@@ -190,7 +200,7 @@ fn seconds(now: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::stated::stated, *};
 
     fn report(field: &str) -> Report {
         let object =
@@ -201,7 +211,7 @@ mod tests {
     #[test]
     fn a_condition_is_written_when_it_is_new_and_leaves_those_of_others() {
         let foreign = json!({"type": "WaypointAccepted", "status": "True"});
-        let mut stated = Stated { generation: 2, conditions: vec![foreign.clone()] };
+        let mut stated = Stated { generation: 2, version: "7".to_owned(), conditions: vec![foreign.clone()] };
         let bad = Wanted::of(Kind::AuthorizationPolicy, &[&report("spec.moon")]);
         let written = bad.missing(Said::Always, &stated, Timestamp::UNIX_EPOCH).expect("it is new");
         assert_eq!(written[0], foreign);
@@ -225,7 +235,7 @@ mod tests {
         let missing =
             |wanted: &Wanted, stated: &Stated| wanted.missing(Said::WhenWrong, stated, Timestamp::UNIX_EPOCH);
         let foreign = json!({"type": "LoadBalancerPortsError", "status": "True"});
-        let mut stated = Stated { generation: 0, conditions: vec![foreign] };
+        let mut stated = Stated { generation: 0, version: "7".to_owned(), conditions: vec![foreign] };
         let (good, bad) =
             (Wanted::of(Kind::Service, &[]), Wanted::of(Kind::Service, &[&report("spec.moon")]));
         assert_eq!(missing(&good, &stated), None, "silence");
@@ -238,5 +248,20 @@ mod tests {
         stated.conditions.extend(written);
         assert_eq!(missing(&bad, &stated), None, "it is there already");
         assert_eq!(missing(&good, &stated), Some(Vec::new()), "it is taken away");
+    }
+
+    #[test]
+    fn what_others_have_written_is_said_again_only_of_the_version_in_which_it_was_read() {
+        let read = r#"{"metadata":{"name":"a","generation":3,"resourceVersion":"41"},"status":{"conditions":[{"type":"Healthy","status":"False"}]}}"#;
+        let read = stated(read);
+        let object = |kind| {
+            let key = ObjectKey { kind, namespace: "shop".into(), name: "a".into() };
+            applied(&key, &read, read.conditions.clone())
+        };
+        let entry = object(Kind::WorkloadEntry);
+        assert_eq!(entry["metadata"], json!({"name": "a", "namespace": "shop", "resourceVersion": "41"}));
+        assert_eq!(entry["status"]["conditions"][0]["type"], "Healthy");
+        let service = object(Kind::Service);
+        assert_eq!(service["metadata"].get("resourceVersion"), None, "keyed by type: nobody is overwritten");
     }
 }

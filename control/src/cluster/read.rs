@@ -3,7 +3,7 @@
 //!
 //! A file with an error can be refused; an object that is there is there. What we do not know of a policy is taken for the
 //! worst (`closed`), an unknown field of another Istio object is left out, and what else is wrong leaves the object as it
-//! was when it was last good. All of it is said.
+//! was when it was last good, if it ever was. All of it is said.
 
 use kubernetes::Problem;
 use serde::de::DeserializeOwned;
@@ -22,6 +22,8 @@ use crate::{
 pub(crate) struct Read {
     pub(crate) object: Object,
     pub(crate) notes: Vec<Problem>,
+    /// Nothing of it is as written but whom it is for.
+    pub(crate) is_beyond: bool,
     /// Of kinds that get conditions.
     pub(crate) stated: Option<Stated>,
 }
@@ -29,7 +31,7 @@ pub(crate) struct Read {
 /// Reads an object of a kind from JSON.
 pub(crate) fn read(kind: Kind, text: &str) -> Result<Read, Vec<Problem>> {
     match Object::read(kind, Json(text)) {
-        Ok(object) => Ok(Read { object, notes: Vec::new(), stated: of(kind, text) }),
+        Ok(object) => Ok(Read { object, notes: Vec::new(), is_beyond: false, stated: of(kind, text) }),
         Err(error) => with_faults(kind, text, &error),
     }
 }
@@ -43,9 +45,10 @@ fn with_faults(kind: Kind, text: &str, error: &serde_json::Error) -> Result<Read
     let problem = |message: String| vec![Problem { field: String::new(), message }];
     let json: serde_json::Value =
         serde_json::from_str(text).map_err(|error| problem(format!("is not JSON: {error}")))?;
-    let mut notes = Vec::new();
-    match Object::read(kind, Mending { kind, node: Node::from(json), notes: &mut notes }) {
-        Ok(object) => Ok(Read { object, notes, stated: of(kind, text) }),
+    let (mut notes, mut is_beyond) = (Vec::new(), false);
+    let mending = Mending { kind, node: Node::from(json), notes: &mut notes, is_beyond: &mut is_beyond };
+    match Object::read(kind, mending) {
+        Ok(object) => Ok(Read { object, notes, is_beyond, stated: of(kind, text) }),
         Err(()) if notes.is_empty() => Err(problem(error.to_string())),
         Err(()) => Err(notes),
     }
@@ -65,19 +68,29 @@ struct Mending<'a> {
     kind: Kind,
     node: Node,
     notes: &'a mut Vec<Problem>,
+    is_beyond: &'a mut bool,
 }
 
 impl Fields for Mending<'_> {
     type Error = ();
 
     fn read<T: DeserializeOwned>(self) -> Result<T, ()> {
-        let Self { kind, node, notes } = self;
+        let Self { kind, node, notes, is_beyond } = self;
+        let last_resorts = closed::last_resorts(kind, &node);
         let mut effects = Vec::new();
-        let (value, errors) = node.mended(|tree, error| {
+        let (mut value, errors) = node.mended(|tree, error| {
             let effect = mend(kind, tree, error);
             effects.push(effect);
             effect.is_some()
         });
+        if let (None, Some((effect, trees))) = (&value, last_resorts) {
+            let mut read = |tree: Node| tree.mended(|tree, error| mend(kind, tree, error).is_some()).0;
+            value = trees.into_iter().find_map(&mut read);
+            *is_beyond = value.is_some();
+            effects.clear();
+            let message = format!("not everything that is wrong is listed: {effect}");
+            notes.push(Problem { field: "spec".to_owned(), message });
+        }
         let effects = effects.into_iter().chain(std::iter::repeat(None));
         notes.extend(errors.into_iter().zip(effects).map(|(error, effect)| {
             let message = match effect {

@@ -137,7 +137,15 @@ fn needed(settings: &Kubernetes, namespace: &str) -> Vec<Right> {
     let own = [
         right(("", "secrets", &["get", "list", "watch"], secrets), &["ambit-ca", "cacerts"]),
         right(("", "secrets", &["update"], "the root is not rotated, and ends some day"), &["ambit-ca"]),
-        right(("", "secrets", &["create"], "a new mesh gets no root"), &[]),
+        right(
+            (
+                "",
+                "secrets",
+                &["create"],
+                "a new mesh gets no root, and a root that was deleted does not come back",
+            ),
+            &[],
+        ),
         right(
             (
                 "coordination.k8s.io",

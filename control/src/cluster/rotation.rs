@@ -69,7 +69,7 @@ impl Rotation {
     }
 
     async fn look(&self) -> anyhow::Result<()> {
-        let Roots { api, namespace, trust_domain } = &self.roots;
+        let Roots { api, namespace, trust_domain, .. } = &self.roots;
         let Some(mut secret) = Secret::find(api, namespace, OWN).await? else { return Ok(()) };
         let now = Timestamp::now();
         let Some(step) = due(&secret.texts, self.overlap, now) else { return Ok(()) };

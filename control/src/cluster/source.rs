@@ -133,7 +133,7 @@ impl Source {
     fn take(&mut self, arrived: Arrived, events: &mut Vec<Event>) {
         let kind = arrived.of;
         match arrived.event {
-            Heard::Applied(Read { object, notes, stated }) => {
+            Heard::Applied(Read { object, notes, stated, .. }) => {
                 let key = object.key();
                 if let Some(stated) = stated {
                     self.stated.set(key.clone(), stated);
@@ -170,18 +170,13 @@ impl Source {
             }
             return;
         }
-        let report = |Problem { field, message }| Report {
-            object: key.clone(),
-            field,
-            severity,
-            message: match severity {
-                Severity::Error => format!("{message}; it stays as it was when it was last good"),
-                Severity::Warning | Severity::Info => message,
-            },
-        };
+        let report = |Problem { field, message }| Report { object: key.clone(), field, severity, message };
         let reports = said.into_iter().map(report).collect();
         self.noted.insert(key.clone());
-        events.push(Event::Noted(key, reports));
+        events.push(match severity {
+            Severity::Error => Event::Broken(key, reports),
+            Severity::Warning | Severity::Info => Event::Noted(key, reports),
+        });
     }
 }
 

@@ -14,6 +14,8 @@ use crate::objects::{Kind, ObjectKey};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stated {
     pub(super) generation: i64,
+    /// Of the whole object.
+    pub(super) version: String,
     pub(super) conditions: Vec<Value>,
 }
 
@@ -76,14 +78,17 @@ struct Outline {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct OutlineMetadata {
     #[serde(default)]
     generation: i64,
+    #[serde(default)]
+    resource_version: String,
 }
 
 /// Reads it from an object in JSON.
 pub(super) fn stated(object: &str) -> Stated {
     let Ok(Outline { metadata, status }) = serde_json::from_str(object) else { return Stated::default() };
     let conditions = status.get("conditions").and_then(Value::as_array).cloned().unwrap_or_default();
-    Stated { generation: metadata.generation, conditions }
+    Stated { generation: metadata.generation, version: metadata.resource_version, conditions }
 }

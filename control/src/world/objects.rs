@@ -102,6 +102,26 @@ impl Objects {
         Some(old)
     }
 
+    /// Whether an object is there.
+    pub(super) fn contains(&self, key: &ObjectKey) -> bool {
+        let name = (key.namespace.clone(), key.name.clone());
+        match key.kind {
+            Kind::Namespace => self.namespaces.contains_key(&key.name),
+            Kind::Node => self.nodes.contains_key(&key.name),
+            Kind::ServiceAccount => self.service_accounts.contains_key(&name),
+            Kind::Pod => self.pods.contains_key(&name),
+            Kind::Service => self.services.contains_key(&name),
+            Kind::EndpointSlice => self.slices.contains_key(&name),
+            Kind::ServiceEntry => self.entries.contains_key(&name),
+            Kind::WorkloadEntry => self.workload_entries.contains_key(&name),
+            Kind::WorkloadGroup => self.workload_groups.contains_key(&name),
+            Kind::Gateway => self.gateways.contains_key(&name),
+            Kind::GatewayClass => self.gateway_classes.contains_key(&key.name),
+            Kind::AuthorizationPolicy => self.authorization.contains_key(&name),
+            Kind::PeerAuthentication => self.peer.contains_key(&name),
+        }
+    }
+
     /// How many objects of a kind there are.
     pub fn count(&self, kind: Kind) -> usize {
         match kind {

@@ -247,7 +247,7 @@ fn survivors(history: &[Event]) -> Vec<Event> {
         match event {
             Event::Applied(object) => left.insert(object.key(), event.clone()),
             Event::Deleted(key) => left.remove(key),
-            Event::Noted(..) => None,
+            Event::Noted(..) | Event::Broken(..) => None,
         };
     }
     left.into_values().collect()
@@ -428,4 +428,33 @@ fn gone_changes_carry_the_names_of_the_wire() {
     let uid = WorkloadUid::parse("Kubernetes//Pod/shop/a").unwrap();
     let name: ServiceName = "shop/a.shop.svc.cluster.local".parse().unwrap();
     assert_eq!(gone, [Change::ServiceGone(name), Change::WorkloadGone(uid)]);
+}
+
+#[test]
+fn of_a_broken_object_it_is_said_whether_anything_is_in_force() {
+    let mut world = World::new(settings());
+    let shop = events(
+        "apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+",
+    );
+    let [Event::Applied(object)] = &shop[..] else { panic!("one object") };
+    let key = object.key();
+    let report = Report {
+        object: key.clone(),
+        field: "metadata.labels".to_owned(),
+        severity: crate::report::Severity::Error,
+        message: "are none".to_owned(),
+    };
+    let said = |world: &mut World| {
+        world.apply([Event::Broken(key.clone(), vec![report.clone()])]);
+        world.reports_of(&key).map(|report| report.message.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(said(&mut world), ["are none; nothing of it is in force"]);
+    world.apply(shop.clone());
+    let stays = "are none; what was last good of it stays in force until control starts again";
+    assert_eq!(said(&mut world), [stays]);
+    world.apply([Event::Deleted(key.clone())]);
+    assert_eq!(said(&mut world), ["are none; nothing of it is in force"]);
 }

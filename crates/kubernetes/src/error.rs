@@ -5,6 +5,9 @@ use std::{error::Error, time::Duration};
 
 use kube::core::Status;
 
+/// The cause of a refusal to make something in a namespace that is being deleted.
+const TERMINATING: &str = "NamespaceTerminating";
+
 /// A call that gave nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
@@ -21,6 +24,8 @@ pub enum ApiError {
         code: u16,
         /// Kubernetes' word for it.
         reason: String,
+        /// Its words for why, of which there may be none.
+        causes: Vec<String>,
         /// In words.
         message: String,
     },
@@ -73,6 +78,18 @@ impl ApiError {
         self.code() == Some(409)
     }
 
+    /// Whether its namespace is about to go: nothing new is made there.
+    pub fn is_terminating(&self) -> bool {
+        match self {
+            Self::Refused { causes, .. } => causes.iter().any(|cause| cause == TERMINATING),
+            Self::Unreachable(_)
+            | Self::TooLate(_)
+            | Self::Answer { .. }
+            | Self::TooLong { .. }
+            | Self::Question { .. } => false,
+        }
+    }
+
     /// Whether nobody has decided anything: the same call may succeed later.
     pub fn is_outage(&self) -> bool {
         match self {
@@ -89,20 +106,44 @@ impl ApiError {
         else {
             let text = String::from_utf8_lossy(body);
             let message = text.chars().take(200).collect();
-            return Self::Refused { code, reason: String::new(), message };
+            return Self::Refused { code, reason: String::new(), causes: Vec::new(), message };
         };
-        let code = if status.code == 0 { code } else { status.code };
-        Self::Refused { code, reason: status.reason, message: status.message }
+        Self::of(if status.code == 0 { code } else { status.code }, status)
+    }
+
+    fn of(code: u16, status: Status) -> Self {
+        let causes = status.details.into_iter().flat_map(|details| details.causes);
+        let causes = causes.map(|cause| cause.reason).collect();
+        Self::Refused { code, reason: status.reason, causes, message: status.message }
     }
 }
 
 impl From<kube::Error> for ApiError {
     fn from(error: kube::Error) -> Self {
         match error {
-            kube::Error::Api(status) => {
-                Self::Refused { code: status.code, reason: status.reason, message: status.message }
-            }
+            kube::Error::Api(status) => Self::of(status.code, *status),
             other => Self::Unreachable(other.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_that_is_about_to_go_is_told_from_a_role_that_lacks_something() {
+        let refused = |details: &str| {
+            let body = format!(
+                r#"{{"kind":"Status","apiVersion":"v1","status":"Failure","message":"configmaps \"a\" is forbidden","reason":"Forbidden",{details}"code":403}}"#
+            );
+            ApiError::refused(403, body.as_bytes())
+        };
+        let going = refused(
+            r#""details":{"name":"a","kind":"configmaps","causes":[{"reason":"NamespaceTerminating","message":"namespace shop is being terminated","field":"metadata.namespace"}]},"#,
+        );
+        assert!(going.is_terminating() && !going.is_absent());
+        assert!(!refused("").is_terminating());
+        assert!(!refused(r#""details":{"name":"a","kind":"configmaps"},"#).is_terminating());
     }
 }

@@ -28,6 +28,7 @@ pub(crate) fn all() -> Vec<Check<Stage>> {
         what_happened_while_control_slept_is_known_although_the_store_has_forgotten,
         another_leader_takes_over_when_the_first_is_killed,
         a_role_that_is_missing_is_named,
+        a_root_whose_secret_is_deleted_stays_and_its_secret_comes_back,
         a_replica_that_was_asked_to_end_gives_the_lease_back,
     ]
 }
@@ -180,6 +181,25 @@ async fn a_role_that_is_missing_is_named(stage: &Stage) -> Result<()> {
     stage.apply(&roles).await?;
     named?;
     third.ready().await
+}
+
+/// Whoever started without it would begin another mesh.
+async fn a_root_whose_secret_is_deleted_stays_and_its_secret_comes_back(stage: &Stage) -> Result<()> {
+    let path = "/api/v1/namespaces/ambit-system/secrets/ambit-ca";
+    let of = async || stage.scene.cluster.api().get(path).await;
+    let before = of().await?;
+    let published = stage.scene.roots("shop").await?;
+    stage.scene.cluster.kubectl(&["-n", "ambit-system", "delete", "secret", "ambit-ca"]).await?;
+    let after = eventually(SOON, "the Secret again", of).await?;
+    ensure!(after.pointer("/metadata/uid") != before.pointer("/metadata/uid"), "it was not deleted");
+    ensure!(after.get("data") == before.get("data"), "it has another content");
+    let fourth = stage.scene.start("control-3", (16212, 16214))?;
+    fourth.ready().await?;
+    // Its server is believed by who believes what was published before.
+    let again = stage.scene.subscribe_under(&published, &fourth, &stage.token)?;
+    until(&again, "the mesh", |index| knows_pod(index, "cart")).await?;
+    ensure!(stage.scene.roots("shop").await? == published, "other roots are published");
+    fourth.process().terminate(SOON).await.map(drop)
 }
 
 async fn a_replica_that_was_asked_to_end_gives_the_lease_back(stage: &Stage) -> Result<()> {

@@ -6,6 +6,7 @@ mod checks;
 mod crds;
 mod failure;
 mod plane;
+mod plugged;
 
 use std::process::ExitCode;
 
@@ -15,7 +16,7 @@ use checks::Stage;
 use plane::Scene;
 
 fn main() -> ExitCode {
-    let checks = checks::all().into_iter().chain(failure::all()).collect();
+    let checks = checks::all().into_iter().chain(plugged::all()).chain(failure::all()).collect();
     suite::report(suite::run(checks, Vec::new(), async |settings, tools| {
         let cluster = KubeCluster::start("control", &settings, &tools, Options { nodes: 0 }).await?;
         Stage::new(Scene::prepare(cluster, settings).await?).await

@@ -89,6 +89,46 @@ fn a_deny_policy_that_is_not_understood_denies_more() {
     assert_eq!(rules(&policy.unwrap()), [0], "a rule without clauses matches everything");
 }
 
+/// More faults than are gone through one by one.
+fn moons(count: usize) -> String {
+    (0..count).map(|moon| format!(r#""moon{moon}":{moon}"#)).collect::<Vec<_>>().join(",")
+}
+
+#[test]
+fn a_policy_with_any_number_of_faults_is_enforced_on_whom_it_selects() {
+    let (many, selector) = (moons(500), r#""selector":{"matchLabels":{"app":"cart"}}"#);
+    let rule = format!(r#"{{"from":[{{"source":{{{many},"namespaces":["a"]}}}}]}}"#);
+    for (action, left, selected) in
+        [("DENY", vec![0], true), ("ALLOW", vec![], true), ("DENY", vec![0], false)]
+    {
+        let selector = if selected { selector.to_owned() } else { format!(r#""selector":{{{many}}}"#) };
+        let (found, fields) =
+            policy(&format!(r#"{{"action":"{action}",{selector},"rules":[{rule}],{many}}}"#));
+        let found = found.expect("it is enforced");
+        assert_eq!(rules(&found), left, "{action}");
+        assert_eq!(found.action == mesh::policy::Action::Deny, action == "DENY");
+        assert_eq!(fields.first().map(String::as_str), Some("spec"), "it is said, and first");
+        assert!(fields.len() < 30, "and not every fault: {}", fields.len());
+    }
+    let attached =
+        format!(r#"{{"action":"DENY","targetRefs":[{{"kind":"Service",{many}}}],"rules":[{rule}]}}"#);
+    assert_eq!(policy(&attached).0, None, "it is for a waypoint, not for the namespace");
+}
+
+#[test]
+fn a_peer_authentication_with_any_number_of_faults_requires_mutual_tls_of_whom_it_selects() {
+    let text = format!(
+        r#"{{"apiVersion":"security.istio.io/v1","kind":"PeerAuthentication","metadata":{{"name":"p","namespace":"shop"}},
+        "spec":{{"selector":{{"matchLabels":{{"a":"b"}}}},"mtls":{{"mode":"DISABLE"}},{}}}}}"#,
+        moons(500)
+    );
+    let read = read(Kind::PeerAuthentication, &text).unwrap();
+    assert!(read.is_beyond);
+    let Object::PeerAuthentication(peer) = read.object else { panic!("another kind") };
+    assert_eq!(peer.spec.mode(), crate::objects::MtlsMode::Strict);
+    assert_eq!(peer.spec.selector.map(|selector| selector.match_labels.len()), Some(1));
+}
+
 #[test]
 fn an_attached_policy_never_becomes_one_for_a_namespace() {
     let (found, fields) =

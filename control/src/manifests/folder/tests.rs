@@ -32,7 +32,7 @@ fn events(outcome: &Outcome) -> String {
         .map(|event| match event {
             Event::Applied(object) => format!("+{}", object.metadata().name),
             Event::Deleted(key) => format!("-{}", key.name),
-            Event::Noted(key, _) => format!("!{}", key.name),
+            Event::Noted(key, _) | Event::Broken(key, _) => format!("!{}", key.name),
         })
         .collect();
     events.sort();
@@ -160,7 +160,7 @@ proptest! {
                 match event {
                     Event::Applied(object) => { replayed.insert(object.metadata().name.clone()); }
                     Event::Deleted(key) => { prop_assert!(replayed.remove(&key.name)); }
-                    Event::Noted(..) => prop_assert!(false, "a folder notes nothing"),
+                    Event::Noted(..) | Event::Broken(..) => prop_assert!(false, "a folder notes nothing"),
                 }
             }
             let mut in_force = BTreeSet::new();
