@@ -297,12 +297,11 @@ async fn a8_an_agent_that_is_replaced_leaves_everything_and_one_that_is_uninstal
 ) -> Result<()> {
     let (own, plugin) = (scene.files.configurations().join(OWN), scene.files.plugins().join("ambit-cni"));
     scene.namespace("ambit-system", "").await?;
-    let daemon_set = format!(
-        "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {{name: node, namespace: ambit-system}}\nspec:\n  selector: \
-         {{matchLabels: {{app: node}}}}\n  template:\n    metadata: {{labels: {{app: node}}}}\n    spec:\n      \
-         nodeSelector: {{nobody: has-this}}\n      containers: [{{name: node, image: {SAMPLE}}}]\n"
-    );
-    scene.cluster.apply(&daemon_set).await?;
+    // It selects the node, and its own pods never start: the agent here is none of them.
+    let daemon_set = "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {name: node, namespace: ambit-system}\nspec:\n  \
+                      selector: {matchLabels: {app: node}}\n  template:\n    metadata: {labels: {app: node}}\n    spec:\n      \
+                      containers: [{name: node, image: ambit.local/not-there, imagePullPolicy: Never}]\n";
+    scene.cluster.apply(daemon_set).await?;
     let address = scene.address("shop", "web").await?;
     let agent = scene.take_agent()?;
     agent.signal(Signal::SIGTERM)?;
