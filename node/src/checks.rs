@@ -16,7 +16,6 @@ use finding::{Finding, Grade};
 use kubernetes::Api;
 use nix::sched::{CloneFlags, setns};
 use runtime::Shutdown;
-use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
     config::{ClusterConfig, Config},
@@ -25,8 +24,6 @@ use crate::{
 
 /// How often the node is looked at without being asked.
 const LOOK: Duration = Duration::from_secs(60);
-/// How old an answer may be.
-const MOMENT: Duration = Duration::from_secs(1);
 const PROC: &str = "/proc";
 
 /// Everything that is looked at. Cheap to clone.
@@ -34,14 +31,6 @@ const PROC: &str = "/proc";
 pub struct Checks {
     settings: Arc<Settings>,
     api: Option<Api>,
-    last: Arc<Mutex<Option<Look>>>,
-}
-
-/// One look.
-#[derive(Debug)]
-struct Look {
-    taken: Instant,
-    found: Vec<Finding>,
 }
 
 #[derive(Debug)]
@@ -53,24 +42,11 @@ struct Settings {
 impl Checks {
     /// Of a node with these settings, in the cluster of this API server.
     pub fn new(config: &Config, api: Option<Api>) -> Self {
-        let settings = Settings { mode: config.mode, cluster: config.cluster.clone() };
-        Self { settings: Arc::new(settings), api, last: Arc::default() }
+        Self { settings: Arc::new(Settings { mode: config.mode, cluster: config.cluster.clone() }), api }
     }
 
-    /// What is so now, or was a moment ago. However many ask, one looks, and the others wait for it: whoever reaches the
-    /// port may ask, and a look costs a network namespace and a question to the API server.
+    /// Looks.
     pub async fn look(&self) -> Vec<Finding> {
-        let mut last = self.last.lock().await;
-        if let Some(Look { found, .. }) = last.as_ref().filter(|look| look.taken.elapsed() < MOMENT) {
-            return found.clone();
-        }
-        let found = self.look_now().await;
-        count(&found);
-        *last = Some(Look { taken: Instant::now(), found: found.clone() });
-        found
-    }
-
-    async fn look_now(&self) -> Vec<Finding> {
         let settings = Arc::clone(&self.settings);
         // A thread of its own: it changes how it sees the control groups, and does not come back.
         let (tell, told) = tokio::sync::oneshot::channel();
@@ -94,6 +70,7 @@ impl Checks {
         let mut last = Vec::new();
         loop {
             let found = self.look().await;
+            count(&found);
             for Finding { check, grade, found, fix } in
                 found.iter().filter(|finding| !last.contains(*finding))
             {

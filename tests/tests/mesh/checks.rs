@@ -43,8 +43,13 @@ async fn found(scene: &Scene, check: &str) -> Result<Vec<String>> {
     Ok(texts.collect())
 }
 
+async fn at_sockets(scene: &Scene) -> Result<Vec<String>> {
+    found(scene, "socket LB").await
+}
+
 async fn a_program_that_rewrites_service_addresses_at_the_socket_is_named(scene: &Scene) -> Result<()> {
-    nothing_at_sockets(scene).await?;
+    let before = at_sockets(scene).await?;
+    ensure!(before.is_empty(), "before there is one: {before:?}");
     let service = scene.object("/api/v1/namespaces/default/services/kubernetes").await?;
     let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=\
                   kubernetes.io%2Fservice-name%3Dkubernetes";
@@ -59,7 +64,7 @@ async fn a_program_that_rewrites_service_addresses_at_the_socket_is_named(scene:
     let slice = slice.into_iter().find(|slice| slice["addressType"] == "IPv4").context("no endpoints")?;
     let endpoint = address(slice, "/endpoints/0/addresses/0", "/ports/0/port")?;
     let balancer = Balancer::attach(service, endpoint)?;
-    let found = something_at_sockets(scene, "failure: ").await?;
+    let found = at_sockets(scene).await?;
     let [found] = found.as_slice() else { anyhow::bail!("not once for both nodes: {found:?}") };
     let named = format!("({PROGRAM}, of an unknown owner) at connect4 of the control group /");
     ensure!(found.starts_with("failure: node-a, node-b: program ") && found.contains(&named), "{found}");
@@ -70,31 +75,12 @@ async fn a_program_that_rewrites_service_addresses_at_the_socket_is_named(scene:
     // It rewrites, but not what was tried.
     let elsewhere = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 1);
     let balancer = Balancer::attach(elsewhere, endpoint)?;
-    let found = something_at_sockets(scene, "warning: ").await?;
-    ensure!(found.concat().contains("stayed as it was"), "{found:?}");
+    let found = at_sockets(scene).await?;
+    ensure!(found.concat().contains("warning: ") && found.concat().contains("stayed as it was"), "{found:?}");
     drop(balancer);
-    nothing_at_sockets(scene).await
-}
-
-async fn nothing_at_sockets(scene: &Scene) -> Result<()> {
-    eventually(SOON, "nothing at the sockets", async || {
-        let found = found(scene, "socket LB").await?;
-        ensure!(found.is_empty(), "{found:?}");
-        Ok(())
-    })
-    .await
-}
-
-/// What the nodes say, when all of it begins like this.
-async fn something_at_sockets(scene: &Scene, grade: &str) -> Result<Vec<String>> {
-    eventually(SOON, &format!("{grade} at the sockets"), async || {
-        let found = found(scene, "socket LB").await?;
-        // A node that has just looked says what was so then.
-        let both = found.len() == 1 && found.concat().contains("node-a, node-b: ");
-        ensure!(both && found.iter().all(|text| text.starts_with(grade)), "{found:?}");
-        Ok(found)
-    })
-    .await
+    let after = at_sockets(scene).await?;
+    ensure!(after.is_empty(), "after it has gone: {after:?}");
+    Ok(())
 }
 
 /// One rule of each role at a time: no two of them break the same.
