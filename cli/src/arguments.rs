@@ -113,7 +113,11 @@ mod tests {
     fn options_may_come_after_the_command() {
         let arguments = Arguments::parse_from(["ambit", "status", "-n", "mesh", "-o", "json"]);
         assert_eq!((arguments.to.namespace.as_str(), arguments.to.output), ("mesh", Format::Json));
-        assert!(Arguments::try_parse_from(["ambit", "bypass", "shop", "--for", "30m"]).is_err(), "no reason");
+        assert!(
+            Arguments::try_parse_from(["ambit", "bypass", "shop"]).is_err(),
+            "neither an end nor a beginning"
+        );
+        assert!(Arguments::try_parse_from(["ambit", "bypass", "shop", "--for", "30m"]).is_ok());
         let long = ["ambit", "bypass", "shop", "--for", "25h", "--reason", "x"];
         assert!(Arguments::try_parse_from(long).is_err(), "longer than a day");
         assert!(Arguments::try_parse_from(["ambit", "bypass", "shop", "--end"]).is_ok());
