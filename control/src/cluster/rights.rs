@@ -24,7 +24,7 @@ const SECURITY: &str = "security.istio.io";
 const GATEWAY: &str = "gateway.networking.k8s.io";
 
 /// Those that are needed whatever is set: group, resource, verbs, what does not work without.
-const ALWAYS: [(&str, &str, &[&str], &str); 18] = [
+const ALWAYS: [(&str, &str, &[&str], &str); 21] = [
     ("", "namespaces", FOLLOW, "new namespaces and their labels do not count, and get no roots"),
     ("", "nodes", FOLLOW, "workloads have no locality, and new nodes none of their addresses"),
     (
@@ -48,6 +48,9 @@ const ALWAYS: [(&str, &str, &[&str], &str); 18] = [
     (NETWORKING, "workloadgroups/status", PATCH, "what became of them is not written into their status"),
     (SECURITY, "authorizationpolicies/status", PATCH, "what became of them is not written into their status"),
     (SECURITY, "peerauthentications/status", PATCH, "what became of them is not written into their status"),
+    ("", "namespaces/status", PATCH, "what is wrong with them is not written into their status"),
+    ("", "services/status", PATCH, "what is wrong with them is not written into their status"),
+    (GATEWAY, "gateways/status", PATCH, "what is wrong with them is not written into their status"),
 ];
 
 /// What is lacking now; cheap to clone.
