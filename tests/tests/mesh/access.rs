@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use lab::{checks, echo, eventually, http, kube::suite::Check};
 use serde_json::Value;
 
-use crate::scene::{SOON, Scene, addresses, url};
+use crate::scene::{NOBODY, SOON, Scene, addresses, url};
 
 const CLIENT: (&str, &str) = ("shop", "client-a");
 const PASSER_BY: (&str, &str) = ("street", "passer-by");
@@ -25,9 +25,6 @@ pub(crate) fn all() -> Vec<Check<Scene>> {
 
 async fn a_policy_applied_with_kubectl_decides_and_ends_an_open_connection(scene: &Scene) -> Result<()> {
     let load = ["load", "http://web/", "--connections", "1", "--rate", "20", "--seconds", "30"];
-    let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: nobody, namespace: shop}\n\
-                  spec:\n  selector: {matchLabels: {app: web}}\n  action: DENY\n  rules:\n  - from: [{source: {principals: \
-                  [cluster.local/ns/shop/sa/client]}}]\n";
     let refused = async {
         eventually(SOON, "the load being under way", async || {
             let opened = scene.mutual("client-a", "web").await?;
@@ -36,7 +33,7 @@ async fn a_policy_applied_with_kubectl_decides_and_ends_an_open_connection(scene
             Ok(())
         })
         .await?;
-        scene.apply(policy).await?;
+        scene.apply(NOBODY).await?;
         scene.is_refused(CLIENT, "http://web/").await
     };
     let (load, refused) = tokio::join!(scene.run(CLIENT, &load), refused);

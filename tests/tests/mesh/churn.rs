@@ -129,7 +129,7 @@ impl Scene {
 
     /// How long the runtime of the first node took to make the sandbox of each pod of a namespace since a moment.
     fn sandboxes(&self, namespace: &str, since: Timestamp) -> Result<Vec<Duration>> {
-        let node = self.cluster.nodes().iter().find(|node| node.name == NODES[0]).context("no such node")?;
+        let node = self.node(NODES[0])?;
         let theirs = format!(r#" namespace:\"{namespace}\""#);
         let mut begun: BTreeMap<String, Timestamp> = BTreeMap::new();
         let mut taken = Vec::new();

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{
     load::{SECRET, TO_THE_END, on},
-    scene::{NODES, ROLL_OUT, Scene, addresses, url},
+    scene::{NOBODY, NODES, ROLL_OUT, Scene, addresses, url},
 };
 
 const CLIENT: (&str, &str) = ("shop", "client-a");
@@ -52,7 +52,7 @@ async fn traffic_goes_on_without_the_store_of_the_api_server(scene: &Scene) -> R
 async fn a_node_that_starts_again_with_its_pods_first_runs_none_outside_of_the_mesh(
     scene: &Scene,
 ) -> Result<()> {
-    let node = scene.cluster.nodes().iter().find(|node| node.name == NODES[1]).context("no such node")?;
+    let node = scene.node(NODES[1])?;
     let web = scene.pods("shop", "app=web").await?;
     let near = web.iter().find(|pod| on(pod) == Some(NODES[0])).context("no replica on the first node")?;
     let near = url(*addresses(near).first().context("it has no address")?, echo::HTTP);
@@ -94,7 +94,7 @@ async fn a_node_that_starts_again_with_its_pods_first_runs_none_outside_of_the_m
 
 impl Scene {
     async fn goes_on_without_a_part_of_a_node(&self, part: fn(&Node) -> &Process) -> Result<()> {
-        let node = self.cluster.nodes().iter().find(|node| node.name == NODES[1]).context("no such node")?;
+        let node = self.node(NODES[1])?;
         let trouble = async {
             part(node).kill()?;
             let outcome = self.under_way("load", "web").await;
@@ -123,10 +123,7 @@ impl Scene {
             self.joins_and_leaves("late").await
         };
         self.without_a_failure(Box::pin(trouble)).await?;
-        let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: nobody, namespace: shop}\n\
-                      spec:\n  selector: {matchLabels: {app: web}}\n  action: DENY\n  rules:\n  - from: [{source: {principals: \
-                      [cluster.local/ns/shop/sa/client]}}]\n";
-        self.apply(policy).await?;
+        self.apply(NOBODY).await?;
         self.is_refused(CLIENT, "http://web/").await?;
         self.cluster.kubectl(&["-n", "shop", "delete", "authorizationpolicy", "nobody"]).await?;
         self.answers(CLIENT, "http://web/").await.map(drop)

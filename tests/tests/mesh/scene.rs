@@ -6,7 +6,7 @@ use std::{net::IpAddr, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use lab::{
     Settings, echo, eventually, http,
-    kube::{KubeCluster, Options, Tools, mesh},
+    kube::{KubeCluster, Options, Tools, mesh, node::Node},
     observe::Samples,
 };
 use serde_json::Value;
@@ -17,6 +17,10 @@ pub(crate) const SOON: Duration = Duration::from_secs(60);
 pub(crate) const ROLL_OUT: Duration = Duration::from_secs(120);
 pub(crate) const NODES: [&str; 2] = ["node-a", "node-b"];
 pub(crate) const LABEL: &str = "istio.io/dataplane-mode=ambient";
+/// Denies the clients what they ask of the web.
+pub(crate) const NOBODY: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: nobody, namespace: shop}\n\
+                  spec:\n  selector: {matchLabels: {app: web}}\n  action: DENY\n  rules:\n  - from: [{source: {principals: \
+                  [cluster.local/ns/shop/sa/client]}}]\n";
 const SHOP: &str = include_str!("shop.yaml");
 const METRICS: u16 = 15020;
 
@@ -39,6 +43,10 @@ impl Scene {
         scene.ready("street", "--all").await?;
         mesh::install(&scene.cluster, &[]).await?;
         Ok(scene)
+    }
+
+    pub(crate) fn node(&self, name: &str) -> Result<&Node> {
+        self.cluster.nodes().iter().find(|node| node.name == name).context("no such node")
     }
 
     /// Applies manifests, in which `@SAMPLE@` stands for the sample application's image.
