@@ -144,7 +144,7 @@ impl Admin {
             metrics::counter!("istio_xds_connection_terminations_total", "reason" => reason.as_str())
                 .absolute(self.stats.terminations(reason));
         }
-        for kind in xds::Kind::ALL {
+        for kind in xds::Kind::L4 {
             let url = kind.type_url();
             metrics::counter!("istio_xds_message_total", "url" => url).absolute(self.stats.messages(kind));
             metrics::counter!("istio_xds_message_bytes_total", "url" => url).absolute(self.stats.bytes(kind));

@@ -198,6 +198,7 @@ fn discovery(config: &Config, profile: &Profile, writer: Writer) -> anyhow::Resu
         headers,
         node_id: config.node_id.id.clone(),
         node_metadata: metadata.map(|(name, value)| (name.clone(), value.as_str().into())).collect(),
+        kinds: &xds::Kind::L4,
         on_demand: false,
     };
     xds::Client::new(client, writer).context("setting up discovery")
