@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The decisions of a node proxy about flows: where an outbound connection goes ([`outbound`]), whether and where an
-//! inbound one is let in ([`inbound`]), what a DNS question is answered ([`dns`]), and what every failure means
-//! ([`failure`]).
+//! The decisions of the proxies about flows and requests: where an outbound connection goes ([`outbound`]), whether and where an
+//! inbound one is let in ([`inbound`]), what a DNS question is answered ([`dns`]), which rule a request falls under
+//! ([`route`]), and what every failure means ([`failure`]).
 //!
 //! Pure functions over `mesh::Index`: no IO, clock, runtime or randomness. What a decision lacks is a value,
 //! [`Answer::Needs`]; the shell fetches it and asks again.
@@ -17,6 +17,7 @@ pub mod flow;
 pub mod forwarded;
 pub mod inbound;
 pub mod outbound;
+pub mod route;
 pub mod trace;
 
 pub use answer::{Answer, Missing};
