@@ -10,6 +10,7 @@
 //!   EndpointSlice ────► workload     (endpoints that are no pods; pods by reference: member)
 //!   AuthorizationPolicy ► policy
 //!   PeerAuthentication ─► peer     (synthesized policies; a proxy never sees the object)
+//!   HTTPRoute, GRPCRoute, TLSRoute, TCPRoute ─► route   (for waypoints)
 //! ```
 //! Nothing is ignored in silence: what cannot be honoured comes back as a report beside the output.
 
@@ -18,6 +19,7 @@ pub(crate) mod entry;
 pub(crate) mod member;
 pub(crate) mod peer;
 pub(crate) mod policy;
+pub(crate) mod route;
 pub(crate) mod service;
 pub(crate) mod slice;
 pub(crate) mod waypoint;

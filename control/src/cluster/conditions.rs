@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::{
     FIELD_MANAGER,
     kinds::resources,
+    parents,
     stated::{Said, Stated, StatedObjects, said},
 };
 use crate::{
@@ -73,9 +74,14 @@ impl Conditions {
     async fn round(&self) -> bool {
         let due = self.live.read(|world| {
             self.stated.filter_map(|(key, stated)| {
-                let wanted = Wanted::of(key.kind, &world.reports_of(key).collect::<Vec<_>>());
-                let conditions = wanted.missing(said(key.kind), stated, Timestamp::now())?;
-                Some((key.clone(), applied(key, stated, conditions)))
+                let now = Timestamp::now();
+                let status = if said(key.kind) == Said::PerParent {
+                    json!({"parents": parents::missing(world.attachments_of(key), stated, now)?})
+                } else {
+                    let wanted = Wanted::of(key.kind, &world.reports_of(key).collect::<Vec<_>>());
+                    json!({"conditions": wanted.missing(said(key.kind), stated, now)?})
+                };
+                Some((key.clone(), applied(key, stated, &status)))
             })
         });
         let mut all_written = true;
@@ -117,17 +123,17 @@ impl Conditions {
     }
 }
 
-/// An object with nothing but these conditions, as it is applied.
-fn applied(key: &ObjectKey, stated: &Stated, conditions: Vec<Value>) -> Value {
+/// An object with nothing but this status, as it is applied.
+fn applied(key: &ObjectKey, stated: &Stated, status: &Value) -> Value {
     let mut metadata = json!({"name": key.name.as_str()});
     if !key.namespace.is_empty() {
         metadata["namespace"] = json!(key.namespace.as_str());
     }
     // With what others have written in it: only while that is what they have written last.
-    if said(key.kind) == Said::Always {
+    if matches!(said(key.kind), Said::Always | Said::PerParent) {
         metadata["resourceVersion"] = json!(stated.version);
     }
-    json!({"kind": key.kind.as_str(), "metadata": metadata, "status": {"conditions": conditions}})
+    json!({"kind": key.kind.as_str(), "metadata": metadata, "status": status})
 }
 
 impl Wanted {
@@ -152,7 +158,7 @@ impl Wanted {
         let is_ours = |condition: &Value| condition.get("type").and_then(Value::as_str) == Some(self.kind);
         let before = stated.conditions.iter().find(|condition| is_ours(condition));
         match when {
-            Said::Never => None,
+            Said::Never | Said::PerParent => None,
             // What is not applied any more is taken away.
             Said::WhenWrong if self.honoured => before.map(|_| Vec::new()),
             // Keyed by type: those of others are none of our business.
@@ -194,7 +200,7 @@ impl Wanted {
 }
 
 /// Kubernetes writes times in whole seconds.
-fn seconds(now: Timestamp) -> String {
+pub(super) fn seconds(now: Timestamp) -> String {
     Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()
 }
 
@@ -211,7 +217,12 @@ mod tests {
     #[test]
     fn a_condition_is_written_when_it_is_new_and_leaves_those_of_others() {
         let foreign = json!({"type": "WaypointAccepted", "status": "True"});
-        let mut stated = Stated { generation: 2, version: "7".to_owned(), conditions: vec![foreign.clone()] };
+        let mut stated = Stated {
+            generation: 2,
+            version: "7".to_owned(),
+            conditions: vec![foreign.clone()],
+            ..Stated::default()
+        };
         let bad = Wanted::of(Kind::AuthorizationPolicy, &[&report("spec.moon")]);
         let written = bad.missing(Said::Always, &stated, Timestamp::UNIX_EPOCH).expect("it is new");
         assert_eq!(written[0], foreign);
@@ -235,7 +246,8 @@ mod tests {
         let missing =
             |wanted: &Wanted, stated: &Stated| wanted.missing(Said::WhenWrong, stated, Timestamp::UNIX_EPOCH);
         let foreign = json!({"type": "LoadBalancerPortsError", "status": "True"});
-        let mut stated = Stated { generation: 0, version: "7".to_owned(), conditions: vec![foreign] };
+        let mut stated =
+            Stated { generation: 0, version: "7".to_owned(), conditions: vec![foreign], ..Stated::default() };
         let (good, bad) =
             (Wanted::of(Kind::Service, &[]), Wanted::of(Kind::Service, &[&report("spec.moon")]));
         assert_eq!(missing(&good, &stated), None, "silence");
@@ -256,7 +268,7 @@ mod tests {
         let read = stated(read);
         let object = |kind| {
             let key = ObjectKey { kind, namespace: "shop".into(), name: "a".into() };
-            applied(&key, &read, read.conditions.clone())
+            applied(&key, &read, &json!({"conditions": read.conditions}))
         };
         let entry = object(Kind::WorkloadEntry);
         assert_eq!(entry["metadata"], json!({"name": "a", "namespace": "shop", "resourceVersion": "41"}));

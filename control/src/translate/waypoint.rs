@@ -154,6 +154,10 @@ pub(crate) fn own(object: &Object) -> Option<Name> {
         | Object::WorkloadGroup(_)
         | Object::Gateway(_)
         | Object::GatewayClass(_)
+        | Object::HTTPRoute(_)
+        | Object::GRPCRoute(_)
+        | Object::TLSRoute(_)
+        | Object::TCPRoute(_)
         | Object::AuthorizationPolicy(_)
         | Object::PeerAuthentication(_) => None,
     }
