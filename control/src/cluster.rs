@@ -21,7 +21,7 @@ mod uninstall;
 mod view;
 mod webhook;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use kubernetes::{Api, Leadership, LeaseSettings, lead};
@@ -129,8 +129,13 @@ impl Cluster {
         drop(tasks.spawn_vital("root rotation", rotation.run(tasks.shutdown())));
         let following = roots.follow(signer.clone(), leadership.clone(), tasks.shutdown());
         drop(tasks.spawn_vital("root", following));
-        let conditions =
-            Conditions { api: api.clone(), live: Arc::clone(live), stated, leadership: leadership.clone() };
+        let conditions = Conditions {
+            api: api.clone(),
+            live: Arc::clone(live),
+            stated,
+            leadership: leadership.clone(),
+            taken: BTreeMap::new(),
+        };
         drop(tasks.spawn_vital("conditions", conditions.write(tasks.shutdown())));
         if let Some(name) = settings.webhook {
             let webhook =

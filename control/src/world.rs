@@ -6,6 +6,7 @@
 
 mod affected;
 mod automatic;
+mod guards;
 mod objects;
 mod outputs;
 mod settings;
@@ -16,6 +17,7 @@ use mesh::{Change, Policy, PolicyName, Service, ServiceName, Workload, WorkloadU
 
 use self::{
     affected::Affected,
+    guards::Guards,
     outputs::{Batch, Outputs, Replaced},
 };
 pub(crate) use self::{automatic::Claim, objects::Name};
@@ -23,7 +25,13 @@ pub use self::{objects::Objects, settings::Settings};
 use crate::{
     objects::{Kind, Object, ObjectKey},
     report::Report,
-    translate::{self, Translation, entry, peer, policy, service, slice, workload, workload_entry},
+    translate::{
+        self, Translation, entry,
+        member::Guarded,
+        peer, policy, service, slice,
+        waypoint::{Binder, Bound, Guard},
+        workload, workload_entry,
+    },
 };
 
 /// Something happened to an object.
@@ -52,6 +60,7 @@ pub struct World {
     services: Outputs<ServiceName, Service>,
     policies: Outputs<PolicyName, Policy>,
     static_strict: Option<Policy>,
+    guards: Guards,
     reports: BTreeMap<ObjectKey, Vec<Report>>,
     /// What the source of an object has said.
     notes: BTreeMap<ObjectKey, Vec<Report>>,
@@ -68,6 +77,7 @@ impl World {
             services: Outputs::default(),
             policies: Outputs::default(),
             static_strict: None,
+            guards: Guards::default(),
             reports: BTreeMap::new(),
             notes: BTreeMap::new(),
             news: Vec::new(),
@@ -87,6 +97,11 @@ impl World {
     /// What there is to say about one object.
     pub fn reports_of(&self, key: &ObjectKey) -> impl Iterator<Item = &Report> {
         self.notes.get(key).into_iter().chain(self.reports.get(key)).flatten()
+    }
+
+    /// What is said of the waypoint of an object, if it is to have one.
+    pub(crate) fn bound(&self, key: &ObjectKey) -> Option<Bound> {
+        Binder { objects: &self.objects, settings: &self.settings }.bound(key)
     }
 
     /// What there would be to say about one of Istio's objects if it were there; about others, nothing.
@@ -116,7 +131,7 @@ impl World {
 
     /// Everything that proxies are told, as if all of it were new.
     pub fn outputs(&self) -> impl Iterator<Item = Change> {
-        let policies = self.policies.values().chain(&self.static_strict);
+        let policies = self.policies.values().chain(&self.static_strict).chain(self.guards.values());
         let services = self.services.values().cloned().map(Change::Service);
         let workloads = self.workloads.values().cloned().map(Change::Workload);
         policies.cloned().map(Change::Policy).chain(services).chain(workloads)
@@ -162,6 +177,7 @@ impl World {
 
     fn translate(&mut self, affected: Affected) -> Vec<Change> {
         let mut batches = Batches::default();
+        let gateways = affected.gateways;
         let peers = affected.keys.iter().any(|key| key.kind == Kind::PeerAuthentication);
         for key in affected.keys {
             let reports = batches.translate(&self.objects, &self.settings, &key);
@@ -177,6 +193,9 @@ impl World {
             if was != now {
                 changes.policy((was, now));
             }
+        }
+        for replaced in self.guards.replace(batches.guards, &gateways, (&self.objects, &self.settings)) {
+            changes.policy(replaced);
         }
         for replaced in self.services.replace(batches.services) {
             changes.service(replaced);
@@ -210,6 +229,7 @@ struct Batches {
     policies: Batch<PolicyName, Policy>,
     services: Batch<ServiceName, Service>,
     workloads: Batch<WorkloadUid, Workload>,
+    guards: Vec<(ObjectKey, Vec<Guard>)>,
 }
 
 impl Batches {
@@ -222,15 +242,18 @@ impl Batches {
                 said(found.map(|object| translate::namespace(objects, settings, object))).1
             }
             Kind::Node => Vec::new(),
-            Kind::ServiceAccount => said(objects.service_account(&name).map(translate::service_account)).1,
+            Kind::ServiceAccount => {
+                let found = objects.service_account(&name);
+                said(found.map(|object| translate::service_account(objects, settings, object))).1
+            }
             Kind::Pod => {
                 let found = objects.pod(&name).map(|object| workload::translate(objects, settings, object));
-                self.take_workloads(key, said(found))
+                self.take_guarded(key, said(found))
             }
             Kind::WorkloadEntry => {
                 let found = objects.workload_entry(&name);
                 let found = found.map(|object| workload_entry::translate(objects, settings, object));
-                self.take_workloads(key, said(found))
+                self.take_guarded(key, said(found))
             }
             Kind::EndpointSlice => {
                 let found = objects.slice(&name).map(|object| slice::translate(objects, settings, object));
@@ -251,7 +274,10 @@ impl Batches {
                 self.take_workloads(key, (workloads, reports))
             }
             Kind::WorkloadGroup => said(objects.workload_group(&name).map(workload_entry::group)).1,
-            Kind::Gateway => said(objects.gateway(&name).map(translate::gateway)).1,
+            Kind::Gateway => {
+                let found = objects.gateway(&name);
+                said(found.map(|object| translate::gateway(objects, settings, object))).1
+            }
             Kind::GatewayClass => said(objects.gateway_class(&name.1).map(translate::gateway_class)).1,
             Kind::AuthorizationPolicy => {
                 let found = objects.authorization(&name).map(|object| policy::translate(settings, object));
@@ -262,6 +288,13 @@ impl Batches {
                 self.take_policies(key, said(found))
             }
         }
+    }
+
+    fn take_guarded(&mut self, key: &ObjectKey, said: Said<Option<Guarded>>) -> Vec<Report> {
+        let (workload, guards) =
+            said.0.map(|Guarded { workload, guards }| (Some(workload), guards)).unwrap_or_default();
+        self.guards.push((key.clone(), guards));
+        self.take_workloads(key, (workload, said.1))
     }
 
     fn take_policies(

@@ -17,6 +17,8 @@ pub(crate) struct Stated {
     /// Of the whole object.
     pub(super) version: String,
     pub(super) conditions: Vec<Value>,
+    /// `status.listeners` of a Gateway.
+    pub(super) listeners: Vec<Value>,
 }
 
 /// Those of all objects that get conditions; cheap to clone.
@@ -30,6 +32,11 @@ impl StatedObjects {
 
     pub(super) fn remove(&self, key: &ObjectKey) {
         self.0.write().remove(key);
+    }
+
+    /// What stands in the status of one.
+    pub(super) fn get(&self, key: &ObjectKey) -> Option<Stated> {
+        self.0.read().get(key).cloned()
     }
 
     /// Looks at each object.
@@ -89,6 +96,7 @@ struct OutlineMetadata {
 /// Reads it from an object in JSON.
 pub(super) fn stated(object: &str) -> Stated {
     let Ok(Outline { metadata, status }) = serde_json::from_str(object) else { return Stated::default() };
-    let conditions = status.get("conditions").and_then(Value::as_array).cloned().unwrap_or_default();
-    Stated { generation: metadata.generation, version: metadata.resource_version, conditions }
+    let list = |name: &str| status.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
+    let (conditions, listeners) = (list("conditions"), list("listeners"));
+    Stated { generation: metadata.generation, version: metadata.resource_version, conditions, listeners }
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use arcstr::ArcStr;
+use jiff::Timestamp;
 use mesh::Hostname;
 
 use super::automatic::{Automatic, Claim, Pair};
@@ -52,6 +53,8 @@ pub struct Objects {
     of_host: BTreeMap<Hostname, BTreeSet<Name>>,
     /// What names a gateway as its waypoint in its own labels.
     bound: BTreeMap<Name, BTreeSet<ObjectKey>>,
+    /// Names of the gateways for a service account.
+    for_account: BTreeMap<Name, BTreeSet<Name>>,
     automatic: Automatic,
 }
 
@@ -171,6 +174,13 @@ impl Objects {
         self.service_accounts.get(name)
     }
 
+    pub(crate) fn service_accounts_of(
+        &self,
+        namespace: &str,
+    ) -> impl Iterator<Item = (&Name, &ServiceAccount)> {
+        within(&self.service_accounts, namespace)
+    }
+
     pub(crate) fn pod(&self, name: &Name) -> Option<&Pod> {
         self.pods.get(name)
     }
@@ -273,6 +283,18 @@ impl Objects {
         self.bound.get(gateway).into_iter().flatten()
     }
 
+    /// Names of the gateways that say of themselves that they are for a service account.
+    pub(crate) fn gateways_for(&self, account: &Name) -> impl Iterator<Item = (&Name, &Gateway)> {
+        named(&self.for_account, account, &self.gateways)
+    }
+
+    /// The oldest of them.
+    pub(crate) fn gateway_for(&self, account: &Name) -> Option<&Gateway> {
+        let age = |gateway: &Gateway| gateway.metadata.creation_timestamp.unwrap_or(Timestamp::MAX);
+        let oldest = self.gateways_for(account).min_by_key(|(name, gateway)| (age(gateway), *name));
+        oldest.map(|(_, gateway)| gateway)
+    }
+
     pub(crate) fn authorization(&self, name: &Name) -> Option<&AuthorizationPolicy> {
         self.authorization.get(name)
     }
@@ -320,7 +342,13 @@ impl Objects {
                 self.of_host.entry(host).or_default().insert(name.clone());
             }
         }
-        if let Some(gateway) = waypoint::own(object) {
+        if let Object::Gateway(gateway) = object
+            && let Some(account) = waypoint::account(gateway)
+        {
+            let account = (name.0.clone(), account.clone());
+            self.for_account.entry(account).or_default().insert(name);
+        }
+        for gateway in waypoint::own(object) {
             self.bound.entry(gateway).or_default().insert(key.clone());
         }
     }
@@ -346,7 +374,12 @@ impl Objects {
                 take(&mut self.of_host, &host, &name);
             }
         }
-        if let Some(gateway) = waypoint::own(object) {
+        if let Object::Gateway(gateway) = object
+            && let Some(account) = waypoint::account(gateway)
+        {
+            take(&mut self.for_account, &(name.0.clone(), account.clone()), &name);
+        }
+        for gateway in waypoint::own(object) {
             take(&mut self.bound, &gateway, key);
         }
     }
