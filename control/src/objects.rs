@@ -30,8 +30,9 @@ pub use self::{
         WorkloadSelector,
     },
     gateway::{
-        AllowedRoutes, Gateway, GatewayClass, GatewayClassSpec, GatewaySpec, GatewayStatus, Listener,
-        NamespaceSelector, RouteNamespaces, SelectorRequirement, StatusAddress,
+        AllowedRoutes, Gateway, GatewayClass, GatewayClassSpec, GatewaySpec, GatewayStatus, Infrastructure,
+        Listener, NamespaceSelector, ParametersReference, RouteKind, RouteNamespaces, SelectorRequirement,
+        StatusAddress,
     },
     meta::{LabelSelector, Labels, Metadata, OwnerReference},
     pod::{Condition, Container, ContainerPort, Phase, Pod, PodIp, PodSpec, PodStatus, Protocol},

@@ -6,6 +6,7 @@
 
 mod affected;
 mod automatic;
+mod guards;
 mod objects;
 mod outputs;
 mod settings;
@@ -16,6 +17,7 @@ use mesh::{Change, Policy, PolicyName, Route, RouteName, Service, ServiceName, W
 
 use self::{
     affected::Affected,
+    guards::Guards,
     outputs::{Batch, Outputs, Replaced},
 };
 pub(crate) use self::{automatic::Claim, objects::Name};
@@ -24,9 +26,13 @@ use crate::{
     objects::{Kind, Object, ObjectKey},
     report::Report,
     translate::{
-        self, Translation, entry, peer, policy,
+        self, Translation, entry,
+        member::Guarded,
+        peer, policy,
         route::{self, Attachment, Routed},
-        service, slice, workload, workload_entry,
+        service, slice,
+        waypoint::{Binder, Bound, Guard},
+        workload, workload_entry,
     },
 };
 
@@ -59,6 +65,7 @@ pub struct World {
     /// What became of the parents of a route.
     attachments: BTreeMap<ObjectKey, Vec<Attachment>>,
     static_strict: Option<Policy>,
+    guards: Guards,
     reports: BTreeMap<ObjectKey, Vec<Report>>,
     /// What the source of an object has said.
     notes: BTreeMap<ObjectKey, Vec<Report>>,
@@ -77,6 +84,7 @@ impl World {
             routes: Outputs::default(),
             attachments: BTreeMap::new(),
             static_strict: None,
+            guards: Guards::default(),
             reports: BTreeMap::new(),
             notes: BTreeMap::new(),
             news: Vec::new(),
@@ -101,6 +109,11 @@ impl World {
     /// What became of the parents of a route; nothing of those that are no part of the mesh.
     pub(crate) fn attachments_of(&self, key: &ObjectKey) -> &[Attachment] {
         self.attachments.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// What is said of the waypoint of an object, if it is to have one.
+    pub(crate) fn bound(&self, key: &ObjectKey) -> Option<Bound> {
+        Binder { objects: &self.objects, settings: &self.settings }.bound(key)
     }
 
     /// What there would be to say about a policy, route or entry if it were there; about others, nothing.
@@ -134,7 +147,7 @@ impl World {
 
     /// Everything that proxies are told, as if all of it were new.
     pub fn outputs(&self) -> impl Iterator<Item = Change> {
-        let policies = self.policies.values().chain(&self.static_strict);
+        let policies = self.policies.values().chain(&self.static_strict).chain(self.guards.values());
         let services = self.services.values().cloned().map(Change::Service);
         let workloads = self.workloads.values().cloned().map(Change::Workload);
         let routes = self.routes.values().cloned().map(Change::Route);
@@ -182,6 +195,7 @@ impl World {
 
     fn translate(&mut self, affected: Affected) -> Vec<Change> {
         let mut batches = Batches::default();
+        let gateways = affected.gateways;
         let peers = affected.keys.iter().any(|key| key.kind == Kind::PeerAuthentication);
         for key in affected.keys {
             let reports = batches.translate(&self.objects, &self.settings, &key);
@@ -197,6 +211,9 @@ impl World {
             if was != now {
                 changes.policy((was, now));
             }
+        }
+        for replaced in self.guards.replace(batches.guards, &gateways, (&self.objects, &self.settings)) {
+            changes.policy(replaced);
         }
         for replaced in self.services.replace(batches.services) {
             changes.service(replaced);
@@ -242,6 +259,7 @@ struct Batches {
     workloads: Batch<WorkloadUid, Workload>,
     routes: Batch<RouteName, Route>,
     attachments: Vec<(ObjectKey, Vec<Attachment>)>,
+    guards: Vec<(ObjectKey, Vec<Guard>)>,
 }
 
 impl Batches {
@@ -254,15 +272,18 @@ impl Batches {
                 said(found.map(|object| translate::namespace(objects, settings, object))).1
             }
             Kind::Node => Vec::new(),
-            Kind::ServiceAccount => said(objects.service_account(&name).map(translate::service_account)).1,
+            Kind::ServiceAccount => {
+                let found = objects.service_account(&name);
+                said(found.map(|object| translate::service_account(objects, settings, object))).1
+            }
             Kind::Pod => {
                 let found = objects.pod(&name).map(|object| workload::translate(objects, settings, object));
-                self.take_workloads(key, said(found))
+                self.take_guarded(key, said(found))
             }
             Kind::WorkloadEntry => {
                 let found = objects.workload_entry(&name);
                 let found = found.map(|object| workload_entry::translate(objects, settings, object));
-                self.take_workloads(key, said(found))
+                self.take_guarded(key, said(found))
             }
             Kind::EndpointSlice => {
                 let found = objects.slice(&name).map(|object| slice::translate(objects, settings, object));
@@ -283,7 +304,10 @@ impl Batches {
                 self.take_workloads(key, (workloads, reports))
             }
             Kind::WorkloadGroup => said(objects.workload_group(&name).map(workload_entry::group)).1,
-            Kind::Gateway => said(objects.gateway(&name).map(translate::gateway)).1,
+            Kind::Gateway => {
+                let found = objects.gateway(&name);
+                said(found.map(|object| translate::gateway(objects, settings, object))).1
+            }
             Kind::GatewayClass => said(objects.gateway_class(&name.1).map(translate::gateway_class)).1,
             Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute => {
                 self.take_route(key, said(route::translate(objects, settings, key)))
@@ -297,6 +321,13 @@ impl Batches {
                 self.take_policies(key, said(found))
             }
         }
+    }
+
+    fn take_guarded(&mut self, key: &ObjectKey, said: Said<Option<Guarded>>) -> Vec<Report> {
+        let (workload, guards) =
+            said.0.map(|Guarded { workload, guards }| (Some(workload), guards)).unwrap_or_default();
+        self.guards.push((key.clone(), guards));
+        self.take_workloads(key, (workload, said.1))
     }
 
     fn take_policies(

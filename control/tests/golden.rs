@@ -84,6 +84,21 @@ fn labels_bind_services_and_workloads_to_waypoints() {
 }
 
 #[test]
+fn workloads_behind_a_waypoint_are_guarded_on_the_ports_that_are_bound() {
+    check("waypoints-enforced");
+}
+
+#[test]
+fn a_service_account_names_a_waypoint_for_all_its_workloads() {
+    check("waypoints-accounts");
+}
+
+#[test]
+fn a_canary_gets_its_share_or_says_why_not() {
+    check("waypoints-canary");
+}
+
+#[test]
 fn slices_by_hand_feed_services_without_a_selector() {
     check("endpoint-slices");
 }

@@ -19,6 +19,8 @@ pub(crate) struct Stated {
     pub(super) conditions: Vec<Value>,
     /// Of a route: what is said of each of its parents.
     pub(super) parents: Vec<Value>,
+    /// `status.listeners` of a Gateway.
+    pub(super) listeners: Vec<Value>,
 }
 
 /// Those of all objects that get conditions; cheap to clone.
@@ -32,6 +34,11 @@ impl StatedObjects {
 
     pub(super) fn remove(&self, key: &ObjectKey) {
         self.0.write().remove(key);
+    }
+
+    /// What stands in the status of one.
+    pub(super) fn get(&self, key: &ObjectKey) -> Option<Stated> {
+        self.0.read().get(key).cloned()
     }
 
     /// Looks at each object.
@@ -95,6 +102,11 @@ struct OutlineMetadata {
 pub(super) fn stated(object: &str) -> Stated {
     let Ok(Outline { metadata, status }) = serde_json::from_str(object) else { return Stated::default() };
     let list = |name: &str| status.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
-    let (conditions, parents) = (list("conditions"), list("parents"));
-    Stated { generation: metadata.generation, version: metadata.resource_version, conditions, parents }
+    Stated {
+        generation: metadata.generation,
+        version: metadata.resource_version,
+        conditions: list("conditions"),
+        parents: list("parents"),
+        listeners: list("listeners"),
+    }
 }

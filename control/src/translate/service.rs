@@ -13,7 +13,7 @@ use mesh::{
 
 use super::{
     Translation,
-    waypoint::{Binder, Traffic},
+    waypoint::{Binder, Binding, Traffic},
 };
 use crate::{
     objects::{self, IpFamily, Kind, Labels, Metadata, Namespace, Port, Protocol, TargetPort, TrafficPolicy},
@@ -37,7 +37,9 @@ pub(crate) fn translate(
     }
     notes(service, &mut reports);
     let binder = Binder { objects, settings };
-    let waypoint = binder.bind(&service.metadata, Traffic::Service, &mut reports);
+    let binding = binder.binding(&service.metadata, Traffic::Service, None);
+    binder.report(&service.metadata, binding.as_ref(), Traffic::Service, &mut reports);
+    let waypoint = binding.as_ref().and_then(Binding::waypoint);
     let ingress_use_waypoint = binder.ingress(&service.metadata, waypoint.is_some(), &mut reports);
     let output = name(settings, service).map(|name| Service {
         name: service.metadata.name.clone(),
@@ -47,7 +49,7 @@ pub(crate) fn translate(
         ports: ports(service),
         subject_alt_names: Vec::new(),
         waypoint,
-        weighted_waypoints: Vec::new(),
+        weighted_waypoints: binding.as_ref().map(Binding::weighted).unwrap_or_default(),
         load_balancing: load_balancing(service, namespace),
         ip_families: ip_families(service),
         canonical: true,

@@ -7,6 +7,7 @@ use std::{
 };
 
 use arcstr::ArcStr;
+use jiff::Timestamp;
 use mesh::Hostname;
 
 use super::automatic::{Automatic, Claim, Pair};
@@ -63,6 +64,8 @@ pub struct Objects {
     bound: BTreeMap<Name, BTreeSet<ObjectKey>>,
     /// Routes that refer to a service, service entry or host.
     routes_to: BTreeMap<Reference, BTreeSet<ObjectKey>>,
+    /// Names of the gateways for a service account.
+    for_account: BTreeMap<Name, BTreeSet<Name>>,
     automatic: Automatic,
 }
 
@@ -198,6 +201,13 @@ impl Objects {
         self.service_accounts.get(name)
     }
 
+    pub(crate) fn service_accounts_of(
+        &self,
+        namespace: &str,
+    ) -> impl Iterator<Item = (&Name, &ServiceAccount)> {
+        within(&self.service_accounts, namespace)
+    }
+
     pub(crate) fn pod(&self, name: &Name) -> Option<&Pod> {
         self.pods.get(name)
     }
@@ -321,6 +331,18 @@ impl Objects {
         self.bound.get(gateway).into_iter().flatten()
     }
 
+    /// Names of the gateways that say of themselves that they are for a service account.
+    pub(crate) fn gateways_for(&self, account: &Name) -> impl Iterator<Item = (&Name, &Gateway)> {
+        named(&self.for_account, account, &self.gateways)
+    }
+
+    /// The oldest of them.
+    pub(crate) fn gateway_for(&self, account: &Name) -> Option<&Gateway> {
+        let age = |gateway: &Gateway| gateway.metadata.creation_timestamp.unwrap_or(Timestamp::MAX);
+        let oldest = self.gateways_for(account).min_by_key(|(name, gateway)| (age(gateway), *name));
+        oldest.map(|(_, gateway)| gateway)
+    }
+
     pub(crate) fn authorization(&self, name: &Name) -> Option<&AuthorizationPolicy> {
         self.authorization.get(name)
     }
@@ -371,7 +393,13 @@ impl Objects {
         for reference in route::references(object) {
             self.routes_to.entry(reference).or_default().insert(key.clone());
         }
-        if let Some(gateway) = waypoint::own(object) {
+        if let Object::Gateway(gateway) = object
+            && let Some(account) = waypoint::account(gateway)
+        {
+            let account = (name.0.clone(), account.clone());
+            self.for_account.entry(account).or_default().insert(name);
+        }
+        for gateway in waypoint::own(object) {
             self.bound.entry(gateway).or_default().insert(key.clone());
         }
     }
@@ -400,7 +428,12 @@ impl Objects {
         for reference in route::references(object) {
             take(&mut self.routes_to, &reference, key);
         }
-        if let Some(gateway) = waypoint::own(object) {
+        if let Object::Gateway(gateway) = object
+            && let Some(account) = waypoint::account(gateway)
+        {
+            take(&mut self.for_account, &(name.0.clone(), account.clone()), &name);
+        }
+        for gateway in waypoint::own(object) {
             take(&mut self.bound, &gateway, key);
         }
     }

@@ -8,7 +8,7 @@ use mesh::{
     Change, Policy, Route, Service, Workload,
     l7::route::{Backend, HttpRule, Rules, Target},
     policy::{Clause, Match, Rule, ServiceAccountMatch, StringMatch},
-    service::{LoadBalancing, PortMap},
+    service::{LoadBalancing, PortMap, WeightedWaypoint},
     workload::{GatewayAddress, GatewayDestination},
 };
 use serde_json::{Map, Value, json};
@@ -81,9 +81,15 @@ fn service(output: &Service) -> Value {
         ("ipFamilies", text(format!("{:?}", output.ip_families))),
         ("subjectAltNames", list(&output.subject_alt_names)),
         ("waypoint", gateway(output.waypoint.as_ref())),
+        ("weightedWaypoints", output.weighted_waypoints.iter().map(share).collect()),
         ("ingressUseWaypoint", if output.ingress_use_waypoint { json!(true) } else { Value::Null }),
         ("canonical", if output.canonical { Value::Null } else { json!(false) }),
     ])
+}
+
+fn share(share: &WeightedWaypoint) -> Value {
+    let address = gateway(Some(&share.destination));
+    text(format!("{} of 100 to {}", share.weight, address.as_str().unwrap_or_default()))
 }
 
 fn gateway(address: Option<&GatewayAddress>) -> Value {
