@@ -79,7 +79,7 @@ impl Admin {
         if let Some(seconds) = self.waypoint.identities.seconds_to_first_expiry() {
             metrics::gauge!("ambit_certificate_expiry_seconds").set(seconds);
         }
-        shown::discovery(&self.stats);
+        shown::discovery(&self.stats, &xds::Kind::ALL);
         respond::with_type(StatusCode::OK, Exported::CONTENT_TYPE, self.exported.render())
     }
 

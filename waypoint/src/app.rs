@@ -150,6 +150,7 @@ fn plane(config: &Config, profile: &Profile) -> Plane {
         token: config.token.clone(),
         cluster: config.cluster.clone(),
         node_id: config.node_id.clone(),
+        kinds: &xds::Kind::ALL,
         certificate_life: config.certificate_life,
         profile: profile.clone(),
     }

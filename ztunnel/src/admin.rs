@@ -90,7 +90,7 @@ impl Admin {
         if let Some(seconds) = self.node.identities.seconds_to_first_expiry() {
             metrics::gauge!("ambit_certificate_expiry_seconds").set(seconds);
         }
-        shown::discovery(&self.stats);
+        shown::discovery(&self.stats, &xds::Kind::L4);
     }
 
     fn logging(&self, request: &Request) -> Response {

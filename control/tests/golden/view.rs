@@ -5,7 +5,8 @@ use std::fmt::Display;
 
 use control::world::World;
 use mesh::{
-    Change, Policy, Service, Workload,
+    Change, Policy, Route, Service, Workload,
+    l7::route::Rules,
     policy::{Clause, Match, Rule, ServiceAccountMatch, StringMatch},
     service::{LoadBalancing, PortMap},
     workload::{GatewayAddress, GatewayDestination},
@@ -14,13 +15,18 @@ use serde_json::{Map, Value, json};
 
 /// Everything that proxies are told, and what users are.
 pub(crate) fn yaml(world: &World) -> String {
-    let (mut workloads, mut services, mut policies) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut workloads, mut services, mut policies, mut routes) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for output in world.outputs() {
         match output {
             Change::Workload(output) => workloads.push(workload(&output)),
             Change::Service(output) => services.push(service(&output)),
             Change::Policy(output) => policies.push(policy(&output)),
-            Change::WorkloadGone(_) | Change::ServiceGone(_) | Change::PolicyGone(_) => {
+            Change::Route(output) => routes.push(route(&output)),
+            Change::WorkloadGone(_)
+            | Change::ServiceGone(_)
+            | Change::PolicyGone(_)
+            | Change::RouteGone(_) => {
                 panic!("nothing is gone")
             }
         }
@@ -30,6 +36,7 @@ pub(crate) fn yaml(world: &World) -> String {
     });
     let all = map([
         ("policies", Value::Array(policies)),
+        ("routes", Value::Array(routes)),
         ("services", Value::Array(services)),
         ("workloads", Value::Array(workloads)),
         ("reports", reports.collect()),
@@ -110,6 +117,21 @@ fn policy(output: &Policy) -> Value {
         ("action", text(format!("{:?}", output.action))),
         ("dryRun", if output.dry_run { json!(true) } else { Value::Null }),
         ("rules", output.rules.iter().map(rule).collect()),
+    ])
+}
+
+fn route(output: &Route) -> Value {
+    let rules: Value = match &output.rules {
+        Rules::Http(rules) => rules.iter().map(|rule| text(format!("{rule:?}"))).collect(),
+        Rules::Tls(rules) => rules.iter().map(|rule| text(format!("{rule:?}"))).collect(),
+        Rules::Tcp(rules) => rules.iter().map(|rule| text(format!("{rule:?}"))).collect(),
+    };
+    let parents = output.parents.iter().map(|parent| text(format!("{parent:?}")));
+    map([
+        ("name", text(&output.name)),
+        ("created", json!(output.created)),
+        ("parents", parents.collect()),
+        ("rules", rules),
     ])
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The decisions of a node proxy about flows: where an outbound connection goes ([`outbound`]), whether and where an
-//! inbound one is let in ([`inbound`]), what a DNS question is answered ([`dns`]), and what every failure means
-//! ([`failure`]); and those of a waypoint: what it is asked for and where that is ([`waypoint`]), which endpoint is the
-//! better one ([`upstream`]), what a request is answered that fails ([`fault`]).
+//! The decisions of the proxies about flows and requests: where an outbound connection goes ([`outbound`]), whether and
+//! where an inbound one is let in ([`inbound`]), what a DNS question is answered ([`dns`]), what a waypoint is asked for
+//! ([`waypoint`]), which rule a request falls under ([`route`]), which endpoint is the better one ([`upstream`]), and what
+//! every failure means ([`failure`] of flows, [`fault`] of requests).
 //!
 //! Pure functions over `mesh::Index`: no IO, clock, runtime or randomness. What a decision lacks is a value,
 //! [`Answer::Needs`]; the shell fetches it and asks again.
@@ -19,6 +19,7 @@ pub mod flow;
 pub mod forwarded;
 pub mod inbound;
 pub mod outbound;
+pub mod route;
 pub mod trace;
 pub mod upstream;
 pub mod waypoint;

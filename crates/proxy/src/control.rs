@@ -8,7 +8,7 @@ use identity::{
     CaClient, CaSettings, Connector, Credentials, Identities, IdentitiesSettings, Profile, Renewal,
     SystemClock, Token, ca::Subject,
 };
-use xds::{Client, ClientConfig, Writer};
+use xds::{Client, ClientConfig, Kind, Writer};
 
 use crate::settings::{NodeId, Upstream};
 
@@ -25,6 +25,8 @@ pub struct Plane {
     pub cluster: String,
     /// What the discovery server is told about this process.
     pub node_id: NodeId,
+    /// What is asked of discovery.
+    pub kinds: &'static [Kind],
     /// Life of the certificates that are asked for.
     pub certificate_life: Duration,
     /// How TLS is done.
@@ -57,6 +59,7 @@ impl Plane {
             headers,
             node_id: self.node_id.id.clone(),
             node_metadata: metadata.map(|(name, value)| (name.clone(), value.as_str().into())).collect(),
+            kinds: self.kinds,
             on_demand: false,
         };
         Client::new(client, writer).context("setting up discovery")

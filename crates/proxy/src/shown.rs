@@ -70,12 +70,12 @@ fn bind_std(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
 }
 
 /// Numbers of the discovery stream, at the moment somebody looks.
-pub fn discovery(stats: &xds::client::Stats) {
+pub fn discovery(stats: &xds::client::Stats, kinds: &[xds::Kind]) {
     for reason in xds::client::Termination::ALL {
         metrics::counter!("istio_xds_connection_terminations_total", "reason" => reason.as_str())
             .absolute(stats.terminations(reason));
     }
-    for kind in xds::Kind::ALL {
+    for kind in kinds.iter().copied() {
         let url = kind.type_url();
         metrics::counter!("istio_xds_message_total", "url" => url).absolute(stats.messages(kind));
         metrics::counter!("istio_xds_message_bytes_total", "url" => url).absolute(stats.bytes(kind));

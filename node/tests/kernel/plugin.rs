@@ -136,7 +136,13 @@ fn plugin(command: &str, socket: &Path, pod: &str, namespace: &Namespace, sandbo
         },
         "cni.dev/valid-attachments": [{"containerID": sandbox, "ifname": "eth0"}],
     });
-    let mut child = Command::new(Path::new(env!("CARGO_BIN_EXE_node-agent")).with_file_name("cni"))
+    let program = Path::new(env!("CARGO_BIN_EXE_node-agent")).with_file_name("cni");
+    assert!(
+        program.is_file(),
+        "{} is not there: build it with `cargo build --workspace --bins`",
+        program.display()
+    );
+    let mut child = Command::new(program)
         .env_clear()
         .env("CNI_COMMAND", command)
         .env("CNI_CONTAINERID", sandbox)
