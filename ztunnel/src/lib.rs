@@ -12,14 +12,10 @@
 
 pub mod admin;
 pub mod app;
-pub mod aside;
-pub mod ask;
 pub mod config;
 pub mod deliver;
 pub mod dial;
 pub mod dns;
-pub mod dump;
-pub mod hearsay;
 pub mod inbound;
 pub mod live;
 pub mod metrics;
@@ -37,3 +33,5 @@ pub mod socket;
 #[cfg(test)]
 mod testing;
 pub mod zds;
+
+use proxy::{aside, ask, dump, hearsay};

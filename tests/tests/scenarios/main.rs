@@ -17,6 +17,7 @@ mod policy;
 mod scene;
 mod soak;
 mod traffic;
+mod waypoint;
 
 use std::process::ExitCode;
 
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         hostile::all(),
         interop::all(),
         peer::all(),
+        waypoint::all(),
         soak::all(),
     ];
     let ground = ground::all().into_iter().map(|check| {

@@ -3,7 +3,9 @@
 
 mod health;
 
-use std::{convert::Infallible, net::Ipv6Addr, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, convert::Infallible, net::Ipv6Addr, net::SocketAddr, sync::Arc, time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
@@ -188,7 +190,12 @@ async fn answer(
         head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
     let path = head.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
     let method = head.method.to_string();
-    let echo = Echo { name: serve.name.clone(), peer, local, method, path, host, received };
+    let shown = |(name, value): (&http::HeaderName, &HeaderValue)| {
+        (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
+    let headers =
+        if path.starts_with("/headers") { head.headers.iter().map(shown).collect() } else { BTreeMap::new() };
+    let echo = Echo { name: serve.name.clone(), peer, local, method, path, host, received, headers };
     let mut response = Response::new(Full::from(serde_json::to_vec(&echo).unwrap_or_default()));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
