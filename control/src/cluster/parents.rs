@@ -8,11 +8,11 @@ use serde_json::{Map, Value, json};
 use super::{conditions::seconds, stated::Stated};
 use crate::{
     objects::ParentRef,
-    translate::route::{Attachment, Outcome},
+    translate::{
+        route::{Attachment, Outcome},
+        waypoint::CONTROLLER,
+    },
 };
-
-/// Who speaks: the controller of our class of waypoints.
-const CONTROLLER: &str = "ambit.mesh/waypoint";
 
 /// The list to apply; nothing when what it says is there already.
 pub(super) fn missing(attachments: &[Attachment], stated: &Stated, now: Timestamp) -> Option<Vec<Value>> {

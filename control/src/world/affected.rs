@@ -330,6 +330,10 @@ impl Adding<'_> {
                 | Kind::WorkloadGroup
                 | Kind::Gateway
                 | Kind::GatewayClass
+                | Kind::HTTPRoute
+                | Kind::GRPCRoute
+                | Kind::TLSRoute
+                | Kind::TCPRoute
                 | Kind::AuthorizationPolicy
                 | Kind::PeerAuthentication => {}
             }

@@ -12,12 +12,9 @@ use mesh::{
 
 use super::{NETWORKING, Reader, Routed};
 use crate::{
-    objects::{Kind, Metadata, ParentRef},
+    objects::{Kind, Metadata, ObjectKey, ParentRef},
     report::{Severity, line},
-    translate::{
-        Translation, service,
-        waypoint::{Binder, Traffic},
-    },
+    translate::{Translation, service, waypoint::Binder},
     world::Name,
 };
 
@@ -147,18 +144,16 @@ impl Reader<'_> {
         });
         let resolved = self.unresolved.clone();
         let resolved = resolved.unwrap_or_else(|| Outcome::good("ResolvedRefs", "every backend exists"));
-        let metadata = match kind {
-            Kind::Service => self.objects.service(name).map(|service| &service.metadata),
-            _ => self.objects.entry(name).map(|entry| &entry.metadata),
-        };
-        let binder = Binder { objects: self.objects, settings: self.settings };
-        let bound = metadata.and_then(|metadata| binder.bind_silently(metadata, Traffic::Service));
+        let key = ObjectKey { kind, namespace: name.0.clone(), name: name.1.clone() };
+        let bound = Binder { objects: self.objects, settings: self.settings }.bound(&key);
         let waypoint = match bound {
-            Some(_) => Outcome::good("ResolvedWaypoints", "the waypoint of the parent enforces the route"),
+            Some(bound) if bound.is_bound => {
+                Outcome::good("ResolvedWaypoints", "the waypoint of the parent enforces the route")
+            }
+            Some(bound) => Outcome::bad(bound.reason, bound.message),
             None => {
-                let parent = format!("{kind} {}/{}", name.0, name.1);
                 let message = format!(
-                    "{parent} has no waypoint that is ready, so nothing enforces the route: label it istio.io/use-waypoint"
+                    "{key} has no waypoint, so nothing enforces the route: label it istio.io/use-waypoint"
                 );
                 Outcome::bad("NoWaypoint", message)
             }
