@@ -9,9 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use mesh::{
-    Index, Service, ServiceName, Workload, WorkloadUid, service::AppProtocol, workload::GatewayAddress,
-};
+use mesh::{Index, Service, ServiceName, Workload, WorkloadUid, service::AppProtocol};
 
 use crate::{
     answer::{Answer, Missing, Stop},
