@@ -13,8 +13,12 @@ use crate::{
     report::ReportCommand,
     status::StatusCommand,
     version::VersionCommand,
+    waypoint::WaypointCommand,
     ztunnel::ZtunnelCommand,
 };
+
+/// The namespace that the mesh runs in, unless somebody says otherwise.
+pub(crate) const HOME: &str = "ambit-system";
 
 const EXIT: &str = "\
 Exit codes:
@@ -44,12 +48,19 @@ pub(crate) struct To {
     /// Context of the kubeconfig; else its current one
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) context: Option<String>,
-    /// The namespace that the mesh runs in
-    #[arg(short, long, global = true, default_value = "ambit-system", value_name = "NAME")]
-    pub(crate) namespace: String,
+    /// The namespace that the mesh runs in [default: ambit-system]; for `waypoint`, that of the waypoint
+    #[arg(short, long, global = true, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
     /// How to print the answer
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
+}
+
+impl To {
+    /// The namespace that the mesh runs in.
+    pub(crate) fn home(&self) -> &str {
+        self.namespace.as_deref().unwrap_or(HOME)
+    }
 }
 
 /// How the answer is printed.
@@ -81,6 +92,9 @@ pub(crate) enum Command {
     BugReport(ReportCommand),
     /// What the ztunnels know
     Ztunnel(ZtunnelCommand),
+    /// Waypoints: L7 proxies of a namespace, a service, a workload or a service account
+    #[command(subcommand)]
+    Waypoint(WaypointCommand),
     /// A script that completes commands in a shell
     Completion(Completion),
 }
@@ -112,7 +126,8 @@ mod tests {
     #[test]
     fn options_may_come_after_the_command() {
         let arguments = Arguments::parse_from(["ambit", "status", "-n", "mesh", "-o", "json"]);
-        assert_eq!((arguments.to.namespace.as_str(), arguments.to.output), ("mesh", Format::Json));
+        assert_eq!((arguments.to.home(), arguments.to.output), ("mesh", Format::Json));
+        assert_eq!(Arguments::parse_from(["ambit", "status"]).to.home(), HOME);
         assert!(
             Arguments::try_parse_from(["ambit", "bypass", "shop"]).is_err(),
             "neither an end nor a beginning"

@@ -45,7 +45,7 @@ struct Written {
 
 impl BypassCommand {
     pub(crate) async fn run(&self, to: &To) -> anyhow::Result<Outcome> {
-        if self.name == to.namespace || self.name == "kube-system" {
+        if self.name == to.home() || self.name == "kube-system" {
             bail!("{} is never in the mesh", self.name);
         }
         let api = reach::open(to).await?;

@@ -39,7 +39,7 @@ pub(crate) fn write(folder: &Path) -> anyhow::Result<PathBuf> {
 /// Runs helm in the cluster and namespace that the options mean; what it says goes where ours goes.
 pub(crate) fn helm(to: &To, arguments: &[OsString]) -> anyhow::Result<ExitStatus> {
     let mut command = Command::new(HELM.program);
-    command.args(arguments).arg("--namespace").arg(&to.namespace);
+    command.args(arguments).arg("--namespace").arg(to.home());
     if let Some(kubeconfig) = &to.kubeconfig {
         command.arg("--kubeconfig").arg(kubeconfig);
     }

@@ -93,7 +93,7 @@ impl Verdict {
 impl CheckCommand {
     pub(crate) async fn run(&self, to: &To) -> anyhow::Result<Outcome> {
         let api = reach::open(to).await?;
-        let facts = gather::everything(&api, &to.namespace).await?;
+        let facts = gather::everything(&api, to.home()).await?;
         let now = Timestamp::now();
         let verdict = if self.before || !facts.is_installed() {
             before(&facts, &permissions(&api).await, self.revision.as_deref(), now)
@@ -116,7 +116,7 @@ pub(crate) fn report(facts: &Facts, now: Timestamp) -> String {
 /// # Errors
 /// When the API server cannot be reached.
 pub(crate) async fn precheck(api: &Api, to: &To, revision: Option<&str>) -> anyhow::Result<Verdict> {
-    let facts = gather::cluster(api, &to.namespace).await?;
+    let facts = gather::cluster(api, to.home()).await?;
     Ok(before(&facts, &permissions(api).await, revision, Timestamp::now()))
 }
 

@@ -140,6 +140,15 @@ pub(crate) async fn at_once<T>(futures: impl Iterator<Item = impl Future<Output 
     stream::iter(futures).buffer_unordered(AT_ONCE).collect().await
 }
 
+/// What a port of a pod answers, as text.
+pub(crate) async fn text(api: &Api, at: &PodPort, path: &str) -> Answer<String> {
+    let body = at
+        .get(api, path)
+        .await
+        .map_err(|error| chain(&error).chars().take(LONGEST_REASON).collect::<String>())?;
+    Ok(String::from_utf8_lossy(&body).into_owned())
+}
+
 async fn ask<T: DeserializeOwned>(api: &Api, at: &PodPort, path: &str) -> Answer<T> {
     // Kubelet repeats itself at length.
     let short =

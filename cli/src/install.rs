@@ -146,7 +146,7 @@ impl UninstallCommand {
             say::note(&format!(
                 "if a Job did not end: `kubectl -n {} describe job` says why, and the same command goes on where this one \
                  has stopped. {}: {LEFT}",
-                to.namespace,
+                to.home(),
                 self.without_jobs(),
             ));
         }

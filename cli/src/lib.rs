@@ -25,6 +25,7 @@ mod say;
 mod status;
 mod tree;
 mod version;
+mod waypoint;
 mod ztunnel;
 
 use std::process::ExitCode;
@@ -67,6 +68,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
             Command::Bypass(bypass) => bypass.run(&to).await,
             Command::BugReport(report) => report.run(&to).await,
             Command::Ztunnel(ztunnel) => ztunnel.run(&to).await,
+            Command::Waypoint(waypoint) => waypoint.run(&to).await,
             Command::Completion(_) => Ok(Outcome::Well),
         }
     })

@@ -48,7 +48,7 @@ pub(crate) struct ReportCommand {
 impl ReportCommand {
     pub(crate) async fn run(&self, to: &To) -> anyhow::Result<Outcome> {
         let (api, now) = (reach::open(to).await?, Timestamp::now());
-        let facts = gather::everything(&api, &to.namespace).await?;
+        let facts = gather::everything(&api, to.home()).await?;
         let stamp = now.strftime("%Y%m%d-%H%M%S").to_string();
         let file = self.file.clone().unwrap_or_else(|| format!("ambit-report-{stamp}.tar.gz").into());
         let mut collection = Collection::new(&api, &facts, self.log_lines);
@@ -57,7 +57,7 @@ impl ReportCommand {
         collection.pods(&collection.chosen(&self.nodes, self.max_nodes)).await;
         let (mut files, missing) = collection.done();
         let about = json!({
-            "time": now.to_string(), "client": VERSION, "server": facts.server, "namespace": to.namespace, "missing": missing,
+            "time": now.to_string(), "client": VERSION, "server": facts.server, "namespace": to.home(), "missing": missing,
         });
         files.push(("report.json".to_owned(), format!("{about:#}\n")));
         say::progress(&format!("writing {} ...", count(files.len(), "file")));

@@ -93,7 +93,7 @@ struct Trouble {
 impl StatusCommand {
     pub(crate) async fn run(&self, to: &To) -> anyhow::Result<Outcome> {
         let api = reach::open(to).await?;
-        let facts = gather::everything(&api, &to.namespace).await?;
+        let facts = gather::everything(&api, to.home()).await?;
         let mut status = status(&facts, Timestamp::now());
         status.objects = objects(&api, &facts).await;
         show(to.output, &status, table)?;

@@ -45,7 +45,7 @@ impl VersionCommand {
         let mut versions = Versions { client: VERSION, server: None, parts: Vec::new() };
         if !self.client {
             let found = match reach::open(to).await {
-                Ok(api) => gather::cluster(&api, &to.namespace).await.map_err(anyhow::Error::from),
+                Ok(api) => gather::cluster(&api, to.home()).await.map_err(anyhow::Error::from),
                 Err(error) => Err(error.into()),
             };
             match found {

@@ -52,11 +52,11 @@ pub(crate) enum Subject {
 impl ZtunnelCommand {
     pub(crate) async fn run(&self, to: &To) -> anyhow::Result<Outcome> {
         let api = reach::open(to).await?;
-        let facts = gather::cluster(&api, &to.namespace).await?;
+        let facts = gather::cluster(&api, to.home()).await?;
         let pods = self.pods(&facts)?;
         say::progress(&format!("asking {} ...", crate::output::count(pods.len(), "ztunnel")));
         let question = (gather::ZTUNNEL, "/config_dump");
-        let answers = gather::ask_all::<Dump>(&api, &to.namespace, pods, question).await;
+        let answers = gather::ask_all::<Dump>(&api, to.home(), pods, question).await;
         let mut dumps = Vec::new();
         let mut outcome = Outcome::Well;
         for (pod, answer) in answers {

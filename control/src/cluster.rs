@@ -4,13 +4,15 @@
 //! ```text
 //!   watch of each kind ─► read (JSON → object, what is wrong with it) ─► source (gathers) ─► World
 //!                                              │ what is said of each object ─► conditions: its status ┐
-//!   own Secrets ─► roots ─► Signer ─► bundle: a ConfigMap in every namespace                           ┴ the leader writes
+//!   own Secrets ─► roots ─► Signer ─► bundle: a ConfigMap in every namespace                           ┤ the leader writes
+//!   Gateways ─► waypoints: what runs them, and their status                                             ┘
 //! ```
 
 mod bundle;
 mod closed;
 mod conditions;
 mod kinds;
+mod parents;
 mod read;
 mod rights;
 mod roots;
@@ -19,9 +21,10 @@ mod source;
 mod stated;
 mod uninstall;
 mod view;
+mod waypoints;
 mod webhook;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use kubernetes::{Api, Leadership, LeaseSettings, lead};
@@ -34,6 +37,7 @@ use self::{
     roots::{Kept, Roots},
     rotation::Rotation,
     stated::StatedObjects,
+    waypoints::Waypoints,
     webhook::Webhook,
 };
 pub(crate) use self::{
@@ -125,12 +129,29 @@ impl Cluster {
         let shutdown = tasks.shutdown();
         let (leadership, leading) = lead(api.clone(), lease, async move { shutdown.requested().await });
         drop(tasks.spawn_vital("lease", leading));
+        let home = roots.namespace.clone();
         let rotation = Rotation { roots: roots.clone(), leadership: leadership.clone(), overlap };
         drop(tasks.spawn_vital("root rotation", rotation.run(tasks.shutdown())));
         let following = roots.follow(signer.clone(), leadership.clone(), tasks.shutdown());
         drop(tasks.spawn_vital("root", following));
-        let conditions =
-            Conditions { api: api.clone(), live: Arc::clone(live), stated, leadership: leadership.clone() };
+        if let Some(waypoints) = settings.waypoints {
+            let waypoints = Waypoints {
+                api: api.clone(),
+                live: Arc::clone(live),
+                stated: stated.clone(),
+                leadership: leadership.clone(),
+                settings: *waypoints,
+                namespace: home,
+            };
+            drop(tasks.spawn_vital("waypoints", waypoints.run(tasks.clone())));
+        }
+        let conditions = Conditions {
+            api: api.clone(),
+            live: Arc::clone(live),
+            stated,
+            leadership: leadership.clone(),
+            taken: BTreeMap::new(),
+        };
         drop(tasks.spawn_vital("conditions", conditions.write(tasks.shutdown())));
         if let Some(name) = settings.webhook {
             let webhook =

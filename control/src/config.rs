@@ -16,6 +16,7 @@ use runtime::{
 
 use crate::{
     ca::{NodeAccounts, ServiceAccountName, ServingName},
+    deploy::Settings as Waypoints,
     world::Settings,
 };
 
@@ -25,6 +26,7 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const TLS_NAMES: &str = "istiod.istio-system.svc,control.ambit-system.svc,localhost";
 const AUDIENCE: &str = "istio-ca";
 const BUNDLE: &str = "istio-ca-root-cert";
+const WAYPOINT_CLASSES: &str = "ambit-waypoint";
 const NODE_ACCOUNTS: &str = "istio-system/ztunnel,ambit-system/ztunnel";
 
 /// The configuration of the process.
@@ -87,6 +89,8 @@ pub struct Kubernetes {
     pub webhook_address: SocketAddr,
     /// `AMBIT_WEBHOOK`: name of the ValidatingWebhookConfiguration that gets the roots; without one, none does.
     pub webhook: Option<String>,
+    /// `AMBIT_WAYPOINT_IMAGE` and others: how waypoints are deployed; without an image none is.
+    pub waypoints: Option<Box<Waypoints>>,
 }
 
 impl Config {
@@ -105,7 +109,7 @@ impl Config {
     pub fn read(mut env: Env) -> Result<Self, InvalidEnvironment> {
         let drain = env.number("TERMINATION_GRACE_PERIOD_SECONDS", 6, 1..=3600u64);
         let source = source(&mut env);
-        let config = Self {
+        let mut config = Self {
             discovery_address: env.address("AMBIT_XDS_ADDR", wildcard(15012)),
             metrics_address: env.address("AMBIT_METRICS_ADDR", wildcard(15014)),
             mesh: mesh_settings(&mut env, &source),
@@ -133,6 +137,9 @@ impl Config {
             },
             source,
         };
+        if let Source::Kubernetes(cluster) = &mut config.source {
+            cluster.waypoints = waypoints(&mut env, cluster, &config.mesh).map(Box::new);
+        }
         env.finish()?;
         Ok(config)
     }
@@ -172,6 +179,32 @@ fn source(env: &mut Env) -> Source {
         bundle: (bundle != "none").then_some(bundle),
         webhook_address: env.address("AMBIT_WEBHOOK_ADDR", wildcard(15017)),
         webhook: env.optional_string("AMBIT_WEBHOOK"),
+        waypoints: None,
+    })
+}
+
+fn waypoints(env: &mut Env, cluster: &Kubernetes, mesh: &Settings) -> Option<Waypoints> {
+    let control =
+        format!("https://control.{}.svc:15012", cluster.namespace.as_deref().unwrap_or("ambit-system"));
+    let control = env.string("AMBIT_WAYPOINT_CONTROL", &control);
+    let pull_policy = env.string("AMBIT_WAYPOINT_PULL_POLICY", "IfNotPresent");
+    let classes = list(env, "AMBIT_WAYPOINT_CLASSES", WAYPOINT_CLASSES, "names of GatewayClasses", |text| {
+        Some(text.to_owned())
+    });
+    let pull_secrets =
+        list(env, "AMBIT_WAYPOINT_PULL_SECRETS", "", "names of Secrets", |text| Some(text.to_owned()));
+    Some(Waypoints {
+        classes,
+        image: env.optional_string("AMBIT_WAYPOINT_IMAGE")?,
+        pull_policy,
+        pull_secrets: pull_secrets.into_iter().filter(|name| !name.is_empty()).collect(),
+        control,
+        roots: cluster.bundle.clone().unwrap_or_else(|| BUNDLE.to_owned()),
+        audience: cluster.audience.clone(),
+        trust_domain: mesh.trust_domain.clone(),
+        cluster: mesh.cluster.to_string(),
+        cluster_domain: mesh.cluster_domain.to_string(),
+        network: mesh.network.to_string(),
     })
 }
 
@@ -264,6 +297,7 @@ mod tests {
             bundle: None,
             webhook_address: "[::]:15017".parse().unwrap(),
             webhook: Some("ambit-control".to_owned()),
+            waypoints: None,
         };
         assert_eq!(config.source, Source::Kubernetes(expected));
     }

@@ -16,6 +16,7 @@ pub mod authenticate;
 pub mod ca;
 mod cluster;
 pub mod config;
+pub mod deploy;
 pub mod live;
 pub mod manifests;
 mod metrics;

@@ -10,6 +10,8 @@
 //!   EndpointSlice ────► workload     (endpoints that are no pods; pods by reference: member)
 //!   AuthorizationPolicy ► policy
 //!   PeerAuthentication ─► peer     (synthesized policies; a proxy never sees the object)
+//!   HTTPRoute, GRPCRoute, TLSRoute, TCPRoute ─► route   (for waypoints)
+//!   Gateway ────────────► waypoint (who is bound to it; synthesized policies that guard workloads behind it)
 //! ```
 //! Nothing is ignored in silence: what cannot be honoured comes back as a report beside the output.
 
@@ -18,6 +20,7 @@ pub(crate) mod entry;
 pub(crate) mod member;
 pub(crate) mod peer;
 pub(crate) mod policy;
+pub(crate) mod route;
 pub(crate) mod service;
 pub(crate) mod slice;
 pub(crate) mod waypoint;
@@ -49,16 +52,20 @@ pub(crate) fn namespace(objects: &Objects, settings: &Settings, object: &Namespa
 }
 
 /// What there is to say about a service account.
-pub(crate) fn service_account(object: &ServiceAccount) -> Translation<()> {
+pub(crate) fn service_account(
+    objects: &Objects,
+    settings: &Settings,
+    object: &ServiceAccount,
+) -> Translation<()> {
     let mut reports = Reports::of(object.metadata.key(Kind::ServiceAccount));
-    waypoint::check_misplaced(&object.metadata, &mut reports);
+    Binder { objects, settings }.account(object, &mut reports);
     Translation { output: None, reports: reports.done() }
 }
 
 /// What there is to say about a gateway.
-pub(crate) fn gateway(object: &Gateway) -> Translation<()> {
+pub(crate) fn gateway(objects: &Objects, settings: &Settings, object: &Gateway) -> Translation<()> {
     let mut reports = Reports::of(object.metadata.key(Kind::Gateway));
-    waypoint::check_settings(&object.metadata, &mut reports);
+    Binder { objects, settings }.gateway(object, &mut reports);
     Translation { output: None, reports: reports.done() }
 }
 

@@ -6,16 +6,18 @@
 
 mod affected;
 mod automatic;
+mod guards;
 mod objects;
 mod outputs;
 mod settings;
 
 use std::collections::BTreeMap;
 
-use mesh::{Change, Policy, PolicyName, Service, ServiceName, Workload, WorkloadUid};
+use mesh::{Change, Policy, PolicyName, Route, RouteName, Service, ServiceName, Workload, WorkloadUid};
 
 use self::{
     affected::Affected,
+    guards::Guards,
     outputs::{Batch, Outputs, Replaced},
 };
 pub(crate) use self::{automatic::Claim, objects::Name};
@@ -23,7 +25,15 @@ pub use self::{objects::Objects, settings::Settings};
 use crate::{
     objects::{Kind, Object, ObjectKey},
     report::Report,
-    translate::{self, Translation, entry, peer, policy, service, slice, workload, workload_entry},
+    translate::{
+        self, Translation, entry,
+        member::Guarded,
+        peer, policy,
+        route::{self, Attachment, Routed},
+        service, slice,
+        waypoint::{Binder, Bound, Guard},
+        workload, workload_entry,
+    },
 };
 
 /// Something happened to an object.
@@ -51,7 +61,11 @@ pub struct World {
     workloads: Outputs<WorkloadUid, Workload>,
     services: Outputs<ServiceName, Service>,
     policies: Outputs<PolicyName, Policy>,
+    routes: Outputs<RouteName, Route>,
+    /// What became of the parents of a route.
+    attachments: BTreeMap<ObjectKey, Vec<Attachment>>,
     static_strict: Option<Policy>,
+    guards: Guards,
     reports: BTreeMap<ObjectKey, Vec<Report>>,
     /// What the source of an object has said.
     notes: BTreeMap<ObjectKey, Vec<Report>>,
@@ -67,7 +81,10 @@ impl World {
             workloads: Outputs::default(),
             services: Outputs::default(),
             policies: Outputs::default(),
+            routes: Outputs::default(),
+            attachments: BTreeMap::new(),
             static_strict: None,
+            guards: Guards::default(),
             reports: BTreeMap::new(),
             notes: BTreeMap::new(),
             news: Vec::new(),
@@ -89,7 +106,17 @@ impl World {
         self.notes.get(key).into_iter().chain(self.reports.get(key)).flatten()
     }
 
-    /// What there would be to say about one of Istio's objects if it were there; about others, nothing.
+    /// What became of the parents of a route; nothing of those that are no part of the mesh.
+    pub(crate) fn attachments_of(&self, key: &ObjectKey) -> &[Attachment] {
+        self.attachments.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// What is said of the waypoint of an object, if it is to have one.
+    pub(crate) fn bound(&self, key: &ObjectKey) -> Option<Bound> {
+        Binder { objects: &self.objects, settings: &self.settings }.bound(key)
+    }
+
+    /// What there would be to say about a policy, route or entry if it were there; about others, nothing.
     pub(crate) fn opinion(&self, object: &Object) -> Vec<Report> {
         let (objects, settings) = (&self.objects, &self.settings);
         match object {
@@ -106,6 +133,10 @@ impl World {
             | Object::EndpointSlice(_)
             | Object::Gateway(_)
             | Object::GatewayClass(_) => Vec::new(),
+            Object::HTTPRoute(object) => route::http(objects, settings, object).reports,
+            Object::GRPCRoute(object) => route::grpc(objects, settings, object).reports,
+            Object::TLSRoute(object) => route::tls(objects, settings, object).reports,
+            Object::TCPRoute(object) => route::tcp(objects, settings, object).reports,
         }
     }
 
@@ -116,10 +147,11 @@ impl World {
 
     /// Everything that proxies are told, as if all of it were new.
     pub fn outputs(&self) -> impl Iterator<Item = Change> {
-        let policies = self.policies.values().chain(&self.static_strict);
+        let policies = self.policies.values().chain(&self.static_strict).chain(self.guards.values());
         let services = self.services.values().cloned().map(Change::Service);
         let workloads = self.workloads.values().cloned().map(Change::Workload);
-        policies.cloned().map(Change::Policy).chain(services).chain(workloads)
+        let routes = self.routes.values().cloned().map(Change::Route);
+        policies.cloned().map(Change::Policy).chain(services).chain(workloads).chain(routes)
     }
 
     /// Takes events and returns what changes for proxies. What others name comes before them and goes after them: a
@@ -157,11 +189,13 @@ impl World {
         if affected.claims {
             affected.entries(self.objects.allocate());
         }
+        affected.routes(&self.objects);
         self.translate(affected)
     }
 
     fn translate(&mut self, affected: Affected) -> Vec<Change> {
         let mut batches = Batches::default();
+        let gateways = affected.gateways;
         let peers = affected.keys.iter().any(|key| key.kind == Kind::PeerAuthentication);
         for key in affected.keys {
             let reports = batches.translate(&self.objects, &self.settings, &key);
@@ -178,11 +212,24 @@ impl World {
                 changes.policy((was, now));
             }
         }
+        for replaced in self.guards.replace(batches.guards, &gateways, (&self.objects, &self.settings)) {
+            changes.policy(replaced);
+        }
         for replaced in self.services.replace(batches.services) {
             changes.service(replaced);
         }
         for replaced in self.workloads.replace(batches.workloads) {
             changes.workload(replaced);
+        }
+        for replaced in self.routes.replace(batches.routes) {
+            changes.route(replaced);
+        }
+        for (key, attachments) in batches.attachments {
+            if attachments.is_empty() {
+                self.attachments.remove(&key);
+            } else {
+                self.attachments.insert(key, attachments);
+            }
         }
         changes.in_order()
     }
@@ -210,6 +257,9 @@ struct Batches {
     policies: Batch<PolicyName, Policy>,
     services: Batch<ServiceName, Service>,
     workloads: Batch<WorkloadUid, Workload>,
+    routes: Batch<RouteName, Route>,
+    attachments: Vec<(ObjectKey, Vec<Attachment>)>,
+    guards: Vec<(ObjectKey, Vec<Guard>)>,
 }
 
 impl Batches {
@@ -222,15 +272,18 @@ impl Batches {
                 said(found.map(|object| translate::namespace(objects, settings, object))).1
             }
             Kind::Node => Vec::new(),
-            Kind::ServiceAccount => said(objects.service_account(&name).map(translate::service_account)).1,
+            Kind::ServiceAccount => {
+                let found = objects.service_account(&name);
+                said(found.map(|object| translate::service_account(objects, settings, object))).1
+            }
             Kind::Pod => {
                 let found = objects.pod(&name).map(|object| workload::translate(objects, settings, object));
-                self.take_workloads(key, said(found))
+                self.take_guarded(key, said(found))
             }
             Kind::WorkloadEntry => {
                 let found = objects.workload_entry(&name);
                 let found = found.map(|object| workload_entry::translate(objects, settings, object));
-                self.take_workloads(key, said(found))
+                self.take_guarded(key, said(found))
             }
             Kind::EndpointSlice => {
                 let found = objects.slice(&name).map(|object| slice::translate(objects, settings, object));
@@ -251,8 +304,14 @@ impl Batches {
                 self.take_workloads(key, (workloads, reports))
             }
             Kind::WorkloadGroup => said(objects.workload_group(&name).map(workload_entry::group)).1,
-            Kind::Gateway => said(objects.gateway(&name).map(translate::gateway)).1,
+            Kind::Gateway => {
+                let found = objects.gateway(&name);
+                said(found.map(|object| translate::gateway(objects, settings, object))).1
+            }
             Kind::GatewayClass => said(objects.gateway_class(&name.1).map(translate::gateway_class)).1,
+            Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute => {
+                self.take_route(key, said(route::translate(objects, settings, key)))
+            }
             Kind::AuthorizationPolicy => {
                 let found = objects.authorization(&name).map(|object| policy::translate(settings, object));
                 self.take_policies(key, said(found))
@@ -264,6 +323,13 @@ impl Batches {
         }
     }
 
+    fn take_guarded(&mut self, key: &ObjectKey, said: Said<Option<Guarded>>) -> Vec<Report> {
+        let (workload, guards) =
+            said.0.map(|Guarded { workload, guards }| (Some(workload), guards)).unwrap_or_default();
+        self.guards.push((key.clone(), guards));
+        self.take_workloads(key, (workload, said.1))
+    }
+
     fn take_policies(
         &mut self,
         key: &ObjectKey,
@@ -271,6 +337,15 @@ impl Batches {
     ) -> Vec<Report> {
         let outputs = said.0.into_iter().map(|output| (output.name.clone(), output));
         self.policies.push((key.clone(), outputs.collect()));
+        said.1
+    }
+
+    fn take_route(&mut self, key: &ObjectKey, said: Said<Option<Routed>>) -> Vec<Report> {
+        let (route, attachments) =
+            said.0.map(|routed| (routed.route, routed.attachments)).unwrap_or_default();
+        let outputs = route.into_iter().map(|route| (route.name.clone(), route));
+        self.routes.push((key.clone(), outputs.collect()));
+        self.attachments.push((key.clone(), attachments));
         said.1
     }
 
@@ -308,6 +383,8 @@ struct Changes {
     policies: Vec<Change>,
     services: Vec<Change>,
     workloads: Vec<Change>,
+    routes: Vec<Change>,
+    routes_gone: Vec<Change>,
     gone: Vec<Change>,
     policies_gone: Vec<Change>,
 }
@@ -337,8 +414,17 @@ impl Changes {
         }
     }
 
+    fn route(&mut self, replaced: Replaced<Route>) {
+        match replaced {
+            (_, Some(now)) => self.routes.push(Change::Route(now)),
+            (Some(was), None) => self.routes_gone.push(Change::RouteGone(was.name)),
+            (None, None) => {}
+        }
+    }
+
     fn in_order(self) -> Vec<Change> {
-        let groups = [self.policies, self.services, self.workloads, self.gone, self.policies_gone];
+        let told = [self.policies, self.services, self.workloads, self.routes];
+        let groups = told.into_iter().chain([self.routes_gone, self.gone, self.policies_gone]);
         groups.into_iter().flatten().collect()
     }
 }

@@ -44,6 +44,11 @@ fn pods_become_workloads() {
 }
 
 #[test]
+fn routes_become_what_a_waypoint_decides_by() {
+    check("routes");
+}
+
+#[test]
 fn services_keep_their_ports_addresses_and_preferences() {
     check("services");
 }
@@ -76,6 +81,21 @@ fn a_waypoint_that_is_asked_for_is_reported_as_missing() {
 #[test]
 fn labels_bind_services_and_workloads_to_waypoints() {
     check("waypoints");
+}
+
+#[test]
+fn workloads_behind_a_waypoint_are_guarded_on_the_ports_that_are_bound() {
+    check("waypoints-enforced");
+}
+
+#[test]
+fn a_service_account_names_a_waypoint_for_all_its_workloads() {
+    check("waypoints-accounts");
+}
+
+#[test]
+fn a_canary_gets_its_share_or_says_why_not() {
+    check("waypoints-canary");
 }
 
 #[test]

@@ -19,6 +19,7 @@ pub mod certificates;
 pub mod cgroup;
 pub mod clean;
 pub mod control_plane;
+pub mod gateway_api;
 pub mod mesh;
 mod modules;
 pub mod network;

@@ -24,7 +24,7 @@ const SECURITY: &str = "security.istio.io";
 const GATEWAY: &str = "gateway.networking.k8s.io";
 
 /// Those that are needed whatever is set: group, resource, verbs, what does not work without.
-const ALWAYS: [(&str, &str, &[&str], &str); 21] = [
+const ALWAYS: [(&str, &str, &[&str], &str); 29] = [
     ("", "namespaces", FOLLOW, "new namespaces and their labels do not count, and get no roots"),
     ("", "nodes", FOLLOW, "workloads have no locality, and new nodes none of their addresses"),
     (
@@ -43,6 +43,14 @@ const ALWAYS: [(&str, &str, &[&str], &str); 21] = [
     (SECURITY, "peerauthentications", JUDGE, "new and changed requirements of mutual TLS are not enforced"),
     (GATEWAY, "gateways", FOLLOW, "waypoints are not known"),
     (GATEWAY, "gatewayclasses", FOLLOW, "waypoints are not known"),
+    (GATEWAY, "httproutes", JUDGE, "new and changed routes do not count"),
+    (GATEWAY, "grpcroutes", JUDGE, "new and changed routes do not count"),
+    (GATEWAY, "tlsroutes", JUDGE, "new and changed routes do not count"),
+    (GATEWAY, "tcproutes", JUDGE, "new and changed routes do not count"),
+    (GATEWAY, "httproutes/status", PATCH, "what became of them is not written into their status"),
+    (GATEWAY, "grpcroutes/status", PATCH, "what became of them is not written into their status"),
+    (GATEWAY, "tlsroutes/status", PATCH, "what became of them is not written into their status"),
+    (GATEWAY, "tcproutes/status", PATCH, "what became of them is not written into their status"),
     (NETWORKING, "serviceentries/status", PATCH, "what became of them is not written into their status"),
     (NETWORKING, "workloadentries/status", PATCH, "what became of them is not written into their status"),
     (NETWORKING, "workloadgroups/status", PATCH, "what became of them is not written into their status"),
@@ -51,6 +59,32 @@ const ALWAYS: [(&str, &str, &[&str], &str); 21] = [
     ("", "namespaces/status", PATCH, "what is wrong with them is not written into their status"),
     ("", "services/status", PATCH, "what is wrong with them is not written into their status"),
     (GATEWAY, "gateways/status", PATCH, "what is wrong with them is not written into their status"),
+];
+
+const WAYPOINTS: &str = "waypoints are not deployed, or not as their Gateways say";
+
+/// Those that are needed where waypoints are deployed.
+const DEPLOY: [(&str, &str, &[&str], &str); 10] = [
+    ("", "serviceaccounts", &["get", "create", "patch"], WAYPOINTS),
+    ("", "services", &["get", "create", "patch"], WAYPOINTS),
+    ("apps", "deployments", &["list", "watch", "get", "create", "patch"], WAYPOINTS),
+    (
+        "autoscaling",
+        "horizontalpodautoscalers",
+        &["list", "watch", "get", "create", "patch", "delete"],
+        WAYPOINTS,
+    ),
+    ("policy", "poddisruptionbudgets", &["list", "watch", "get", "create", "patch", "delete"], WAYPOINTS),
+    ("", "configmaps", &["get"], "Gateways with spec.infrastructure.parametersRef are not deployed"),
+    (GATEWAY, "gatewayclasses", &["get", "create", "patch"], "there is no class for waypoints"),
+    (GATEWAY, "gatewayclasses/status", PATCH, "nobody is told that the class for waypoints is served"),
+    (GATEWAY, "gateways/status", PATCH, "waypoints have no address, so nobody uses them"),
+    (
+        GATEWAY,
+        "gateways/finalizers",
+        &["update"],
+        "where the API server asks for it, nothing can be made to go with its Gateway",
+    ),
 ];
 
 /// What is lacking now; cheap to clone.
@@ -119,6 +153,9 @@ fn needed(settings: &Kubernetes, namespace: &str) -> Vec<Right> {
     let mut needed: Vec<Right> = ALWAYS.iter().map(|always| right(*always, &[])).collect();
     let tokens = "nobody's token is judged: proxies get neither discovery nor certificates";
     needed.push(right(("authentication.k8s.io", "tokenreviews", &["create"], tokens), &[]));
+    if settings.waypoints.is_some() {
+        needed.extend(DEPLOY.map(|deploy| right(deploy, &[])));
+    }
     if let Some(name) = &settings.webhook {
         let breaks = "the API server does not believe the webhook after the root has changed, and asks nobody about objects";
         let resource = (
@@ -135,9 +172,20 @@ fn needed(settings: &Kubernetes, namespace: &str) -> Vec<Right> {
         needed.push(right(("", "configmaps", &["list", "watch", "patch"], breaks), &[name]));
         needed.push(right(("", "configmaps", &["create"], breaks), &[]));
     }
+    let own = own(settings, right);
+    needed.extend(own.into_iter().map(|right| Right {
+        role: OWN,
+        namespace: Some(namespace.to_owned()),
+        ..right
+    }));
+    needed
+}
+
+/// Those in control's own namespace.
+fn own(settings: &Kubernetes, right: impl Fn(Breaks, &[&str]) -> Right) -> Vec<Right> {
     let secrets =
         "a certificate authority that is plugged in or rotated is not seen, and control cannot start again";
-    let own = [
+    let mut own = vec![
         right(("", "secrets", &["get", "list", "watch"], secrets), &["ambit-ca", "cacerts"]),
         right(("", "secrets", &["update"], "the root is not rotated, and ends some day"), &["ambit-ca"]),
         right(
@@ -160,6 +208,12 @@ fn needed(settings: &Kubernetes, namespace: &str) -> Vec<Right> {
         ),
         right(("coordination.k8s.io", "leases", &["create"], "no replica leads a new mesh"), &[]),
     ];
-    needed.extend(own.map(|right| Right { role: OWN, namespace: Some(namespace.to_owned()), ..right }));
-    needed
+    if settings.waypoints.is_some() {
+        let breaks = "overlays for all waypoints of a class are not known, so none is deployed";
+        own.push(right(("", "configmaps", FOLLOW, breaks), &[]));
+    }
+    own
 }
+
+/// Group, resource, verbs, and what does not work without.
+type Breaks = (&'static str, &'static str, &'static [&'static str], &'static str);

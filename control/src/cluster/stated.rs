@@ -17,6 +17,10 @@ pub(crate) struct Stated {
     /// Of the whole object.
     pub(super) version: String,
     pub(super) conditions: Vec<Value>,
+    /// Of a route: what is said of each of its parents.
+    pub(super) parents: Vec<Value>,
+    /// `status.listeners` of a Gateway.
+    pub(super) listeners: Vec<Value>,
 }
 
 /// Those of all objects that get conditions; cheap to clone.
@@ -30,6 +34,11 @@ impl StatedObjects {
 
     pub(super) fn remove(&self, key: &ObjectKey) {
         self.0.write().remove(key);
+    }
+
+    /// What stands in the status of one.
+    pub(super) fn get(&self, key: &ObjectKey) -> Option<Stated> {
+        self.0.read().get(key).cloned()
     }
 
     /// Looks at each object.
@@ -47,6 +56,8 @@ pub(super) enum Said {
     WhenWrong,
     /// It is there for the mesh, and whoever wrote it waits for an answer.
     Always,
+    /// The same, for each of its parents.
+    PerParent,
 }
 
 /// When objects of a kind get a condition.
@@ -57,6 +68,7 @@ pub(super) fn said(kind: Kind) -> Said {
         | Kind::ServiceEntry
         | Kind::WorkloadEntry
         | Kind::WorkloadGroup => Said::Always,
+        Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute => Said::PerParent,
         Kind::Namespace | Kind::Service | Kind::Gateway => Said::WhenWrong,
         // Who may write the status of a pod may give it another address: its trouble is in the log and at `/status`.
         Kind::Node | Kind::ServiceAccount | Kind::Pod | Kind::EndpointSlice | Kind::GatewayClass => {
@@ -89,6 +101,12 @@ struct OutlineMetadata {
 /// Reads it from an object in JSON.
 pub(super) fn stated(object: &str) -> Stated {
     let Ok(Outline { metadata, status }) = serde_json::from_str(object) else { return Stated::default() };
-    let conditions = status.get("conditions").and_then(Value::as_array).cloned().unwrap_or_default();
-    Stated { generation: metadata.generation, version: metadata.resource_version, conditions }
+    let list = |name: &str| status.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
+    Stated {
+        generation: metadata.generation,
+        version: metadata.resource_version,
+        conditions: list("conditions"),
+        parents: list("parents"),
+        listeners: list("listeners"),
+    }
 }

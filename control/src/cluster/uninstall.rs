@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `control uninstall`: what control has made in the cluster and no release knows of: the roots in every namespace, its
-//! Lease and its root. To be run when no replica is left, or they would make it again. What others made stays.
+//! Lease, its root and the classes of waypoints. To be run when no replica is left, or they would make it again. What others made stays.
 
 use anyhow::Context as _;
 use kubernetes::{Api, Resource};
 use serde_json::Value;
 
-use super::{LEASE, bundle, roots};
+use super::{LEASE, bundle, roots, waypoints::classes};
 use crate::config::Kubernetes;
 
 const LEASES: Resource = Resource::new("coordination.k8s.io", "v1", "leases");
@@ -24,6 +24,9 @@ pub(crate) async fn uninstall(settings: Kubernetes) -> anyhow::Result<()> {
     }
     for path in [LEASES.object(&namespace, LEASE), SECRETS.object(&namespace, roots::OWN)] {
         api.delete(&path).await.with_context(|| format!("cannot delete {path}"))?;
+    }
+    if let Some(waypoints) = &settings.waypoints {
+        classes::remove(&api, &waypoints.classes).await.context("cannot remove classes of Gateways")?;
     }
     tracing::info!(%namespace, "nothing of the control plane is left");
     Ok(())

@@ -29,12 +29,45 @@ pub struct GatewaySpec {
     /// Where it listens.
     #[serde(default)]
     pub listeners: Vec<Listener>,
+    /// What whoever runs it is to know.
+    #[serde(default)]
+    pub infrastructure: Infrastructure,
+}
+
+/// `spec.infrastructure`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Infrastructure {
+    /// Labels for what is made because of the gateway.
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub labels: Labels,
+    /// Annotations for the same.
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub annotations: Labels,
+    /// An object with more of it.
+    #[serde(default)]
+    pub parameters_ref: Option<ParametersReference>,
+}
+
+/// `infrastructure.parametersRef`: an object of the gateway's namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct ParametersReference {
+    /// API group; empty for the core.
+    #[serde(default)]
+    pub group: ArcStr,
+    /// Kind.
+    pub kind: ArcStr,
+    /// Name.
+    pub name: ArcStr,
 }
 
 /// One of `spec.listeners`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Listener {
+    /// Its name among them.
+    #[serde(default)]
+    pub name: ArcStr,
     /// Port.
     pub port: u16,
     /// `HBONE`, `HTTP` and so on.
@@ -50,6 +83,26 @@ pub struct AllowedRoutes {
     /// From which namespaces.
     #[serde(default)]
     pub namespaces: RouteNamespaces,
+    /// Of which kinds; all that fit if none is named.
+    #[serde(default)]
+    pub kinds: Vec<RouteKind>,
+}
+
+/// One of `allowedRoutes.kinds`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct RouteKind {
+    /// API group; that of the Gateway API if not said.
+    #[serde(default)]
+    pub group: Option<ArcStr>,
+    /// Kind.
+    pub kind: ArcStr,
+}
+
+impl RouteKind {
+    /// Whether it is this one; `group` is that of the Gateway API.
+    pub(crate) fn is(&self, group: &str, kind: &str) -> bool {
+        self.kind == kind && self.group.as_ref().is_none_or(|own| own == group)
+    }
 }
 
 /// `allowedRoutes.namespaces`.

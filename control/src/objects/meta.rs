@@ -39,6 +39,9 @@ pub struct Metadata {
     /// Which object of the name it is; a new one has another. None in a manifest.
     #[serde(default)]
     pub uid: Option<ArcStr>,
+    /// Counts changes of what is wanted; 0 where nobody counts.
+    #[serde(default)]
+    pub generation: i64,
     /// What created it.
     #[serde(default)]
     pub owner_references: Vec<OwnerReference>,

@@ -28,7 +28,7 @@ pub(crate) use self::check::{check, endpoint_notes};
 use super::{
     Translation, member,
     service::{self, distribution_of},
-    waypoint::{Binder, Traffic},
+    waypoint::{self, Binder, Binding, Traffic},
 };
 use crate::{
     objects::{self, EntryPort, Kind, Labels, Resolution, ServiceEntry, WorkloadEntrySpec},
@@ -55,7 +55,10 @@ pub(crate) fn translate(
     check(object, &mut reports);
     check::notes(object, &mut reports);
     let binder = Binder { objects, settings };
-    let waypoint = binder.bind(&object.metadata, Traffic::Service, &mut reports);
+    let binding = binder.binding(&object.metadata, Traffic::Service, None);
+    binder.report(&object.metadata, binding.as_ref(), Traffic::Service, &mut reports);
+    let waypoint = binding.as_ref().and_then(Binding::waypoint);
+    let weighted_waypoints = binding.as_ref().map(Binding::weighted).unwrap_or_default();
     let ingress_use_waypoint = binder.ingress(&object.metadata, waypoint.is_some(), &mut reports);
     rivals(objects, settings, object, &mut reports);
     let names: Vec<ServiceName> = names(objects, settings, object).collect();
@@ -67,7 +70,7 @@ pub(crate) fn translate(
         ports: ports(object),
         subject_alt_names: alt_names(object),
         waypoint: waypoint.clone(),
-        weighted_waypoints: Vec::new(),
+        weighted_waypoints: weighted_waypoints.clone(),
         load_balancing: load_balancing(objects, object),
         ip_families: IpFamilies::Automatic,
         canonical: is_canonical(objects, settings, object, &name.hostname),
@@ -317,12 +320,14 @@ fn workload(
     let native_tunnel = member::tunnels_itself(&labels);
     let ports = member::entry_ports(object, &member::NamedPorts::Listed(&endpoint.ports));
     let services: Memberships = names.iter().map(|name| (name.clone(), ports.clone())).collect();
+    let account = service_account(endpoint);
+    let binding = binder.binding(&object.metadata, Traffic::Workload, Some(&account));
     Some(Workload {
         uid: WorkloadUid::parse(&uid).ok()?,
         name: name.clone(),
         namespace: namespace.clone(),
         trust_domain: settings.trust_domain.clone(),
-        service_account: service_account(endpoint),
+        service_account: account,
         addresses,
         hostname,
         network: network(settings, endpoint),
@@ -331,7 +336,7 @@ fn workload(
         tunnel: if native_tunnel { TunnelProtocol::Hbone } else { TunnelProtocol::None },
         native_tunnel,
         application_tunnel: None,
-        waypoint: binder.bind_silently(&object.metadata, Traffic::Workload),
+        waypoint: binding.as_ref().and_then(Binding::waypoint),
         node: ArcStr::new(),
         locality: member::locality(endpoint.locality.as_ref()),
         cluster: settings.cluster.clone(),
@@ -379,7 +384,23 @@ pub(crate) fn shapes_members(old: Option<&ServiceEntry>, new: Option<&ServiceEnt
     };
     let selector =
         |object: Option<&ServiceEntry>| object.and_then(|object| object.spec.workload_selector.clone());
-    old.map(shape) != new.map(shape) || selector(old) != selector(new)
+    let wishes = |object: &'_ ServiceEntry| waypoint::wishes(&object.metadata).map(Option::<&ArcStr>::cloned);
+    old.map(shape) != new.map(shape) || selector(old) != selector(new) || old.map(wishes) != new.map(wishes)
+}
+
+/// The service entry that has a name in its namespace, unless a Service has it.
+pub(crate) fn of_name<'a>(objects: &'a Objects, name: &ServiceName) -> Option<&'a ServiceEntry> {
+    let candidates = objects.entries_for(&name.hostname).map(|(_, candidate)| candidate);
+    candidates
+        .filter(|candidate| candidate.metadata.namespace == name.namespace)
+        .min_by_key(|candidate| age(candidate))
+}
+
+/// Whether a workload that it becomes may run under an account.
+pub(crate) fn has_account(object: &ServiceEntry, account: &str) -> bool {
+    let listed = &object.spec.endpoints;
+    listed.is_empty() && account == "default"
+        || listed.iter().any(|endpoint| service_account(endpoint) == account)
 }
 
 /// Names of other service entries that claim a host of this one.

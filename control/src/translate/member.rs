@@ -6,16 +6,31 @@ use std::collections::BTreeMap;
 
 use arcstr::ArcStr;
 use mesh::{
-    PolicyName,
+    PolicyName, Workload,
     service::{AppProtocol, PortMap, ServicePort},
     workload::{Locality, Memberships},
 };
 
-use super::{entry, peer, policy, service, slice};
+use super::{entry, peer, policy, service, slice, waypoint::Guard};
 use crate::{
     objects::{Labels, Metadata, Pod, Protocol, Service, ServiceEntry, TargetPort},
     world::{Objects, Settings},
 };
+
+/// A workload, and the policies that keep those out who come past its waypoints: it names them.
+#[derive(Clone, Debug)]
+pub(crate) struct Guarded {
+    pub(crate) workload: Workload,
+    pub(crate) guards: Vec<Guard>,
+}
+
+impl Guarded {
+    pub(crate) fn new(mut workload: Workload, guards: Vec<Guard>) -> Self {
+        workload.policies.extend(guards.iter().map(Guard::name));
+        workload.policies.sort();
+        Self { workload, guards }
+    }
+}
 
 /// What may be selected.
 pub(crate) struct Member<'a> {

@@ -13,7 +13,7 @@ use mesh::{
 
 use super::{
     Translation,
-    waypoint::{Binder, Traffic},
+    waypoint::{Binder, Binding, Traffic},
 };
 use crate::{
     objects::{self, IpFamily, Kind, Labels, Metadata, Namespace, Port, Protocol, TargetPort, TrafficPolicy},
@@ -37,7 +37,9 @@ pub(crate) fn translate(
     }
     notes(service, &mut reports);
     let binder = Binder { objects, settings };
-    let waypoint = binder.bind(&service.metadata, Traffic::Service, &mut reports);
+    let binding = binder.binding(&service.metadata, Traffic::Service, None);
+    binder.report(&service.metadata, binding.as_ref(), Traffic::Service, &mut reports);
+    let waypoint = binding.as_ref().and_then(Binding::waypoint);
     let ingress_use_waypoint = binder.ingress(&service.metadata, waypoint.is_some(), &mut reports);
     let output = name(settings, service).map(|name| Service {
         name: service.metadata.name.clone(),
@@ -47,7 +49,7 @@ pub(crate) fn translate(
         ports: ports(service),
         subject_alt_names: Vec::new(),
         waypoint,
-        weighted_waypoints: Vec::new(),
+        weighted_waypoints: binding.as_ref().map(Binding::weighted).unwrap_or_default(),
         load_balancing: load_balancing(service, namespace),
         ip_families: ip_families(service),
         canonical: true,
@@ -79,10 +81,14 @@ fn notes(service: &objects::Service, reports: &mut Reports) {
 
 /// Its name in the mesh.
 pub(crate) fn name(settings: &Settings, service: &objects::Service) -> Option<ServiceName> {
-    let metadata = &service.metadata;
-    let host = format!("{}.{}.svc.{}", metadata.name, metadata.namespace, settings.cluster_domain);
+    named(settings, &service.metadata.namespace, &service.metadata.name)
+}
+
+/// The name in the mesh of a service of this namespace and name, whether it exists or not.
+pub(crate) fn named(settings: &Settings, namespace: &ArcStr, name: &str) -> Option<ServiceName> {
+    let host = format!("{name}.{namespace}.svc.{}", settings.cluster_domain);
     let hostname = Hostname::parse(&host).ok()?;
-    Some(ServiceName { namespace: metadata.namespace.clone(), hostname })
+    Some(ServiceName { namespace: namespace.clone(), hostname })
 }
 
 /// The service that a name of the cluster's own stands for.

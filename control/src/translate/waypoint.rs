@@ -1,17 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which waypoint stands in front of a service or workload: labels name a `Gateway`, that says where it is and for whom.
 //!
-//! A waypoint that is named but cannot be used leaves the way straight to the workloads open, as in Istio; whoever named it
-//! is told why. What a namespace names for all is said once, on the namespace.
+//! ```text
+//!   label of the object ─► of its service account ─► Gateway for that account ─► label of the namespace
+//!                     the first that is there names the Gateway; `none` names none
+//! ```
+//! A waypoint that is named but cannot be used leaves the way straight to the workloads open, as in Istio; where it is
+//! enforced the way is closed. Whoever named it is told why. What a namespace names for all is said once, on the namespace.
+
+mod condition;
+mod facts;
+mod guard;
+mod resolve;
 
 use arcstr::ArcStr;
 use mesh::{
     Hostname, NetworkAddress, ServiceName,
-    workload::{ApplicationTunnel, ApplicationTunnelProtocol, GatewayAddress, GatewayDestination},
+    service::WeightedWaypoint,
+    workload::{ApplicationTunnel, GatewayAddress, GatewayDestination},
 };
 
+pub(crate) use self::{
+    condition::Bound,
+    facts::{CONTROLLER, Enforcement, Facts, Traffic, account, check_settings, facts, is_managed},
+    guard::{Guard, guards},
+    resolve::{Canary, CanaryFault, Unbound},
+};
+use super::{entry, service};
 use crate::{
-    objects::{Gateway, GatewayClass, Labels, Listener, Metadata, Namespace, Object},
+    objects::{Gateway, Kind, Labels, Metadata, Namespace, Object, ServiceAccount},
     report::Reports,
     world::{Name, Objects, Settings},
 };
@@ -19,149 +36,43 @@ use crate::{
 const USE: &str = "istio.io/use-waypoint";
 const USE_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
 const CANARY: &str = "istio.io/use-waypoint-canary";
+const CANARY_NAMESPACE: &str = "istio.io/use-waypoint-canary-namespace";
+const CANARY_WEIGHT: &str = "istio.io/use-waypoint-canary-weight";
+const ENFORCEMENT: &str = "ambit.mesh/waypoint-enforcement";
 const INGRESS: &str = "istio.io/ingress-use-waypoint";
-const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
-const BINDING: &str = "ambient.istio.io/waypoint-inbound-binding";
-const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
-const MANAGED: &str = "gateway.istio.io/managed";
-const MANAGED_WAYPOINT: &str = "istio.io-mesh-controller";
-const HBONE_PORT: u16 = 15008;
+pub(crate) const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+pub(crate) const MANAGED: &str = "gateway.istio.io/managed";
+pub(crate) const MANAGED_WAYPOINT: &str = "istio.io-mesh-controller";
+/// Where a waypoint is that has no address: nobody finds it (RFC 2606), and whoever looks says its name.
+const NOT_READY: &str = "gateway-not-ready.invalid";
 
-/// What the traffic is addressed to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Traffic {
-    /// A service.
-    Service,
-    /// A workload.
-    Workload,
-}
-
-/// For which traffic a waypoint is (`istio.io/waypoint-for`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Covers {
-    #[default]
-    Service,
-    Workload,
-    All,
-    Nothing,
-}
-
-impl Covers {
-    fn parse(text: &str) -> Option<Self> {
-        Some(match text {
-            "service" => Self::Service,
-            "workload" => Self::Workload,
-            "all" => Self::All,
-            "none" => Self::Nothing,
-            _ => return None,
-        })
-    }
-
-    fn includes(self, traffic: Traffic) -> bool {
-        match self {
-            Self::All => true,
-            Self::Nothing => false,
-            Self::Service => traffic == Traffic::Service,
-            Self::Workload => traffic == Traffic::Workload,
-        }
-    }
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Service => "service",
-            Self::Workload => "workload",
-            Self::All => "all",
-            Self::Nothing => "none",
-        }
-    }
-}
-
-/// What others need to know of a gateway: as long as it stays the same, nothing of theirs changes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Facts {
-    pub(crate) covers: Covers,
-    address: Option<GatewayAddress>,
-    listener: Option<Listener>,
-    binding: Option<ApplicationTunnel>,
-    is_waypoint: bool,
-}
-
-/// What there is to know of a gateway.
-pub(crate) fn facts(settings: &Settings, gateway: &Gateway, class: Option<&GatewayClass>) -> Facts {
-    let listener = gateway.spec.listeners.iter().find(|listener| listener.protocol == "HBONE").cloned();
-    let binding = setting(gateway, class, |metadata| metadata.annotation(BINDING));
-    let label = setting(gateway, class, |metadata| metadata.label(WAYPOINT_FOR));
-    let port = listener.as_ref().map_or(HBONE_PORT, |listener| listener.port);
-    Facts {
-        covers: label.and_then(|text| Covers::parse(text)).unwrap_or_default(),
-        address: address(settings, gateway, port),
-        is_waypoint: listener.is_some() || binding.is_some() || label.is_some(),
-        binding: binding.and_then(|text| tunnel(text)),
-        listener,
-    }
-}
-
-/// Of the gateway, else of its class.
-fn setting<'a>(
-    gateway: &'a Gateway,
-    class: Option<&'a GatewayClass>,
-    read: impl Fn(&'a Metadata) -> Option<&'a ArcStr>,
-) -> Option<&'a ArcStr> {
-    read(&gateway.metadata).or_else(|| read(&class?.metadata))
-}
-
-/// A name is found whatever its addresses become, so it goes before an address.
-fn address(settings: &Settings, gateway: &Gateway, hbone_port: u16) -> Option<GatewayAddress> {
-    let listed = &gateway.status.addresses;
-    let is_name = |kind: &Option<ArcStr>| kind.as_ref().is_some_and(|kind| kind == "Hostname");
-    let name = listed.iter().filter(|entry| is_name(&entry.kind)).find_map(|entry| {
-        let hostname = Hostname::parse(&entry.value).ok()?;
-        let namespace = gateway.metadata.namespace.clone();
-        Some(GatewayDestination::Hostname(ServiceName { namespace, hostname }))
-    });
-    let destination = name.or_else(|| {
-        let ip =
-            listed.iter().filter(|entry| !is_name(&entry.kind)).find_map(|entry| entry.value.parse().ok());
-        Some(GatewayDestination::Address(NetworkAddress::new(settings.network.clone(), ip?)))
-    });
-    Some(GatewayAddress { destination: destination?, hbone_port })
-}
-
-/// `PROXY/15088`: how the node proxy hands connections to this waypoint.
-fn tunnel(text: &str) -> Option<ApplicationTunnel> {
-    let (protocol, port) = match text.split_once('/') {
-        Some((protocol, port)) => (protocol, Some(port.parse::<u16>().ok().filter(|port| *port != 0)?)),
-        None => (text, None),
-    };
-    let protocol = match protocol {
-        "PROXY" => ApplicationTunnelProtocol::Proxy,
-        "NONE" => ApplicationTunnelProtocol::None,
-        _ => return None,
-    };
-    Some(ApplicationTunnel { protocol, port })
-}
-
-/// The gateway that an object itself names, whether it exists or not.
-pub(crate) fn own(object: &Object) -> Option<Name> {
-    match object {
-        Object::Namespace(object) => namespace_names(object),
-        Object::Pod(_) | Object::Service(_) | Object::ServiceEntry(_) | Object::WorkloadEntry(_) => {
-            named(object.metadata(), &object.metadata().namespace)?
-        }
-        Object::Node(_)
+/// The gateways that an object names in its own labels, whether they exist or not.
+pub(crate) fn own(object: &Object) -> Vec<Name> {
+    let metadata = object.metadata();
+    let namespace = match object {
+        Object::Namespace(_) => &metadata.name,
+        Object::Pod(_)
+        | Object::Service(_)
         | Object::ServiceAccount(_)
+        | Object::ServiceEntry(_)
+        | Object::WorkloadEntry(_) => &metadata.namespace,
+        Object::Node(_)
         | Object::EndpointSlice(_)
         | Object::WorkloadGroup(_)
         | Object::Gateway(_)
         | Object::GatewayClass(_)
+        | Object::HTTPRoute(_)
+        | Object::GRPCRoute(_)
+        | Object::TLSRoute(_)
+        | Object::TCPRoute(_)
         | Object::AuthorizationPolicy(_)
-        | Object::PeerAuthentication(_) => None,
-    }
-}
-
-/// The gateway that a namespace names for what is in it.
-pub(crate) fn namespace_names(namespace: &Namespace) -> Option<Name> {
-    named(&namespace.metadata, &namespace.metadata.name)?
+        | Object::PeerAuthentication(_) => return Vec::new(),
+    };
+    named(metadata, namespace)
+        .flatten()
+        .into_iter()
+        .chain(resolve::canary_name(metadata, namespace))
+        .collect()
 }
 
 /// What labels say: nothing, that there is to be none, or a gateway.
@@ -174,32 +85,84 @@ fn named(metadata: &Metadata, namespace: &ArcStr) -> Option<Option<Name>> {
     Some(Some((namespace.clone(), name.clone())))
 }
 
-/// Why a gateway cannot be used.
-enum Unbound {
-    Absent,
-    NotReady,
-    Forbidden,
-    Other(Covers),
+/// What of an object others depend on that are bound because of it.
+pub(crate) fn wishes(metadata: &Metadata) -> [Option<&ArcStr>; 10] {
+    let labels = [USE, USE_NAMESPACE, CANARY, CANARY_NAMESPACE, ENFORCEMENT, GATEWAY_NAME, MANAGED, INGRESS];
+    let [one, two, three, four, five, six, seven, eight] = labels.map(|key| metadata.label(key));
+    let [nine, ten] = [CANARY_WEIGHT, ENFORCEMENT].map(|key| metadata.annotation(key));
+    [one, two, three, four, five, six, seven, eight, nine, ten]
 }
 
-impl Unbound {
-    fn message(&self, gateway: &Name, namespace: &str) -> String {
-        let (home, name) = gateway;
-        let reason = match self {
-            Self::Absent => format!("Gateway {home}/{name} does not exist"),
-            Self::NotReady => format!("Gateway {home}/{name} has no address yet (status.addresses)"),
-            Self::Forbidden => format!(
-                "Gateway {home}/{name} does not admit namespace {namespace}: allow it in allowedRoutes.namespaces of its HBONE listener"
-            ),
-            Self::Other(covers) => {
-                format!(
-                    "Gateway {home}/{name} is for other traffic: its {WAYPOINT_FOR} is {}",
-                    covers.as_str()
-                )
-            }
-        };
-        format!("{reason}; until then traffic goes straight to the workloads")
+/// Who names the waypoint of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Itself,
+    Account,
+    Gateway,
+    Namespace,
+}
+
+/// The waypoint that an object is to have, and what becomes of that.
+#[derive(Clone, Debug)]
+pub(crate) struct Binding {
+    pub(crate) gateway: Name,
+    by: By,
+    pub(crate) mode: Enforcement,
+    way: Result<GatewayAddress, Unbound>,
+    canary: Option<Result<Canary, CanaryFault>>,
+}
+
+impl Binding {
+    /// Where traffic for the object goes: to the waypoint; without one that can be used straight to the workloads, or, where
+    /// it is enforced, nowhere.
+    pub(crate) fn waypoint(&self) -> Option<GatewayAddress> {
+        match (&self.way, self.mode) {
+            (Ok(address), Enforcement::Audit | Enforcement::Enforce) => Some(address.clone()),
+            (Err(_), Enforcement::Enforce) => Some(nowhere(&self.gateway)),
+            (Err(_), Enforcement::Audit) => None,
+        }
     }
+
+    /// The waypoint and its canary by weight, where there is one.
+    pub(crate) fn weighted(&self) -> Vec<WeightedWaypoint> {
+        let (Ok(address), Some(Ok(canary))) = (&self.way, &self.canary) else { return Vec::new() };
+        let primary = WeightedWaypoint { destination: address.clone(), weight: 100 - canary.weight };
+        vec![primary, WeightedWaypoint { destination: canary.address.clone(), weight: canary.weight }]
+    }
+
+    /// The gateways whose instances may send to the workloads.
+    fn gateways(&self) -> impl Iterator<Item = Name> {
+        let canary = self.canary.as_ref().and_then(|canary| canary.as_ref().ok());
+        [self.gateway.clone()].into_iter().chain(canary.map(|canary| canary.gateway.clone()))
+    }
+
+    /// Whether the way past the waypoint is watched: also while it is not ready, but not when there is none, unless that is
+    /// enforced.
+    fn is_guarded(&self) -> bool {
+        matches!(self.way, Ok(_) | Err(Unbound::NotReady)) || self.mode == Enforcement::Enforce
+    }
+
+    /// What becomes of traffic because of what is wrong.
+    fn until_then(&self) -> &'static str {
+        match self.mode {
+            Enforcement::Audit => "until then traffic goes straight to the workloads",
+            Enforcement::Enforce => "until then traffic is refused, as the waypoint is enforced",
+        }
+    }
+}
+
+/// An address that stands for a waypoint that has none.
+fn nowhere(gateway: &Name) -> GatewayAddress {
+    let (namespace, name) = gateway;
+    let destination = match Hostname::parse(&format!("{name}.{namespace}.{NOT_READY}")) {
+        Ok(hostname) => GatewayDestination::Hostname(ServiceName { namespace: namespace.clone(), hostname }),
+        // No gateway can be called so.
+        Err(_) => GatewayDestination::Address(NetworkAddress::new(
+            mesh::Network::default(),
+            std::net::Ipv4Addr::UNSPECIFIED.into(),
+        )),
+    };
+    GatewayAddress { destination, hbone_port: facts::HBONE_PORT }
 }
 
 /// Binds an object to the waypoint that it or its namespace names.
@@ -208,77 +171,160 @@ pub(crate) struct Binder<'a> {
     pub(crate) settings: &'a Settings,
 }
 
-impl Binder<'_> {
-    /// The waypoint for traffic to an object; its own label may give reports.
-    pub(crate) fn bind(
+impl<'a> Binder<'a> {
+    /// The waypoint that an object is to have; `account` is that of a workload. A waypoint has none in front of itself.
+    pub(crate) fn binding(
         &self,
-        metadata: &Metadata,
+        metadata: &'a Metadata,
         traffic: Traffic,
-        reports: &mut Reports,
-    ) -> Option<GatewayAddress> {
-        if metadata.label(CANARY).is_some() {
-            reports.warning(
-                label(CANARY),
-                "is not honoured: all traffic goes to the waypoint of istio.io/use-waypoint",
-            );
-        }
-        if metadata.label(USE_NAMESPACE).is_some() && metadata.label(USE).is_none() {
-            reports.warning(label(USE_NAMESPACE), "names no waypoint by itself: add istio.io/use-waypoint");
-        }
+        account: Option<&str>,
+    ) -> Option<Binding> {
         if self.is_instance(metadata) {
             return None;
         }
-        let Some(own) = named(metadata, &metadata.namespace) else {
-            return self.inherited(metadata, traffic);
-        };
-        let gateway = own?;
-        match self.resolve(&gateway, &metadata.namespace, Some(traffic)) {
-            Ok(address) => Some(address),
-            Err(unbound) => {
-                reports.warning(label(USE), unbound.message(&gateway, &metadata.namespace));
-                None
+        let (gateway, by, asking) = self.asked(metadata, account)?;
+        let way = self.resolve(&gateway, &metadata.namespace, Some(traffic));
+        // A namespace names one for all that it covers.
+        if by == By::Namespace && matches!(way, Err(Unbound::Other(_))) {
+            return None;
+        }
+        let asking_mode = || Enforcement::of(asking).filter(|_| by != By::Gateway);
+        let mode = Enforcement::of(metadata).or_else(asking_mode);
+        let mode = mode.or_else(|| self.enforced_by(&gateway, &way)).unwrap_or_default();
+        let canary = (traffic == Traffic::Service)
+            .then(|| {
+                let home = if by == By::Namespace { &asking.name } else { &asking.namespace };
+                self.canary(asking, home, &metadata.namespace, &gateway)
+            })
+            .flatten();
+        Some(Binding { gateway, by, mode, way, canary })
+    }
+
+    /// A gateway decides for those only whom it serves.
+    fn enforced_by(&self, gateway: &Name, way: &Result<GatewayAddress, Unbound>) -> Option<Enforcement> {
+        match way {
+            Ok(_) | Err(Unbound::NotReady) => self.facts(gateway)?.enforcement,
+            Err(Unbound::Absent | Unbound::Forbidden | Unbound::Other(_)) => None,
+        }
+    }
+
+    /// The gateway that is named, by whom, and where it says so.
+    fn asked(&self, metadata: &'a Metadata, account: Option<&str>) -> Option<(Name, By, &'a Metadata)> {
+        let namespace = &metadata.namespace;
+        if let Some(own) = named(metadata, namespace) {
+            return own.map(|gateway| (gateway, By::Itself, metadata));
+        }
+        if let Some(account) = account {
+            let name = (namespace.clone(), account.into());
+            let labels = self.objects.service_account(&name).map(|object| &object.metadata);
+            if let Some((labels, own)) = labels.and_then(|labels| Some((labels, named(labels, namespace)?))) {
+                return own.map(|gateway| (gateway, By::Account, labels));
+            }
+            if let Some(gateway) = self.objects.gateway_for(&name) {
+                let own = (namespace.clone(), gateway.metadata.name.clone());
+                return Some((own, By::Gateway, &gateway.metadata));
             }
         }
+        let labels = &self.objects.namespace(namespace)?.metadata;
+        named(labels, namespace)?.map(|gateway| (gateway, By::Namespace, labels))
     }
 
-    /// The same without a word.
-    pub(crate) fn bind_silently(&self, metadata: &Metadata, traffic: Traffic) -> Option<GatewayAddress> {
-        if self.is_instance(metadata) {
-            return None;
-        }
-        match named(metadata, &metadata.namespace) {
-            Some(own) => self.resolve(&own?, &metadata.namespace, Some(traffic)).ok(),
-            None => self.inherited(metadata, traffic),
-        }
+    /// The binding of a mesh service, by the object that has the name.
+    fn of_service(&self, name: &ServiceName) -> Option<Binding> {
+        let service = service::of_host(self.objects, self.settings, &name.hostname)
+            .filter(|service| service.metadata.namespace == name.namespace)
+            .map(|service| &service.metadata);
+        let entry = || entry::of_name(self.objects, name).map(|entry| &entry.metadata);
+        self.binding(service.or_else(entry)?, Traffic::Service, None)
     }
 
-    fn inherited(&self, metadata: &Metadata, traffic: Traffic) -> Option<GatewayAddress> {
-        let gateway = namespace_names(self.objects.namespace(&metadata.namespace)?)?;
-        self.resolve(&gateway, &metadata.namespace, Some(traffic)).ok()
+    /// What an object is told of the waypoint that it names itself.
+    pub(crate) fn report(
+        &self,
+        metadata: &Metadata,
+        binding: Option<&Binding>,
+        traffic: Traffic,
+        reports: &mut Reports,
+    ) {
+        check_wishes(metadata, reports);
+        if traffic == Traffic::Workload && metadata.label(CANARY).is_some() {
+            reports.warning(
+                label(CANARY),
+                "has no effect on a workload: put it on the service, or on the namespace",
+            );
+        }
+        let Some(binding) = binding.filter(|binding| binding.by == By::Itself) else { return };
+        if let Err(unbound) = &binding.way {
+            let message = unbound.message(&binding.gateway, &metadata.namespace);
+            reports.warning(label(USE), format!("{message}; {}", binding.until_then()));
+        }
+        if let Some(Err(fault)) = &binding.canary {
+            let (field, message) = fault.said(&metadata.namespace);
+            reports.warning(field, message);
+        }
     }
 
     /// What a namespace is told of the waypoint that it names.
     pub(crate) fn namespace(&self, namespace: &Namespace, reports: &mut Reports) {
         let metadata = &namespace.metadata;
-        if metadata.label(USE_NAMESPACE).is_some() && metadata.label(USE).is_none() {
-            reports.warning(label(USE_NAMESPACE), "names no waypoint by itself: add istio.io/use-waypoint");
+        check_wishes(metadata, reports);
+        let Some(Some(gateway)) = named(metadata, &metadata.name) else { return };
+        let way = self.resolve(&gateway, &metadata.name, None);
+        let canary = self.canary(metadata, &metadata.name, &metadata.name, &gateway);
+        self.say(metadata, (&metadata.name, gateway), way, reports);
+        if let Some(Err(fault)) = canary {
+            let (field, message) = fault.said(&metadata.name);
+            reports.warning(field, message);
         }
-        if let Some(gateway) = namespace_names(namespace)
-            && let Err(unbound) = self.resolve(&gateway, &metadata.name, None)
-        {
-            reports.warning(label(USE), unbound.message(&gateway, &metadata.name));
+    }
+
+    /// What a service account is told of the waypoint that it names for its workloads.
+    pub(crate) fn account(&self, account: &ServiceAccount, reports: &mut Reports) {
+        let metadata = &account.metadata;
+        check_wishes(metadata, reports);
+        let Some(Some(gateway)) = named(metadata, &metadata.namespace) else { return };
+        let way = self.resolve(&gateway, &metadata.namespace, Some(Traffic::Workload));
+        self.say(metadata, (&metadata.namespace, gateway), way, reports);
+    }
+
+    fn say(
+        &self,
+        metadata: &Metadata,
+        (namespace, gateway): (&str, Name),
+        way: Result<GatewayAddress, Unbound>,
+        reports: &mut Reports,
+    ) {
+        let mode = Enforcement::of(metadata).or_else(|| self.enforced_by(&gateway, &way)).unwrap_or_default();
+        let binding = Binding { gateway, by: By::Itself, mode, way, canary: None };
+        if let Err(unbound) = &binding.way {
+            let message = unbound.message(&binding.gateway, namespace);
+            reports.warning(label(USE), format!("{message}; {}", binding.until_then()));
         }
+    }
+
+    /// What a gateway is told of itself.
+    pub(crate) fn gateway(&self, gateway: &Gateway, reports: &mut Reports) {
+        check_settings(&gateway.metadata, reports);
+        let metadata = &gateway.metadata;
+        let Some(account) = account(gateway) else { return };
+        let Some(facts) = self.facts(&(metadata.namespace.clone(), metadata.name.clone())) else { return };
+        let winner = self.objects.gateway_for(&(metadata.namespace.clone(), account.clone()));
+        facts::check_account(&facts, gateway, winner.map_or(metadata, |winner| &winner.metadata), reports);
     }
 
     /// Whether ingress gateways go through the waypoint that the object has.
     pub(crate) fn ingress(&self, metadata: &Metadata, is_bound: bool, reports: &mut Reports) -> bool {
         let own = metadata.label(INGRESS);
-        let inherited = || self.objects.namespace(&metadata.namespace)?.metadata.label(INGRESS);
-        let wanted = own.or_else(inherited).is_some_and(|value| value == "true");
+        let wanted = self.wants_ingress(metadata);
         if wanted && !is_bound && own.is_some() {
             reports.warning(label(INGRESS), "has no effect: no waypoint is bound");
         }
         wanted && is_bound
+    }
+
+    fn wants_ingress(&self, metadata: &Metadata) -> bool {
+        let inherited = || self.objects.namespace(&metadata.namespace)?.metadata.label(INGRESS);
+        metadata.label(INGRESS).or_else(inherited).is_some_and(|value| value == "true")
     }
 
     /// How the node proxy hands connections to a pod that is an instance of a waypoint.
@@ -286,7 +332,7 @@ impl Binder<'_> {
         self.instance_of(pod)?.binding
     }
 
-    /// A waypoint has none in front of itself.
+    /// Whether an object is a part of a waypoint.
     fn is_instance(&self, metadata: &Metadata) -> bool {
         metadata.label(MANAGED).is_some_and(|by| by == MANAGED_WAYPOINT)
             || self.instance_of(metadata).is_some_and(|facts| facts.is_waypoint)
@@ -301,47 +347,16 @@ impl Binder<'_> {
         let gateway = self.objects.gateway(name)?;
         Some(facts(self.settings, gateway, self.objects.gateway_class(&gateway.spec.gateway_class_name)))
     }
+}
 
-    /// Whether a gateway exists that is for traffic to workloads.
-    pub(crate) fn covers_workloads(&self, gateway: &Name) -> bool {
-        self.facts(gateway).is_some_and(|facts| facts.covers.includes(Traffic::Workload))
-    }
-
-    fn resolve(
-        &self,
-        gateway: &Name,
-        namespace: &str,
-        traffic: Option<Traffic>,
-    ) -> Result<GatewayAddress, Unbound> {
-        let facts = self.facts(gateway).ok_or(Unbound::Absent)?;
-        if !self.admits(gateway, facts.listener.as_ref(), namespace) {
-            return Err(Unbound::Forbidden);
-        }
-        if traffic.is_some_and(|traffic| !facts.covers.includes(traffic)) {
-            return Err(Unbound::Other(facts.covers));
-        }
-        facts.address.ok_or(Unbound::NotReady)
-    }
-
-    fn admits(&self, gateway: &Name, listener: Option<&Listener>, namespace: &str) -> bool {
-        if gateway.0 == namespace {
-            return true;
-        }
-        let Some(routes) = listener.map(|listener| &listener.allowed_routes.namespaces) else { return false };
-        match routes.from.as_deref() {
-            Some("All") => true,
-            Some("Selector") => match (&routes.selector, self.objects.namespace(namespace)) {
-                (Some(selector), Some(namespace)) => selector.selects(&namespace.metadata.labels),
-                (None, _) | (_, None) => false,
-            },
-            Some(_) | None => false,
-        }
-    }
+/// The gateway of which labels say that an object is a part.
+pub(crate) fn part_of(labels: &Labels) -> Option<&ArcStr> {
+    labels.get(GATEWAY_NAME)
 }
 
 /// Whether labels say that an object is a part of a gateway of its namespace.
 pub(crate) fn is_part_of(labels: &Labels, gateway: &str) -> bool {
-    labels.get(GATEWAY_NAME).is_some_and(|name| name == gateway)
+    part_of(labels).is_some_and(|name| name == gateway)
 }
 
 /// Whether an object names a waypoint itself.
@@ -349,34 +364,27 @@ pub(crate) fn names_any(metadata: &Metadata) -> bool {
     metadata.label(USE).is_some()
 }
 
-/// What is wrong with the settings of a waypoint itself.
-pub(crate) fn check_settings(metadata: &Metadata, reports: &mut Reports) {
-    if let Some(text) = metadata.label(WAYPOINT_FOR)
-        && Covers::parse(text).is_none()
-    {
-        reports.warning(
-            label(WAYPOINT_FOR),
-            format!("{text:?} is not one of service, workload, all, none: service is assumed"),
-        );
+/// What is wrong with wishes by themselves.
+fn check_wishes(metadata: &Metadata, reports: &mut Reports) {
+    for (key, what) in [(USE_NAMESPACE, "waypoint"), (CANARY, "primary")] {
+        if metadata.label(key).is_some() && metadata.label(USE).is_none() {
+            reports.warning(label(key), format!("names no {what} by itself: add {USE}"));
+        }
     }
-    if let Some(text) = metadata.annotation(BINDING)
-        && tunnel(text).is_none()
-    {
-        reports.warning(
-            format!("metadata.annotations[{BINDING:?}]"),
-            format!("{text:?} is not PROXY, PROXY/<port>, NONE or NONE/<port>: connections arrive without a header"),
-        );
-    }
+    facts::check_enforcement(metadata, reports);
 }
 
-/// What is said of a label where it has no meaning.
-pub(crate) fn check_misplaced(metadata: &Metadata, reports: &mut Reports) {
-    if metadata.label(USE).is_some() {
-        reports.warning(label(USE), "has no effect here: put it on the namespace, or on services and pods");
-    }
+/// The kinds that have a condition about their waypoint.
+pub(crate) fn has_condition(kind: Kind) -> bool {
+    matches!(kind, Kind::Service | Kind::ServiceEntry | Kind::WorkloadEntry)
 }
 
 /// The field of a label.
 fn label(key: &str) -> String {
     format!("metadata.labels[{key:?}]")
+}
+
+/// The field of an annotation.
+fn annotation(key: &str) -> String {
+    format!("metadata.annotations[{key:?}]")
 }

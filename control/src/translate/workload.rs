@@ -11,8 +11,8 @@ use mesh::{
 
 use super::{
     Translation,
-    member::{self, Member, NamedPorts},
-    waypoint::{Binder, Traffic},
+    member::{self, Guarded, Member, NamedPorts},
+    waypoint::{self, Binder, Binding, Traffic},
 };
 use crate::{
     objects::{Kind, Metadata, Node, OwnerReference, Phase, Pod},
@@ -23,7 +23,7 @@ use crate::{
 const REDIRECTION: &str = "ambient.istio.io/redirection";
 
 /// The workload of a pod; none once it has ended, or before it has an address.
-pub(crate) fn translate(objects: &Objects, settings: &Settings, pod: &Pod) -> Translation<Workload> {
+pub(crate) fn translate(objects: &Objects, settings: &Settings, pod: &Pod) -> Translation<Guarded> {
     let mut reports = Reports::of(pod.metadata.key(Kind::Pod));
     if pod.spec.host_network && pod.metadata.annotation(REDIRECTION).is_some_and(|value| value == "enabled") {
         reports.warning(
@@ -44,7 +44,7 @@ pub(crate) fn translate(objects: &Objects, settings: &Settings, pod: &Pod) -> Tr
     Translation { output, reports: reports.done() }
 }
 
-fn workload(binder: &Binder<'_>, pod: &Pod, reports: &mut Reports) -> Option<Workload> {
+fn workload(binder: &Binder<'_>, pod: &Pod, reports: &mut Reports) -> Option<Guarded> {
     let Binder { objects, settings } = binder;
     let metadata = &pod.metadata;
     let uid = format!("{}//Pod/{}/{}", settings.cluster, metadata.namespace, metadata.name);
@@ -54,12 +54,17 @@ fn workload(binder: &Binder<'_>, pod: &Pod, reports: &mut Reports) -> Option<Wor
     let (canonical_name, canonical_revision) = member::canonical(&metadata.labels, &workload_name);
     let member =
         Member { namespace: &metadata.namespace, labels: &metadata.labels, ports: NamedPorts::Of(pod) };
-    Some(Workload {
+    let account = pod.service_account();
+    let binding = binder.binding(metadata, Traffic::Workload, Some(&account));
+    binder.report(metadata, binding.as_ref(), Traffic::Workload, reports);
+    let services = member::memberships(objects, settings, &member);
+    let guards = waypoint::guards(binder, metadata, &account, &services);
+    let workload = Workload {
         uid: WorkloadUid::parse(&uid).ok()?,
         name: metadata.name.clone(),
         namespace: metadata.namespace.clone(),
         trust_domain: settings.trust_domain.clone(),
-        service_account: pod.service_account(),
+        service_account: account,
         addresses: pod.addresses(),
         hostname: None,
         network: settings.network.clone(),
@@ -68,7 +73,7 @@ fn workload(binder: &Binder<'_>, pod: &Pod, reports: &mut Reports) -> Option<Wor
         tunnel,
         native_tunnel,
         application_tunnel: binder.application_tunnel(metadata),
-        waypoint: binder.bind(metadata, Traffic::Workload, reports),
+        waypoint: binding.as_ref().and_then(Binding::waypoint),
         locality: objects.node(&node).map(locality).unwrap_or_default(),
         node,
         cluster: settings.cluster.clone(),
@@ -77,10 +82,11 @@ fn workload(binder: &Binder<'_>, pod: &Pod, reports: &mut Reports) -> Option<Wor
         workload_type,
         workload_name,
         policies: member::policies(objects, settings, &metadata.namespace, &metadata.labels),
-        services: Arc::new(member::memberships(objects, settings, &member)),
+        services: Arc::new(services),
         health: if pod.is_ready() { Health::Healthy } else { Health::Unhealthy },
         capacity: 1,
-    })
+    };
+    Some(Guarded::new(workload, guards))
 }
 
 fn tunnel(pod: &Pod) -> (TunnelProtocol, bool) {

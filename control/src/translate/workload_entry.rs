@@ -11,8 +11,8 @@ use mesh::{
 
 use super::{
     Translation, entry,
-    member::{self, Member, NamedPorts},
-    waypoint::{Binder, Traffic},
+    member::{self, Guarded, Member, NamedPorts},
+    waypoint::{self, Binder, Binding, Traffic},
 };
 use crate::{
     objects::{Kind, WorkloadEntry, WorkloadGroup},
@@ -27,7 +27,7 @@ pub(crate) fn translate(
     objects: &Objects,
     settings: &Settings,
     object: &WorkloadEntry,
-) -> Translation<Workload> {
+) -> Translation<Guarded> {
     let mut reports = Reports::of(object.metadata.key(Kind::WorkloadEntry));
     check(object, &mut reports);
     entry::endpoint_notes("spec", &object.spec, &mut reports);
@@ -35,10 +35,12 @@ pub(crate) fn translate(
     Translation { output, reports: reports.done() }
 }
 
-fn workload(binder: &Binder<'_>, object: &WorkloadEntry, reports: &mut Reports) -> Option<Workload> {
+fn workload(binder: &Binder<'_>, object: &WorkloadEntry, reports: &mut Reports) -> Option<Guarded> {
     let Binder { objects, settings } = binder;
     let (metadata, spec) = (&object.metadata, &object.spec);
-    let waypoint = binder.bind(metadata, Traffic::Workload, reports);
+    let account = entry::service_account(spec);
+    let binding = binder.binding(metadata, Traffic::Workload, Some(&account));
+    binder.report(metadata, binding.as_ref(), Traffic::Workload, reports);
     let (addresses, hostname) = place(&spec.address)?;
     let labels = object.labels();
     let (canonical_name, canonical_revision) = member::canonical(&labels, &metadata.name);
@@ -49,12 +51,14 @@ fn workload(binder: &Binder<'_>, object: &WorkloadEntry, reports: &mut Reports) 
     );
     let member =
         Member { namespace: &metadata.namespace, labels: &labels, ports: NamedPorts::Listed(&spec.ports) };
-    Some(Workload {
+    let services = member::memberships(objects, settings, &member);
+    let guards = waypoint::guards(binder, metadata, &account, &services);
+    let workload = Workload {
         uid: WorkloadUid::parse(&uid).ok()?,
         name: metadata.name.clone(),
         namespace: metadata.namespace.clone(),
         trust_domain: settings.trust_domain.clone(),
-        service_account: entry::service_account(spec),
+        service_account: account,
         addresses,
         hostname,
         network: entry::network(settings, spec),
@@ -63,7 +67,7 @@ fn workload(binder: &Binder<'_>, object: &WorkloadEntry, reports: &mut Reports) 
         tunnel: if native_tunnel { TunnelProtocol::Hbone } else { TunnelProtocol::None },
         native_tunnel,
         application_tunnel: None,
-        waypoint,
+        waypoint: binding.as_ref().and_then(Binding::waypoint),
         node: ArcStr::new(),
         locality: member::locality(spec.locality.as_ref()),
         cluster: settings.cluster.clone(),
@@ -72,10 +76,11 @@ fn workload(binder: &Binder<'_>, object: &WorkloadEntry, reports: &mut Reports) 
         workload_type: WorkloadType::Pod,
         workload_name: metadata.name.clone(),
         policies: member::policies(objects, settings, &metadata.namespace, &labels),
-        services: Arc::new(member::memberships(objects, settings, &member)),
+        services: Arc::new(services),
         health: health(object),
         capacity: entry::capacity(spec),
-    })
+    };
+    Some(Guarded::new(workload, guards))
 }
 
 fn place(text: &str) -> Option<(Vec<IpAddr>, Option<Hostname>)> {

@@ -4,19 +4,21 @@
 
 use std::collections::BTreeSet;
 
+use arcstr::ArcStr;
+
 use super::{
     Settings,
     objects::{Name, Objects},
 };
 use crate::{
     objects::{
-        AuthorizationPolicy, EndpointSlice, Gateway, GatewayClass, Kind, Labels, Namespace, Node, Object,
-        ObjectKey, PeerAuthentication, Service, ServiceEntry,
+        AuthorizationPolicy, EndpointSlice, Gateway, GatewayClass, Kind, Labels, Metadata, Namespace, Node,
+        Object, ObjectKey, PeerAuthentication, Pod, Service, ServiceAccount, ServiceEntry,
     },
     translate::{
-        entry, member, peer, policy, service, slice,
-        waypoint::{self, Binder, Covers},
-        workload,
+        entry, member, peer, policy,
+        route::{self, Reference},
+        service, slice, waypoint, workload,
     },
 };
 
@@ -24,6 +26,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Affected {
     pub(super) keys: BTreeSet<ObjectKey>,
+    /// Gateways whose instances may run under other accounts now.
+    pub(super) gateways: BTreeSet<Name>,
     /// Whether others may need automatic addresses now.
     pub(super) claims: bool,
 }
@@ -55,7 +59,9 @@ impl Affected {
         let name = (key.namespace.clone(), key.name.clone());
         let add = &mut Adding { affected: self, objects, settings };
         match key.kind {
-            Kind::Pod | Kind::WorkloadEntry | Kind::ServiceAccount | Kind::WorkloadGroup => {}
+            Kind::WorkloadEntry | Kind::WorkloadGroup => {}
+            Kind::Pod => add.pod(&name.0, step!(Pod, old, new)),
+            Kind::ServiceAccount => add.service_account(&name, step!(ServiceAccount, old, new)),
             Kind::Node => add.node(&name.1, step!(Node, old, new)),
             Kind::Namespace => add.namespace(&name.1, step!(Namespace, old, new)),
             Kind::Service => add.service(&name, step!(Service, old, new)),
@@ -63,10 +69,24 @@ impl Affected {
             Kind::ServiceEntry => add.entry(step!(ServiceEntry, old, new)),
             Kind::Gateway => add.gateway(&name, step!(Gateway, old, new)),
             Kind::GatewayClass => add.gateway_class(&name.1, step!(GatewayClass, old, new)),
+            Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute => {}
             Kind::AuthorizationPolicy => add.authorization(&name.0, step!(AuthorizationPolicy, old, new)),
             Kind::PeerAuthentication => add.peer(&name.0, step!(PeerAuthentication, old, new)),
         }
+        let referred = [old, new].into_iter().flatten().flat_map(route::referred);
+        for reference in referred {
+            self.keys.extend(objects.routes_to(&reference).cloned());
+        }
         self.keys.insert(key);
+    }
+
+    /// Adds the routes whose parents are affected: their waypoint may be another.
+    pub(super) fn routes(&mut self, objects: &Objects) {
+        let parents = self.keys.iter().filter(|key| matches!(key.kind, Kind::Service | Kind::ServiceEntry));
+        let reference =
+            |key: &ObjectKey| Reference::Object(key.kind, (key.namespace.clone(), key.name.clone()));
+        let routes: Vec<_> = parents.flat_map(|key| objects.routes_to(&reference(key)).cloned()).collect();
+        self.keys.extend(routes);
     }
 
     /// Adds service entries.
@@ -100,47 +120,102 @@ impl Adding<'_> {
         let distribution = |namespace: Option<&Namespace>| {
             namespace.and_then(|namespace| service::distribution_of(&namespace.metadata, None))
         };
-        let relabelled = labels(old) != labels(new);
+        let relabelled = labels(old) != labels(new)
+            || rewished(old.map(|object| &object.metadata), new.map(|object| &object.metadata));
         if relabelled || distribution(old) != distribution(new) {
             self.services(name);
         }
         if !relabelled {
             return;
         }
-        let binder = Binder { objects: self.objects, settings: self.settings };
-        let named = [old, new].map(|namespace| namespace.and_then(waypoint::namespace_names));
-        let all = named.iter().flatten().any(|gateway| binder.covers_workloads(gateway));
-        if all {
+        let accounts = self.objects.service_accounts_of(name);
+        let accounts = accounts.filter(|(_, object)| waypoint::names_any(&object.metadata));
+        self.affected.insert(Kind::ServiceAccount, accounts.map(|(name, _)| name.clone()));
+        if [old, new].into_iter().flatten().any(|namespace| waypoint::names_any(&namespace.metadata)) {
             self.workloads(name, |_| true);
             return;
         }
-        // A gateway elsewhere may choose by the labels of the namespace.
-        let pods = self.objects.pods_of(name).filter(|(_, pod)| waypoint::names_any(&pod.metadata));
+        self.binders(name);
+    }
+
+    /// Workloads of a namespace that are bound without it: a gateway elsewhere may choose by the labels of the namespace.
+    fn binders(&mut self, namespace: &str) {
+        let objects = self.objects;
+        let pods = objects.pods_of(namespace).filter(|(_, pod)| waypoint::names_any(&pod.metadata));
         self.affected.insert(Kind::Pod, pods.map(|(name, _)| name.clone()));
-        let entries = self.objects.workload_entries_of(name);
+        let entries = objects.workload_entries_of(namespace);
         let entries = entries.filter(|(_, entry)| waypoint::names_any(&entry.metadata));
         self.affected.insert(Kind::WorkloadEntry, entries.map(|(name, _)| name.clone()));
+        let services =
+            objects.services_of(namespace).filter(|(_, object)| waypoint::names_any(&object.metadata));
+        for (name, service) in services {
+            self.endpoints(name, service);
+        }
+        let entries =
+            objects.entries_of(namespace).filter(|(_, object)| waypoint::names_any(&object.metadata));
+        for (_, entry) in entries {
+            self.members(namespace, |labels| entry::selects(entry, labels));
+        }
+        let accounts = objects
+            .service_accounts_of(namespace)
+            .filter(|(_, object)| waypoint::names_any(&object.metadata));
+        for (name, _) in accounts {
+            self.of_account(name);
+        }
+    }
+
+    /// Workloads that run under a service account.
+    fn of_account(&mut self, account: &Name) {
+        let objects = self.objects;
+        let (namespace, account) = account;
+        let pods = objects.pods_of(namespace).filter(|(_, pod)| pod.service_account() == *account);
+        self.affected.insert(Kind::Pod, pods.map(|(name, _)| name.clone()));
+        let machines = objects.workload_entries_of(namespace);
+        let machines = machines.filter(|(_, entry)| entry::service_account(&entry.spec) == *account);
+        self.affected.insert(Kind::WorkloadEntry, machines.map(|(name, _)| name.clone()));
+        let entries = objects.entries_of(namespace).filter(|(_, entry)| entry::has_account(entry, account));
+        self.affected.insert(Kind::ServiceEntry, entries.map(|(name, _)| name.clone()));
+    }
+
+    fn service_account(&mut self, name: &Name, (old, new): Step<'_, ServiceAccount>) {
+        if rewished(old.map(|object| &object.metadata), new.map(|object| &object.metadata)) {
+            self.of_account(name);
+        }
+    }
+
+    /// Instances of a gateway are who it is.
+    fn pod(&mut self, namespace: &ArcStr, (old, new): Step<'_, Pod>) {
+        let gateways =
+            [old, new].into_iter().flatten().filter_map(|pod| waypoint::part_of(&pod.metadata.labels));
+        self.affected.gateways.extend(gateways.map(|gateway| (namespace.clone(), gateway.clone())));
     }
 
     fn service(&mut self, name: &Name, step: Step<'_, Service>) {
         let (old, new) = step;
-        if old.map(|service| &service.spec) == new.map(|service| &service.spec) {
+        if old.map(|service| &service.spec) == new.map(|service| &service.spec)
+            && !rewished(old.map(|object| &object.metadata), new.map(|object| &object.metadata))
+        {
             return;
         }
         for service in [old, new].into_iter().flatten() {
-            self.members(&name.0, |labels| service::selects(service, labels));
-            let slices: Vec<(&Name, &EndpointSlice)> = self.objects.slices_of(name).collect();
-            if slice::feeds(service) {
-                let pods = slices.iter().flat_map(|(_, slice)| slice::pods(slice));
-                self.affected.insert(Kind::Pod, pods.collect::<Vec<_>>());
-            }
-            self.affected.insert(Kind::EndpointSlice, slices.into_iter().map(|(name, _)| name.clone()));
+            self.endpoints(name, service);
+            let slices = self.objects.slices_of(name).map(|(name, _)| name.clone());
+            self.affected.insert(Kind::EndpointSlice, slices);
             // It comes before service entries of its host, also of other namespaces.
             if let Some(name) = service::name(self.settings, service) {
                 let rivals: Vec<&Name> =
                     self.objects.entries_for(&name.hostname).map(|(name, _)| name).collect();
                 self.rivals(&name.namespace, rivals);
             }
+        }
+    }
+
+    /// The workloads that are endpoints of a service.
+    fn endpoints(&mut self, name: &Name, service: &Service) {
+        self.members(&name.0, |labels| service::selects(service, labels));
+        if slice::feeds(service) {
+            let pods = self.objects.slices_of(name).flat_map(|(_, slice)| slice::pods(slice));
+            self.affected.insert(Kind::Pod, pods.collect::<Vec<_>>());
         }
     }
 
@@ -187,43 +262,82 @@ impl Adding<'_> {
             let class = self.objects.gateway_class(&gateway.spec.gateway_class_name);
             waypoint::facts(self.settings, gateway, class)
         };
-        let (old, new) = (old.map(facts), new.map(facts));
-        if old != new {
-            let covers = [old, new].into_iter().flatten().map(|facts| facts.covers);
-            self.users(
-                name,
-                covers.into_iter().any(|covers| matches!(covers, Covers::Workload | Covers::All)),
-            );
+        let accounts = [old, new].map(|gateway| gateway.and_then(waypoint::account).cloned());
+        if old.map(facts) != new.map(facts) {
+            self.users(name);
+        } else if accounts[0] == accounts[1] {
+            return;
+        }
+        for account in accounts.into_iter().flatten() {
+            let account = (name.0.clone(), account);
+            let rivals: Vec<Name> =
+                self.objects.gateways_for(&account).map(|(name, _)| name.clone()).collect();
+            self.affected.insert(Kind::Gateway, rivals);
+            self.of_account(&account);
         }
     }
 
     fn gateway_class(&mut self, name: &str, (old, new): Step<'_, GatewayClass>) {
-        if old.map(|class| &class.metadata.labels) == new.map(|class| &class.metadata.labels)
-            && old.map(|class| &class.metadata.annotations) == new.map(|class| &class.metadata.annotations)
-        {
+        let labels = |class: Option<&GatewayClass>| {
+            class.map(|GatewayClass { metadata, spec }| {
+                (metadata.labels.clone(), metadata.annotations.clone(), spec.controller_name.clone())
+            })
+        };
+        if labels(old) == labels(new) {
             return;
         }
-        let gateways: Vec<Name> = self
+        let gateways: Vec<(Name, Option<ArcStr>)> = self
             .objects
             .gateways()
             .filter(|(_, gateway)| gateway.spec.gateway_class_name == name)
-            .map(|(name, _)| name.clone())
+            .map(|(name, gateway)| (name.clone(), waypoint::account(gateway).cloned()))
             .collect();
-        for gateway in gateways {
-            self.users(&gateway, true);
+        for (gateway, account) in gateways {
+            self.users(&gateway);
+            if let Some(account) = account {
+                self.of_account(&(gateway.0.clone(), account));
+            }
+            self.affected.insert(Kind::Gateway, [gateway]);
         }
     }
 
     /// Whoever has a gateway as its waypoint, or is a part of it.
-    fn users(&mut self, gateway: &Name, covers_workloads: bool) {
-        for key in self.objects.bound_to(gateway) {
-            if key.kind == Kind::Namespace {
-                self.services(&key.name);
-                if covers_workloads {
+    fn users(&mut self, gateway: &Name) {
+        self.affected.gateways.insert(gateway.clone());
+        let bound: Vec<ObjectKey> = self.objects.bound_to(gateway).cloned().collect();
+        for key in bound {
+            let name = (key.namespace.clone(), key.name.clone());
+            match key.kind {
+                Kind::Namespace => {
+                    self.services(&key.name);
                     self.workloads(&key.name, |_| true);
                 }
+                Kind::Service => {
+                    if let Some(service) = self.objects.service(&name) {
+                        self.endpoints(&name, service);
+                    }
+                }
+                Kind::ServiceEntry => {
+                    if let Some(entry) = self.objects.entry(&name) {
+                        self.members(&name.0, |labels| entry::selects(entry, labels));
+                    }
+                }
+                Kind::ServiceAccount => self.of_account(&name),
+                Kind::Pod
+                | Kind::WorkloadEntry
+                | Kind::Node
+                | Kind::EndpointSlice
+                | Kind::WorkloadGroup
+                | Kind::Gateway
+                | Kind::GatewayClass
+                | Kind::HTTPRoute
+                | Kind::GRPCRoute
+                | Kind::TLSRoute
+                | Kind::TCPRoute
+                | Kind::AuthorizationPolicy
+                | Kind::PeerAuthentication => {}
             }
-            self.affected.keys.insert(key.clone());
+            self.affected.keys.insert(key);
         }
         let part = |labels: &Labels| waypoint::is_part_of(labels, &gateway.1);
         let objects = self.objects;
@@ -300,6 +414,11 @@ impl Adding<'_> {
         self.affected.insert(Kind::Service, objects.services_of(namespace).map(|(name, _)| name.clone()));
         self.affected.insert(Kind::ServiceEntry, objects.entries_of(namespace).map(|(name, _)| name.clone()));
     }
+}
+
+/// Whether an object wishes another waypoint than before, for itself or for others.
+fn rewished(old: Option<&Metadata>, new: Option<&Metadata>) -> bool {
+    old.map(waypoint::wishes) != new.map(waypoint::wishes)
 }
 
 /// Whether one of the workloads that a service entry becomes has such labels.

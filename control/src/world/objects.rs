@@ -7,15 +7,21 @@ use std::{
 };
 
 use arcstr::ArcStr;
+use jiff::Timestamp;
 use mesh::Hostname;
 
 use super::automatic::{Automatic, Claim, Pair};
 use crate::{
     objects::{
-        AuthorizationPolicy, EndpointSlice, Gateway, GatewayClass, Kind, Namespace, Node, Object, ObjectKey,
-        PeerAuthentication, Pod, Service, ServiceAccount, ServiceEntry, WorkloadEntry, WorkloadGroup,
+        AuthorizationPolicy, EndpointSlice, GRPCRoute, Gateway, GatewayClass, HTTPRoute, Kind, Namespace,
+        Node, Object, ObjectKey, PeerAuthentication, Pod, Service, ServiceAccount, ServiceEntry, TCPRoute,
+        TLSRoute, WorkloadEntry, WorkloadGroup,
     },
-    translate::{entry, slice, waypoint},
+    translate::{
+        entry,
+        route::{self, Reference},
+        slice, waypoint,
+    },
 };
 
 /// Namespace and name.
@@ -38,6 +44,10 @@ pub struct Objects {
     workload_groups: BTreeMap<Name, WorkloadGroup>,
     gateways: BTreeMap<Name, Gateway>,
     gateway_classes: BTreeMap<ArcStr, GatewayClass>,
+    http_routes: BTreeMap<Name, HTTPRoute>,
+    grpc_routes: BTreeMap<Name, GRPCRoute>,
+    tls_routes: BTreeMap<Name, TLSRoute>,
+    tcp_routes: BTreeMap<Name, TCPRoute>,
     authorization: BTreeMap<Name, AuthorizationPolicy>,
     peer: BTreeMap<Name, PeerAuthentication>,
     /// Names of the pods that run under an account on a node.
@@ -52,6 +62,10 @@ pub struct Objects {
     of_host: BTreeMap<Hostname, BTreeSet<Name>>,
     /// What names a gateway as its waypoint in its own labels.
     bound: BTreeMap<Name, BTreeSet<ObjectKey>>,
+    /// Routes that refer to a service, service entry or host.
+    routes_to: BTreeMap<Reference, BTreeSet<ObjectKey>>,
+    /// Names of the gateways for a service account.
+    for_account: BTreeMap<Name, BTreeSet<Name>>,
     automatic: Automatic,
 }
 
@@ -74,6 +88,10 @@ impl Objects {
             Object::WorkloadGroup(object) => drop(self.workload_groups.insert(name, object)),
             Object::Gateway(object) => drop(self.gateways.insert(name, object)),
             Object::GatewayClass(object) => drop(self.gateway_classes.insert(name.1, object)),
+            Object::HTTPRoute(object) => drop(self.http_routes.insert(name, object)),
+            Object::GRPCRoute(object) => drop(self.grpc_routes.insert(name, object)),
+            Object::TLSRoute(object) => drop(self.tls_routes.insert(name, object)),
+            Object::TCPRoute(object) => drop(self.tcp_routes.insert(name, object)),
             Object::AuthorizationPolicy(object) => drop(self.authorization.insert(name, object)),
             Object::PeerAuthentication(object) => drop(self.peer.insert(name, object)),
         }
@@ -95,6 +113,10 @@ impl Objects {
             Kind::WorkloadGroup => self.workload_groups.remove(&name).map(Object::WorkloadGroup),
             Kind::Gateway => self.gateways.remove(&name).map(Object::Gateway),
             Kind::GatewayClass => self.gateway_classes.remove(&key.name).map(Object::GatewayClass),
+            Kind::HTTPRoute => self.http_routes.remove(&name).map(Object::HTTPRoute),
+            Kind::GRPCRoute => self.grpc_routes.remove(&name).map(Object::GRPCRoute),
+            Kind::TLSRoute => self.tls_routes.remove(&name).map(Object::TLSRoute),
+            Kind::TCPRoute => self.tcp_routes.remove(&name).map(Object::TCPRoute),
             Kind::AuthorizationPolicy => self.authorization.remove(&name).map(Object::AuthorizationPolicy),
             Kind::PeerAuthentication => self.peer.remove(&name).map(Object::PeerAuthentication),
         }?;
@@ -117,6 +139,10 @@ impl Objects {
             Kind::WorkloadGroup => self.workload_groups.contains_key(&name),
             Kind::Gateway => self.gateways.contains_key(&name),
             Kind::GatewayClass => self.gateway_classes.contains_key(&key.name),
+            Kind::HTTPRoute => self.http_routes.contains_key(&name),
+            Kind::GRPCRoute => self.grpc_routes.contains_key(&name),
+            Kind::TLSRoute => self.tls_routes.contains_key(&name),
+            Kind::TCPRoute => self.tcp_routes.contains_key(&name),
             Kind::AuthorizationPolicy => self.authorization.contains_key(&name),
             Kind::PeerAuthentication => self.peer.contains_key(&name),
         }
@@ -136,6 +162,10 @@ impl Objects {
             Kind::WorkloadGroup => self.workload_groups.len(),
             Kind::Gateway => self.gateways.len(),
             Kind::GatewayClass => self.gateway_classes.len(),
+            Kind::HTTPRoute => self.http_routes.len(),
+            Kind::GRPCRoute => self.grpc_routes.len(),
+            Kind::TLSRoute => self.tls_routes.len(),
+            Kind::TCPRoute => self.tcp_routes.len(),
             Kind::AuthorizationPolicy => self.authorization.len(),
             Kind::PeerAuthentication => self.peer.len(),
         }
@@ -169,6 +199,13 @@ impl Objects {
 
     pub(crate) fn service_account(&self, name: &Name) -> Option<&ServiceAccount> {
         self.service_accounts.get(name)
+    }
+
+    pub(crate) fn service_accounts_of(
+        &self,
+        namespace: &str,
+    ) -> impl Iterator<Item = (&Name, &ServiceAccount)> {
+        within(&self.service_accounts, namespace)
     }
 
     pub(crate) fn pod(&self, name: &Name) -> Option<&Pod> {
@@ -268,9 +305,42 @@ impl Objects {
         self.gateway_classes.get(name)
     }
 
+    pub(crate) fn http_route(&self, name: &Name) -> Option<&HTTPRoute> {
+        self.http_routes.get(name)
+    }
+
+    pub(crate) fn grpc_route(&self, name: &Name) -> Option<&GRPCRoute> {
+        self.grpc_routes.get(name)
+    }
+
+    pub(crate) fn tls_route(&self, name: &Name) -> Option<&TLSRoute> {
+        self.tls_routes.get(name)
+    }
+
+    pub(crate) fn tcp_route(&self, name: &Name) -> Option<&TCPRoute> {
+        self.tcp_routes.get(name)
+    }
+
+    /// Routes that refer to something.
+    pub(crate) fn routes_to(&self, reference: &Reference) -> impl Iterator<Item = &ObjectKey> + use<'_> {
+        self.routes_to.get(reference).into_iter().flatten()
+    }
+
     /// What names a gateway as its waypoint in its own labels.
     pub(crate) fn bound_to(&self, gateway: &Name) -> impl Iterator<Item = &ObjectKey> {
         self.bound.get(gateway).into_iter().flatten()
+    }
+
+    /// Names of the gateways that say of themselves that they are for a service account.
+    pub(crate) fn gateways_for(&self, account: &Name) -> impl Iterator<Item = (&Name, &Gateway)> {
+        named(&self.for_account, account, &self.gateways)
+    }
+
+    /// The oldest of them.
+    pub(crate) fn gateway_for(&self, account: &Name) -> Option<&Gateway> {
+        let age = |gateway: &Gateway| gateway.metadata.creation_timestamp.unwrap_or(Timestamp::MAX);
+        let oldest = self.gateways_for(account).min_by_key(|(name, gateway)| (age(gateway), *name));
+        oldest.map(|(_, gateway)| gateway)
     }
 
     pub(crate) fn authorization(&self, name: &Name) -> Option<&AuthorizationPolicy> {
@@ -320,7 +390,16 @@ impl Objects {
                 self.of_host.entry(host).or_default().insert(name.clone());
             }
         }
-        if let Some(gateway) = waypoint::own(object) {
+        for reference in route::references(object) {
+            self.routes_to.entry(reference).or_default().insert(key.clone());
+        }
+        if let Object::Gateway(gateway) = object
+            && let Some(account) = waypoint::account(gateway)
+        {
+            let account = (name.0.clone(), account.clone());
+            self.for_account.entry(account).or_default().insert(name);
+        }
+        for gateway in waypoint::own(object) {
             self.bound.entry(gateway).or_default().insert(key.clone());
         }
     }
@@ -346,7 +425,15 @@ impl Objects {
                 take(&mut self.of_host, &host, &name);
             }
         }
-        if let Some(gateway) = waypoint::own(object) {
+        for reference in route::references(object) {
+            take(&mut self.routes_to, &reference, key);
+        }
+        if let Object::Gateway(gateway) = object
+            && let Some(account) = waypoint::account(gateway)
+        {
+            take(&mut self.for_account, &(name.0.clone(), account.clone()), &name);
+        }
+        for gateway in waypoint::own(object) {
             take(&mut self.bound, &gateway, key);
         }
     }

@@ -86,6 +86,7 @@ fn beyond_the_core() -> impl Strategy<Value = String> {
     let name = select(vec!["a", "b", "c"]);
     let label = select(vec!["x", "y"]);
     let waypoint = select(WAYPOINTS.to_vec());
+    let waypoint_of_account = waypoint.clone();
     let flag = any::<bool>();
     prop_oneof![
         (namespace.clone(), name.clone(), waypoint.clone(), flag).prop_map(|(namespace, name, waypoint, fed)| {
@@ -113,18 +114,27 @@ fn beyond_the_core() -> impl Strategy<Value = String> {
         (namespace.clone(), waypoint).prop_map(|(namespace, waypoint)| format!(
             "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}, labels: {{{waypoint}}}}}\n"
         )),
-        (namespace, 0..5u8, 0..4u8, flag).prop_map(gateway),
+        (namespace.clone(), 0..5u8, 0..4u8, flag).prop_map(gateway),
+        (namespace.clone(), flag, flag).prop_map(|(namespace, ready, older)| second_gateway(namespace, ready, older)),
+        (namespace, waypoint_of_account).prop_map(|(namespace, waypoint)| format!(
+            "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: default, namespace: {namespace}, labels: {{{waypoint}}}}}\n"
+        )),
         (0..5u8, flag).prop_map(|(covers, bound)| format!(
             "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\n\
-             metadata: {{name: istio-waypoint, labels: {{{}}}{}}}\nspec: {{controllerName: istio.io/mesh-controller}}\n",
+             metadata: {{name: istio-waypoint, labels: {{{}}}{}}}\nspec: {{controllerName: {}}}\n",
             COVERS[usize::from(covers)],
             if bound { ", annotations: {ambient.istio.io/waypoint-inbound-binding: PROXY/15088}" } else { "" },
+            if covers % 2 == 0 { "ambit.mesh/waypoint" } else { "istio.io/mesh-controller" },
         )),
     ]
 }
 
 /// Labels that name a waypoint, or a part of one.
-const WAYPOINTS: [&str; 7] = [
+const WAYPOINTS: [&str; 11] = [
+    "istio.io/use-waypoint: w, ambit.mesh/waypoint-enforcement: enforce",
+    "istio.io/use-waypoint: v, istio.io/use-waypoint-canary: w",
+    "istio.io/use-waypoint: w, istio.io/use-waypoint-canary: v, ambit.mesh/waypoint-enforcement: audit",
+    "gateway.networking.k8s.io/gateway-name: v",
     "",
     "istio.io/use-waypoint: w",
     "istio.io/use-waypoint: none",
@@ -156,6 +166,19 @@ fn gateway((namespace, covers, routes, ready): (&str, u8, u8, bool)) -> String {
          spec: {{gatewayClassName: istio-waypoint, listeners: [{{name: mesh, port: 15008, protocol: HBONE, allowedRoutes: {routes}}}]}}\n\
          status: {{addresses: {addresses}}}\n",
         COVERS[usize::from(covers)]
+    )
+}
+
+/// One that is enforced, of a class that control deploys if it is there, and for a service account.
+fn second_gateway(namespace: &str, ready: bool, older: bool) -> String {
+    let addresses = if ready { "[{value: 10.30.9.8}]" } else { "[]" };
+    let name = if older { "v" } else { "u" };
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n\
+         metadata: {{name: {name}, namespace: {namespace}, labels: {{istio.io/waypoint-for: all, ambit.mesh/waypoint-enforcement: enforce}}, \
+         annotations: {{istio.io/for-service-account: default}}}}\n\
+         spec: {{gatewayClassName: istio-waypoint, listeners: [{{name: mesh, port: 15008, protocol: HBONE}}]}}\n\
+         status: {{addresses: {addresses}}}\n"
     )
 }
 
@@ -407,12 +430,19 @@ fn an_event_touches_only_what_it_can_affect() {
     let of_services = [pods.clone(), vec![gateway(("shop", 1, 0, false))]].concat();
     let bound =
         "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {istio.io/use-waypoint: w}}\n";
-    assert_eq!(touched(&manifests(&of_services), bound), [] as [&str; 0], "the waypoint is for services");
+    let guarded = ["Pod shop/a", "Pod shop/b", "Pod shop/c"];
+    assert_eq!(touched(&manifests(&of_services), bound), guarded, "it guards the endpoints of services too");
     let in_front = [of_services, vec![bound.to_owned(), service("{app: x}", "")]].concat();
     assert_eq!(
         touched(&manifests(&in_front), &gateway(("shop", 1, 0, true))),
-        ["Namespace shop", "Service shop/a"]
+        [&["Namespace shop"][..], &guarded[..], &["Service shop/a"][..]].concat()
     );
+    assert_eq!(
+        touched(&manifests(&in_front), &service("{app: x}", "ambit.mesh/waypoint-enforcement: enforce")),
+        guarded
+    );
+    let account = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: default, namespace: shop, labels: {istio.io/use-waypoint: w}}\n";
+    assert_eq!(touched(&manifests(&in_front), account), guarded);
     assert_eq!(touched(&manifests(&in_front), &gateway(("shop", 1, 0, false))), [] as [&str; 0]);
 
     let elsewhere = [pods, vec![entry(("shop", "c", "", 0, 1)), entry(("bank", "b", "", 1, 0))]].concat();

@@ -6,9 +6,9 @@ use std::fmt::Display;
 use control::world::World;
 use mesh::{
     Change, Policy, Route, Service, Workload,
-    l7::route::Rules,
+    l7::route::{Backend, HttpRule, Rules, Target},
     policy::{Clause, Match, Rule, ServiceAccountMatch, StringMatch},
-    service::{LoadBalancing, PortMap},
+    service::{LoadBalancing, PortMap, WeightedWaypoint},
     workload::{GatewayAddress, GatewayDestination},
 };
 use serde_json::{Map, Value, json};
@@ -81,9 +81,15 @@ fn service(output: &Service) -> Value {
         ("ipFamilies", text(format!("{:?}", output.ip_families))),
         ("subjectAltNames", list(&output.subject_alt_names)),
         ("waypoint", gateway(output.waypoint.as_ref())),
+        ("weightedWaypoints", output.weighted_waypoints.iter().map(share).collect()),
         ("ingressUseWaypoint", if output.ingress_use_waypoint { json!(true) } else { Value::Null }),
         ("canonical", if output.canonical { Value::Null } else { json!(false) }),
     ])
+}
+
+fn share(share: &WeightedWaypoint) -> Value {
+    let address = gateway(Some(&share.destination));
+    text(format!("{} of 100 to {}", share.weight, address.as_str().unwrap_or_default()))
 }
 
 fn gateway(address: Option<&GatewayAddress>) -> Value {
@@ -122,17 +128,64 @@ fn policy(output: &Policy) -> Value {
 
 fn route(output: &Route) -> Value {
     let rules: Value = match &output.rules {
-        Rules::Http(rules) => rules.iter().map(|rule| text(format!("{rule:?}"))).collect(),
-        Rules::Tls(rules) => rules.iter().map(|rule| text(format!("{rule:?}"))).collect(),
-        Rules::Tcp(rules) => rules.iter().map(|rule| text(format!("{rule:?}"))).collect(),
+        Rules::Http(rules) => rules.iter().map(|rule| http_rule(rule)).collect(),
+        Rules::Tls(rules) => rules
+            .iter()
+            .map(|rule| map([("servers", list(&rule.hostnames)), ("backends", backends(&rule.backends))]))
+            .collect(),
+        Rules::Tcp(rules) => rules.iter().map(|rule| map([("backends", backends(&rule.backends))])).collect(),
     };
-    let parents = output.parents.iter().map(|parent| text(format!("{parent:?}")));
+    let parents = output.parents.iter().map(|parent| {
+        let port = parent.port.map(|port| format!(" port {port}")).unwrap_or_default();
+        let clients = parent.consumers.as_ref().map(|clients| format!(" from {clients}")).unwrap_or_default();
+        text(format!("{}{port}{clients}", parent.service))
+    });
     map([
         ("name", text(&output.name)),
-        ("created", json!(output.created)),
+        ("created", if output.created == u64::MAX { Value::Null } else { json!(output.created) }),
         ("parents", parents.collect()),
         ("rules", rules),
     ])
+}
+
+fn http_rule(rule: &HttpRule) -> Value {
+    let debug =
+        |value: Option<&dyn std::fmt::Debug>| value.map_or(Value::Null, |value| text(format!("{value:?}")));
+    let matches = rule.matches.iter().map(|matching| {
+        let headers = matching.headers.iter().map(|(name, wanted)| format!("{name} {wanted:?}"));
+        let query = matching.query.iter().map(|(name, wanted)| format!("{name} {wanted:?}"));
+        map([
+            ("path", text(format!("{:?}", matching.path))),
+            ("method", matching.method.as_ref().map_or(Value::Null, text)),
+            ("headers", list(headers)),
+            ("query", list(query)),
+        ])
+    });
+    let timeouts = [rule.timeouts.request, rule.timeouts.attempt];
+    map([
+        ("name", rule.name.as_ref().map_or(Value::Null, text)),
+        ("matches", matches.collect()),
+        ("filters", list(rule.filters.iter().map(|filter| format!("{filter:?}")))),
+        ("backends", backends(&rule.backends)),
+        ("timeouts", if timeouts == [None, None] { Value::Null } else { text(format!("{timeouts:?}")) }),
+        ("retry", debug(rule.retry.as_ref().map(|retry| retry as _))),
+        ("persistence", debug(rule.persistence.as_ref().map(|persistence| persistence as _))),
+    ])
+}
+
+fn backends(backends: &[Backend]) -> Value {
+    let backend = |backend: &Backend| {
+        let target = match &backend.target {
+            Target::Service { name, port } => format!("{name} port {port}"),
+            Target::Refused(why) => format!("500: {why}"),
+        };
+        map([
+            ("target", text(target)),
+            ("weight", json!(backend.weight)),
+            ("filters", list(backend.filters.iter().map(|filter| format!("{filter:?}")))),
+        ])
+    };
+    backends.iter().map(backend).collect()
 }
 
 fn rule(rule: &Rule) -> Value {

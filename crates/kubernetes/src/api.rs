@@ -104,6 +104,16 @@ impl Api {
         self.call(Method::PATCH, &path, Some(("application/apply-patch+yaml", body))).await
     }
 
+    /// What [`Api::apply`] would give, with nothing stored.
+    ///
+    /// # Errors
+    /// When it would be refused.
+    pub async fn rehearse(&self, path: &str, manager: &str, object: &Value) -> Result<Value, ApiError> {
+        let path = format!("{path}?fieldManager={}&force=true&dryRun=All", encode(manager));
+        let body = body(&path, object)?;
+        self.call(Method::PATCH, &path, Some(("application/apply-patch+yaml", body))).await
+    }
+
     /// Changes the fields that `change` has (RFC 7396): null removes one, and the rest of the object stays.
     ///
     /// # Errors

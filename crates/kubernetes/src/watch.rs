@@ -91,6 +91,8 @@ pub struct Watch<K> {
     pub within: Within,
     /// Only objects with these fields, `spec.nodeName=a`.
     pub fields: Option<String>,
+    /// Only objects with these labels, `app=a,track`.
+    pub labels: Option<String>,
     /// Where others see how it goes.
     pub view: View,
 }
@@ -112,7 +114,7 @@ impl<K: Clone> Watch<K> {
     /// A watch of all objects of a kind.
     pub fn new(tag: K, resources: impl IntoIterator<Item = Resource>) -> Self {
         let resources = resources.into_iter().collect();
-        Self { tag, resources, within: Within::Cluster, fields: None, view: View::default() }
+        Self { tag, resources, within: Within::Cluster, fields: None, labels: None, view: View::default() }
     }
 
     /// Watches until nobody takes the events any more. Whoever drops this future ends the watch. `parse` reads one
@@ -280,9 +282,12 @@ impl<K: Clone, T, P: Fn(&str) -> Result<T, Vec<Problem>>> Running<'_, K, T, P> {
     }
 
     fn path(&self, query: &str) -> String {
-        let fields = self.watch.fields.as_ref();
-        let fields = fields.map(|fields| format!("&fieldSelector={}", crate::resource::encode(fields)));
-        format!("{}?{query}{}", self.resource().path(&self.watch.within), fields.unwrap_or_default())
+        let only = |name: &str, selector: Option<&String>| {
+            selector.map(|text| format!("&{name}={}", crate::resource::encode(text))).unwrap_or_default()
+        };
+        let fields = only("fieldSelector", self.watch.fields.as_ref());
+        let labels = only("labelSelector", self.watch.labels.as_ref());
+        format!("{}?{query}{fields}{labels}", self.resource().path(&self.watch.within))
     }
 }
 

@@ -38,7 +38,7 @@ use crate::{agent::Ztunnel, namespace::Namespace};
 struct Table(Arc<parking_lot::Mutex<Option<BTreeMap<String, Labels>>>>);
 
 impl Directory for Table {
-    async fn pod(&self, namespace: &str, name: &str) -> Result<Entry, Unknown> {
+    async fn pod(&self, namespace: &str, name: &str, _uid: Option<&str>) -> Result<Entry, Unknown> {
         let full = format!("{namespace}/{name}");
         let table = self.0.lock();
         let Some(pods) = table.as_ref() else {

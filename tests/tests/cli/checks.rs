@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the command line says and which code it ends with.
 
-use std::{fs, path::PathBuf, process::Output};
+use std::{fs, path::PathBuf, process::Output, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use lab::{
@@ -9,6 +9,9 @@ use lab::{
     kube::{KubeCluster, suite::Check},
 };
 use serde_json::{Value, json};
+
+/// Nothing takes longer, unless it is broken.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 /// The cluster, and the program.
 pub(crate) struct Stage {
@@ -30,10 +33,10 @@ pub(crate) fn all() -> Vec<Check<Stage>> {
 }
 
 /// How a command ended.
-struct Ended {
+pub(crate) struct Ended {
     code: i32,
-    said: String,
-    noted: String,
+    pub(crate) said: String,
+    pub(crate) noted: String,
 }
 
 impl Ended {
@@ -45,12 +48,12 @@ impl Ended {
         })
     }
 
-    fn is(&self, code: i32) -> Result<()> {
+    pub(crate) fn is(&self, code: i32) -> Result<()> {
         ensure!(self.code == code, "ended with {} instead of {code}: {}{}", self.code, self.said, self.noted);
         Ok(())
     }
 
-    fn json(&self) -> Result<Value> {
+    pub(crate) fn json(&self) -> Result<Value> {
         serde_json::from_str(&self.said).with_context(|| format!("no JSON: {:?} {:?}", self.said, self.noted))
     }
 
@@ -65,17 +68,17 @@ impl Ended {
 }
 
 impl Stage {
-    async fn ambit(&self, arguments: &[&str]) -> Result<Ended> {
+    pub(crate) async fn ambit(&self, arguments: &[&str]) -> Result<Ended> {
         self.ambit_as(&self.cluster.shape().kubeconfig(), arguments).await
     }
 
-    async fn ambit_as(&self, kubeconfig: &std::path::Path, arguments: &[&str]) -> Result<Ended> {
+    pub(crate) async fn ambit_as(&self, kubeconfig: &std::path::Path, arguments: &[&str]) -> Result<Ended> {
         let mut command = std::process::Command::new(&self.program);
         command.args(arguments).arg("--kubeconfig").arg(kubeconfig);
         Ended::of(tokio::task::spawn_blocking(move || command.output()).await??)
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.cluster.shape().state.join(name)
     }
 }

@@ -3,6 +3,7 @@
 //! control plane and run one after the other, in this order.
 
 mod checks;
+mod waypoints;
 
 use std::process::ExitCode;
 
@@ -11,7 +12,8 @@ use lab::kube::{KubeCluster, Options, suite};
 use checks::Stage;
 
 fn main() -> ExitCode {
-    suite::report(suite::run(checks::all(), Vec::new(), async |settings, tools| {
+    let checks = checks::all().into_iter().chain(waypoints::all()).collect();
+    suite::report(suite::run(checks, Vec::new(), async |settings, tools| {
         let program = settings.binary("ambit")?;
         let cluster = KubeCluster::start("cli", &settings, &tools, Options { nodes: 0 }).await?;
         Ok(Stage { cluster, program })

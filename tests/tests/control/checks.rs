@@ -369,7 +369,7 @@ async fn condition(stage: &Stage, api: &str, object: &str, kind: &str) -> Result
     condition_at(stage, &format!("/apis/{api}/namespaces/shop/{object}"), kind).await
 }
 
-async fn condition_at(stage: &Stage, path: &str, kind: &str) -> Result<(String, String)> {
+pub(crate) async fn condition_at(stage: &Stage, path: &str, kind: &str) -> Result<(String, String)> {
     let found = stage.scene.cluster.api().get(path).await?;
     let conditions =
         found.pointer("/status/conditions").and_then(Value::as_array).context("no conditions")?;

@@ -7,6 +7,7 @@ mod crds;
 mod failure;
 mod plane;
 mod plugged;
+mod waypoints;
 
 use std::process::ExitCode;
 
@@ -16,7 +17,12 @@ use checks::Stage;
 use plane::Scene;
 
 fn main() -> ExitCode {
-    let checks = checks::all().into_iter().chain(plugged::all()).chain(failure::all()).collect();
+    let checks = checks::all()
+        .into_iter()
+        .chain(waypoints::all())
+        .chain(plugged::all())
+        .chain(failure::all())
+        .collect();
     suite::report(suite::run(checks, Vec::new(), async |settings, tools| {
         let cluster = KubeCluster::start("control", &settings, &tools, Options { nodes: 0 }).await?;
         Stage::new(Scene::prepare(cluster, settings).await?).await

@@ -119,6 +119,7 @@ impl Scene {
             ("AMBIT_WEBHOOK_ADDR", SocketAddr::new(address, ports.1 + WEBHOOK).to_string()),
             ("AMBIT_WEBHOOK", CONFIGURATION.to_owned()),
             ("AMBIT_TLS_NAMES", format!("{address},localhost")),
+            ("AMBIT_WAYPOINT_IMAGE", "localhost/ambit/waypoint:none".to_owned()),
             ("RUST_LOG", self.settings.log.clone()),
         ];
         let process = self.cluster.start_program(Launch {
