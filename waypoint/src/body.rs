@@ -19,7 +19,9 @@ use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
 use tokio::{sync::mpsc, time::Sleep};
 
-use crate::{messages::Messages, mirror::Piece, record::Ending, replay::Replay, upstream::Held};
+use crate::{
+    expect::Wanted, messages::Messages, mirror::Piece, record::Ending, replay::Replay, upstream::Held,
+};
 
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +70,8 @@ pub struct Body {
     held: Option<Held>,
     /// Who gets a copy of each piece.
     copies: Vec<mpsc::Sender<Piece>>,
+    /// Whether anybody wants it is not known yet.
+    wanted: Option<Wanted>,
     /// When it must have ended.
     deadline: Option<(Pin<Box<Sleep>>, Duration)>,
 }
@@ -166,6 +170,11 @@ impl Body {
     /// Has a copy made of what passes.
     pub fn copy_to(&mut self, pieces: mpsc::Sender<Piece>) {
         self.copies.push(pieces);
+    }
+
+    /// It is not touched before.
+    pub fn wait_for(&mut self, wanted: Wanted) {
+        self.wanted = Some(wanted);
     }
 
     /// It must have ended by then.
@@ -270,6 +279,10 @@ impl HttpBody for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(wanted) = &mut self.wanted {
+            ready!(wanted.poll(cx));
+            self.wanted = None;
+        }
         let piece = match self.poll_deadline(cx) {
             Poll::Ready(late) => {
                 self.source = Source::Empty;

@@ -21,6 +21,7 @@ pub mod detect;
 pub mod dial;
 pub mod endpoints;
 pub mod exchange;
+pub mod expect;
 pub mod headers;
 pub mod hello;
 pub mod http1;

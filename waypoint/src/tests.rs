@@ -197,6 +197,39 @@ async fn a_server_that_speaks_first_is_heard_on_an_undeclared_port() {
 }
 
 #[tokio::test]
+async fn a_client_that_asks_first_is_told_what_its_server_says() {
+    let mut bench = Bench::new(AppProtocol::Http11, &[]);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    bench.endpoint("one", "web", AppProtocol::Http11, listener.local_addr().unwrap().port());
+    for (word, told) in [
+        ("HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 100"),
+        ("HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n", "HTTP/1.1 413"),
+    ] {
+        let server = async {
+            let (mut stream, _peer) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                stream.read_buf(&mut head).await.unwrap();
+            }
+            assert!(!head.ends_with(b"body"), "it was sent before it was wanted");
+            stream.write_all(word.as_bytes()).await.unwrap();
+            stream
+        };
+        let client = async {
+            let mut tunnel = bench.connect().await;
+            let head = "POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n";
+            tunnel.write_all(head.as_bytes()).await.unwrap();
+            let mut line = [0; 12];
+            tunnel.read_exact(&mut line).await.unwrap();
+            (String::from_utf8_lossy(&line).into_owned(), tunnel)
+        };
+        let (_stream, (line, _tunnel)) =
+            tokio::time::timeout(SOON, async { tokio::join!(server, client) }).await.unwrap();
+        assert_eq!(line, told);
+    }
+}
+
+#[tokio::test]
 async fn a_head_that_comes_drop_by_drop_is_not_waited_for() {
     let mut bench = Bench::new(AppProtocol::Http11, &[("AMBIT_HEADER_TIMEOUT", "200ms")]);
     bench.server("one", AppProtocol::Http11, Wire::Http1, named("one")).await;
