@@ -9,6 +9,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -16,7 +17,11 @@ use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
-use crate::{messages::Messages, record::Ending, upstream::Held};
+use tokio::{sync::mpsc, time::Sleep};
+
+use crate::{
+    expect::Wanted, messages::Messages, mirror::Piece, record::Ending, replay::Replay, upstream::Held,
+};
 
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +32,9 @@ pub enum BodyError {
     /// On HTTP/2.
     #[error(transparent)]
     Http2(#[from] h2::Error),
+    /// Its time was over.
+    #[error("not finished within {0:?}")]
+    TimedOut(Duration),
     /// The other side takes no more.
     #[error("nobody takes it any more")]
     Unwanted,
@@ -60,6 +68,12 @@ pub struct Body {
     ending: Option<Box<Ending>>,
     /// What is given back at the end.
     held: Option<Held>,
+    /// Who gets a copy of each piece.
+    copies: Vec<mpsc::Sender<Piece>>,
+    /// Whether anybody wants it is not known yet.
+    wanted: Option<Wanted>,
+    /// When it must have ended.
+    deadline: Option<(Pin<Box<Sleep>>, Duration)>,
 }
 
 #[derive(Debug, Default)]
@@ -69,6 +83,8 @@ enum Source {
     Whole(Bytes),
     Http1(Incoming),
     Http2(Received),
+    Replay(Replay),
+    Copy(mpsc::Receiver<Piece>),
 }
 
 /// A body that comes by HTTP/2.
@@ -141,6 +157,33 @@ impl Body {
         Self { source: Source::Http2(Received { stream, uncredited: 0, length }), ..Self::default() }
     }
 
+    /// One that can be sent again.
+    pub fn replay(replay: Replay) -> Self {
+        Self { source: Source::Replay(replay), ..Self::default() }
+    }
+
+    /// A copy of another one.
+    pub fn copied(pieces: mpsc::Receiver<Piece>) -> Self {
+        Self { source: Source::Copy(pieces), ..Self::default() }
+    }
+
+    /// Has a copy made of what passes.
+    pub fn copy_to(&mut self, pieces: mpsc::Sender<Piece>) {
+        self.copies.push(pieces);
+    }
+
+    /// It is not touched before.
+    pub fn wait_for(&mut self, wanted: Wanted) {
+        self.wanted = Some(wanted);
+    }
+
+    /// It must have ended by then.
+    pub fn until(&mut self, until: Instant, limit: Duration) {
+        if !self.is_end_stream() {
+            self.deadline = Some((Box::pin(tokio::time::sleep_until(until.into())), limit));
+        }
+    }
+
     /// Counts what passes, messages too where it is gRPC.
     pub fn counted(&mut self, count: Arc<Count>, grpc: bool) {
         self.count = Some((count, grpc.then(Messages::default)));
@@ -169,13 +212,34 @@ impl Body {
             }
             Source::Http1(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::from),
             Source::Http2(received) => received.poll(cx),
+            Source::Replay(replay) => replay.poll(cx),
+            Source::Copy(pieces) => Poll::Ready(match ready!(pieces.poll_recv(cx)) {
+                Some(Piece::Some(bytes)) => Some(Ok(Frame::data(bytes))),
+                Some(Piece::End) => None,
+                None => Some(Err(BodyError::Unwanted)),
+            }),
         }
+    }
+
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        let Some((sleep, limit)) = &mut self.deadline else { return Poll::Pending };
+        let limit = *limit;
+        ready!(sleep.as_mut().poll(cx));
+        Poll::Ready(BodyError::TimedOut(limit))
+    }
+
+    /// Whoever cannot take a piece at once gets no more.
+    fn copy(&mut self, piece: &Piece) {
+        self.copies.retain(|copy| copy.try_send(piece.clone()).is_ok());
     }
 
     /// Notes a piece; at the end, or when nothing but the end can follow, whoever waits for it is told.
     fn note(&mut self, piece: Option<&Result<Frame<Bytes>, BodyError>>) {
         match piece {
             Some(Ok(frame)) => {
+                if let (Some(bytes), false) = (frame.data_ref(), self.copies.is_empty()) {
+                    self.copy(&Piece::Some(bytes.clone()));
+                }
                 if let (Some((count, messages)), Some(bytes)) = (&mut self.count, frame.data_ref()) {
                     count.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     let begun = messages.as_mut().map_or(0, |messages| messages.take(bytes));
@@ -194,6 +258,10 @@ impl Body {
     }
 
     fn end(&mut self, how: Result<Option<&HeaderMap>, &str>) {
+        if how.is_ok() {
+            self.copy(&Piece::End);
+        }
+        self.copies = Vec::new();
         if let Some(held) = self.held.take() {
             held.give_back(how.is_ok());
         }
@@ -211,7 +279,17 @@ impl HttpBody for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let piece = ready!(self.poll_source(cx));
+        if let Some(wanted) = &mut self.wanted {
+            ready!(wanted.poll(cx));
+            self.wanted = None;
+        }
+        let piece = match self.poll_deadline(cx) {
+            Poll::Ready(late) => {
+                self.source = Source::Empty;
+                Some(Err(late))
+            }
+            Poll::Pending => ready!(self.poll_source(cx)),
+        };
         self.note(piece.as_ref());
         Poll::Ready(piece)
     }
@@ -222,6 +300,8 @@ impl HttpBody for Body {
             Source::Whole(bytes) => bytes.is_empty(),
             Source::Http1(incoming) => incoming.is_end_stream(),
             Source::Http2(received) => received.stream.is_end_stream(),
+            Source::Replay(replay) => replay.is_end_stream(),
+            Source::Copy(_) => false,
         }
     }
 
@@ -231,6 +311,8 @@ impl HttpBody for Body {
             Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Source::Http1(incoming) => incoming.size_hint(),
             Source::Http2(received) => received.length.map_or_else(SizeHint::default, SizeHint::with_exact),
+            Source::Replay(replay) => replay.size_hint(),
+            Source::Copy(_) => SizeHint::default(),
         }
     }
 }

@@ -11,6 +11,7 @@ use mesh::service::AppProtocol;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::{
+    hello::{Hello, hello},
     http1, http2,
     link::Linked,
     shard::Shard,
@@ -97,19 +98,46 @@ pub async fn serve(shard: Arc<Shard>, mut linked: Linked) {
         }
     };
     let Some((spoken, far)) = found else { return };
+    let mut server = None;
+    if spoken == Spoken::Tls && far.is_none() && tcp::wants_server_name(&shard, &linked.link) {
+        server = server_name(&shard, &mut linked, &mut buffer).await;
+    }
     linked.inner.unread(Bytes::from(buffer));
     match spoken {
         Spoken::Http1 => Box::pin(http1::serve(shard, linked)).await,
         Spoken::Http2 => Box::pin(http2::serve(shard, linked)).await,
-        Spoken::Tls | Spoken::Other => Box::pin(bytes(&shard, linked, far)).await,
+        Spoken::Tls | Spoken::Other => Box::pin(bytes(&shard, linked, far, server)).await,
     }
 }
 
-async fn bytes(shard: &Arc<Shard>, linked: Linked, far: Option<Reached>) {
+/// Carries a TLS connection by the name that its handshake asks for.
+pub async fn by_server_name(shard: &Arc<Shard>, mut linked: Linked) {
+    let mut buffer = Vec::new();
+    let server = server_name(shard, &mut linked, &mut buffer).await;
+    linked.inner.unread(Bytes::from(buffer));
+    bytes(shard, linked, None, server).await;
+}
+
+/// Reads on until the name is there, or there cannot be one.
+async fn server_name(shard: &Shard, linked: &mut Linked, buffer: &mut Vec<u8>) -> Option<String> {
+    let deadline = tokio::time::Instant::now() + shard.waypoint.config.bounds.head;
+    loop {
+        match hello(buffer) {
+            Hello::Complete(name) => return name,
+            Hello::None => return None,
+            Hello::Incomplete => match tokio::time::timeout_at(deadline, linked.inner.look(buffer)).await {
+                Ok(Ok(count)) if count > 0 => {}
+                Ok(Ok(_) | Err(_)) | Err(_) => return None,
+            },
+        }
+    }
+}
+
+async fn bytes(shard: &Arc<Shard>, linked: Linked, far: Option<Reached>, server: Option<String>) {
     let started = Instant::now();
     let far = match far {
         Some(far) => Ok(far),
-        None => tcp::reach(shard, &linked.link).await,
+        None => tcp::reach(shard, &linked.link, server.as_deref()).await,
     };
     match far {
         Ok(far) => tcp::carry(shard, linked, far, started).await,
@@ -172,7 +200,7 @@ enum Silence {
 /// A client that says nothing: a server is dialled, and either may begin.
 async fn silent(shard: &Arc<Shard>, linked: &mut Linked, buffer: &mut Vec<u8>) -> Result<Silence, ()> {
     let started = Instant::now();
-    let mut far = match tcp::reach(shard, &linked.link).await {
+    let mut far = match tcp::reach(shard, &linked.link, None).await {
         Ok(far) => far,
         Err(failure) => {
             tcp::unreached(shard, &linked.link, &failure, started);

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 use ::proxy::ends::End;
 use arcstr::ArcStr;
 use http::{Method, Version, header::CONTENT_TYPE, request};
-use mesh::Service;
+use mesh::{Service, service::AppProtocol};
 use plan::{Fault, waypoint::Target};
 
 use crate::{body::Count, headers, link::Link};
@@ -103,6 +103,16 @@ impl Exchange {
             status: 0,
             grpc_status: None,
             fault: None,
+        }
+    }
+
+    /// What is declared to be spoken where the request goes.
+    pub fn declared(&self) -> AppProtocol {
+        match self.service() {
+            Some(service) => {
+                service.ports.get(&self.asked.port()).map_or(AppProtocol::Unknown, |port| port.protocol)
+            }
+            None => self.link.addressed.protocol,
         }
     }
 

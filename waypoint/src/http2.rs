@@ -13,12 +13,13 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server::SendResponse};
-use http::{Request, Response};
+use http::{Request, Response, StatusCode, header};
 use hyper::body::Body as _;
 
 use crate::{
     body::{self, Body},
     config::Bounds,
+    expect,
     link::{Link, Linked},
     serve::answer,
     shard::Shard,
@@ -106,7 +107,16 @@ async fn stream(
     taken_back: Arc<AtomicUsize>,
     (request, mut respond): (Request<RecvStream>, SendResponse<Bytes>),
 ) {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    if expect::is_expected(&head.headers) {
+        // Whether the server wants the body is not asked over HTTP/2: the client's window bounds what is sent in vain.
+        head.headers.remove(header::EXPECT);
+        let mut go_on = Response::new(());
+        *go_on.status_mut() = StatusCode::CONTINUE;
+        if let Err(error) = respond.send_informational(go_on) {
+            tracing::debug!(%error, "a client was not told to go on");
+        }
+    }
     let body = Body::http2(body, &head.headers);
     let response = tokio::select! {
         biased;

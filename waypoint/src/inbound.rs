@@ -29,10 +29,10 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Who is at the other end of a TLS connection.
-struct Peer {
-    address: SocketAddr,
-    identity: SpiffeId,
-    own: SpiffeId,
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    pub(crate) identity: SpiffeId,
+    pub(crate) own: SpiffeId,
 }
 
 /// Serves one TLS connection to its end.
@@ -80,7 +80,7 @@ fn traced(shard: Arc<Shard>, peer: Arc<Peer>, connect: Connect) -> impl Future<O
     tunnel(shard, peer, trace, connect).instrument(span)
 }
 
-async fn tunnel(shard: Arc<Shard>, peer: Arc<Peer>, trace: u128, mut connect: Connect) {
+pub(crate) async fn tunnel(shard: Arc<Shard>, peer: Arc<Peer>, trace: u128, mut connect: Connect) {
     let authority = connect.authority().to_owned();
     let headers = connect.headers().clone();
     let found = tokio::select! {
@@ -100,6 +100,13 @@ async fn tunnel(shard: Arc<Shard>, peer: Arc<Peer>, trace: u128, mut connect: Co
     };
     match link.addressed.protocol {
         // Nothing is to be looked at, so the client learns at once whether its server can be reached.
+        AppProtocol::Tls if tcp::wants_server_name(&shard, &link) => match connect.accept(answer(&shard)) {
+            Ok(tunnel) => {
+                let linked = Linked { link, inner: Inner::new(tunnel) };
+                Box::pin(detect::by_server_name(&shard, linked)).await;
+            }
+            Err(error) => tracing::debug!(error = %chain(&error), "a client left"),
+        },
         AppProtocol::Tcp | AppProtocol::Tls => Box::pin(carry(&shard, link, connect)).await,
         AppProtocol::Unknown | AppProtocol::Http11 | AppProtocol::Http2 | AppProtocol::Grpc => {
             match connect.accept(answer(&shard)) {
@@ -114,7 +121,7 @@ async fn tunnel(shard: Arc<Shard>, peer: Arc<Peer>, trace: u128, mut connect: Co
 
 async fn carry(shard: &Arc<Shard>, link: Arc<Link>, connect: Connect) {
     let started = Instant::now();
-    match tcp::reach(shard, &link).await {
+    match tcp::reach(shard, &link, None).await {
         Ok(far) => match connect.accept(answer(shard)) {
             Ok(tunnel) => tcp::carry(shard, Linked { link, inner: Inner::new(tunnel) }, far, started).await,
             Err(error) => tracing::debug!(error = %chain(&error), "a client left"),

@@ -36,7 +36,7 @@ pub struct Aim {
     pub failed: HashSet<WorkloadUid>,
 }
 
-/// The way to an endpoint: one that nobody has set aside, else one that only other requests found wanting, never one that
+/// The way to an endpoint: one that nobody has set aside, else one that only other requests found wanting, else one that
 /// this request did.
 ///
 /// # Errors
@@ -49,8 +49,7 @@ pub async fn pick(shard: &Arc<Shard>, aim: &Aim) -> Result<Hop, Failure> {
     if !hop.set_aside || aim.failed.is_empty() {
         return Ok(hop);
     }
-    let hop = better(shard, aim, &aim.failed).await?;
-    if hop.set_aside { Err(What::NoHealthyUpstream(aim.asked).into()) } else { Ok(hop) }
+    better(shard, aim, &aim.failed).await
 }
 
 /// The better of two.

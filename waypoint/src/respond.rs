@@ -41,7 +41,7 @@ fn told(fault: &Fault) -> &'static str {
         Fault::Cancelled => "cancelled",
         Fault::HeaderTooLarge => "header too large",
         Fault::NoRoute => "no route",
-        Fault::NoBackend => "no backend",
+        Fault::NoBackend | Fault::Unfit(_) => "no backend",
         Fault::Denied(_) => "RBAC: access denied",
         Fault::Unauthenticated(reason) => reason,
         Fault::Injected(_) => "fault filter abort",

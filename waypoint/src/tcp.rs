@@ -1,17 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Connections that are carried as bytes: an endpoint for each, and its record.
 
-use std::{collections::HashSet, sync::Arc, time::Instant};
+use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Instant};
 
 use ::proxy::dialling::Origin;
 use hbone::{Copied, Counters, End, Leg, Side, Socket, TunnelError, abort_pair, copy};
-use plan::{Failure, Retry, What, outbound::Hop, upstream::health::Outcome};
+use mesh::l7::View;
+use plan::{
+    Failure, Retry, What,
+    outbound::Hop,
+    route::{self, Connection},
+    upstream::health::Outcome,
+    waypoint::Target,
+};
 
 use crate::{
     dial::{Far, dial},
     link::{Link, Linked},
     pick::{Aim, pick},
     record::{self, Facts},
+    route::at,
     shard::Shard,
 };
 
@@ -30,14 +38,9 @@ pub struct Reached {
 ///
 /// # Errors
 /// When none can be reached: the last reason.
-pub async fn reach(shard: &Arc<Shard>, link: &Link) -> Result<Reached, Failure> {
-    let mut aim = Aim {
-        target: link.addressed.target.clone(),
-        asked: link.addressed.asked,
-        source: link.peer,
-        seed: rand::random(),
-        failed: HashSet::new(),
-    };
+pub async fn reach(shard: &Arc<Shard>, link: &Link, server: Option<&str>) -> Result<Reached, Failure> {
+    let (target, asked) = routed(shard, link, server)?;
+    let mut aim = Aim { target, asked, source: link.peer, seed: rand::random(), failed: HashSet::new() };
     let origin = Origin { source: link.peer, trace: link.trace };
     let endpoints = &shard.waypoint.endpoints;
     let mut last = None;
@@ -46,6 +49,9 @@ pub async fn reach(shard: &Arc<Shard>, link: &Link) -> Result<Reached, Failure> 
             Ok(hop) => hop,
             Err(failure) => return Err(last.unwrap_or(failure)),
         };
+        if hop.endpoint().is_some_and(|uid| aim.failed.contains(uid)) {
+            break;
+        }
         let began = Instant::now();
         let outcome = dial(shard, &hop, origin).await;
         let uid = hop.endpoint();
@@ -66,6 +72,35 @@ pub async fn reach(shard: &Arc<Shard>, link: &Link) -> Result<Reached, Failure> 
         }
     }
     Err(last.unwrap_or_else(|| What::NoHealthyUpstream(link.addressed.asked).into()))
+}
+
+/// Where the routes of the service send a connection; `server` is the name in its TLS handshake, if it has one.
+fn routed(shard: &Shard, link: &Link, server: Option<&str>) -> Result<(Target, SocketAddr), Failure> {
+    let addressed = (link.addressed.target.clone(), link.addressed.asked);
+    let Some(service) = addressed.0.service().map(|service| service.key()) else { return Ok(addressed) };
+    let nowhere = |reason: String| Failure::from(What::NoRoute(reason));
+    shard.waypoint.replica.read(|index| {
+        let namespace = link.identity.namespace();
+        let found = route::connection(index, &service, link.addressed.port, namespace, server);
+        let (name, backends) = match &found {
+            Connection::Unrouted => return Ok(addressed),
+            Connection::Nowhere => return Err(nowhere(format!("no TLS route for {server:?}"))),
+            Connection::Tls(matched) => (&matched.route, &matched.rule.backends),
+            Connection::Tcp(matched) => (&matched.route, &matched.rule.backends),
+        };
+        let backend = route::choose(backends, rand::random());
+        let backend = backend.ok_or_else(|| nowhere(format!("{name} has no backend")))?;
+        at(shard, index, &backend.target).map_err(|_fault| nowhere(format!("a backend of {name} is none")))
+    })
+}
+
+/// Whether the name in a TLS handshake decides where a connection goes.
+pub fn wants_server_name(shard: &Shard, link: &Link) -> bool {
+    let Some(service) = link.addressed.target.service() else { return false };
+    shard.waypoint.replica.read(|index| {
+        let view = index.routes_for(&service.key(), link.addressed.port, link.identity.namespace());
+        view.is_some_and(View::has_tls)
+    })
 }
 
 /// Records a connection for which no endpoint could be reached.

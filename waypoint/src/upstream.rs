@@ -17,7 +17,7 @@ use crate::{
     body::{self, Body},
     dial::{Wired, dial},
     endpoints::InFlight,
-    headers,
+    expect, headers,
     link::Link,
     pools::{Http1, Http2, Key, Lease, Place, Wire},
     shard::Shard,
@@ -144,6 +144,7 @@ impl To<'_> {
                     Err(failure) => return Err(Refused::new(failure.into(), Some(request))),
                 },
             };
+            expect::wait(&mut request);
             match sender.try_send_request(request).await {
                 Ok(response) => {
                     let pools = self.shard.http.clone();

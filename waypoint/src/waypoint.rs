@@ -17,7 +17,9 @@ use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 use xds::Replica;
 
-use crate::{app::VERSION, config::Config, endpoints::Endpoints, metrics::Metrics, shard::Shard};
+use crate::{
+    app::VERSION, budget::Budgets, config::Config, endpoints::Endpoints, metrics::Metrics, shard::Shard,
+};
 
 /// Tunnels whose destination's address belongs to somebody else now.
 const MOVED: Cause = Cause("the address belongs to another identity now");
@@ -38,6 +40,8 @@ pub struct Waypoint {
     pub metrics: Metrics,
     /// What endpoints have shown so far.
     pub endpoints: Endpoints,
+    /// Requests under way by service.
+    pub budgets: Budgets,
     /// Of tunnels to others.
     pub pool: PoolSettings,
     /// Of tunnels from others.
@@ -87,6 +91,7 @@ impl Waypoint {
             },
             metrics: Metrics::new(VERSION),
             endpoints: Endpoints::default(),
+            budgets: Budgets::default(),
             handshakes: Semaphore::new(HANDSHAKES),
             tls: Mutex::default(),
             shards: RwLock::default(),

@@ -29,6 +29,8 @@ pub enum Fault {
     NoRoute,
     /// The rule that matches leads nowhere.
     NoBackend,
+    /// A filter of the rule makes what is no request.
+    Unfit(String),
     /// A policy refuses it: its name.
     Denied(String),
     /// It carries no proof of who sends it, or one that does not hold.
@@ -80,6 +82,7 @@ impl Fault {
             Self::HeaderTooLarge => (431, "DPE", grpc::RESOURCE_EXHAUSTED),
             Self::NoRoute => (404, "NR", grpc::UNIMPLEMENTED),
             Self::NoBackend => (500, "NC", grpc::UNAVAILABLE),
+            Self::Unfit(_) => (500, "NC", grpc::INTERNAL),
             Self::Denied(_) => (403, "UAEX", grpc::PERMISSION_DENIED),
             Self::Unauthenticated(_) => (401, "UAEX", grpc::UNAUTHENTICATED),
             Self::Injected(status) => (*status, "FI", of_status(*status)),
@@ -155,6 +158,7 @@ impl fmt::Display for Fault {
             Self::HeaderTooLarge => f.write_str("the header is too large"),
             Self::NoRoute => f.write_str("no route matches"),
             Self::NoBackend => f.write_str("the route has no backend"),
+            Self::Unfit(reason) => f.write_str(reason),
             Self::Denied(policy) => write!(f, "denied by {policy}"),
             Self::Unauthenticated(reason) => write!(f, "not authenticated: {reason}"),
             Self::Injected(status) => write!(f, "fault injected: {status}"),

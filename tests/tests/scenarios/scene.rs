@@ -226,6 +226,11 @@ impl Scene {
         Ok(waypoint)
     }
 
+    /// It was removed already.
+    pub(crate) fn forget(&self, waypoint: &Waypoint) {
+        self.made.lock().waypoints.retain(|made| made.service.name != waypoint.service.name);
+    }
+
     /// Publishes YAML in which `NAMESPACE` stands for the scenario's; it is removed at the end.
     pub(crate) async fn apply(&self, name: &str, yaml: &str) -> Result<()> {
         let file = format!("{}.{name}", self.namespace);
