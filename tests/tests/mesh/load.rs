@@ -37,6 +37,8 @@ pub(crate) const TO_THE_END: Duration = Duration::from_secs(900);
 pub(crate) struct Outcome {
     pub(crate) ok: u64,
     pub(crate) failed: u64,
+    /// Of a hundred that were answered, all but one took no longer.
+    pub(crate) p99: Duration,
     /// All that is known of them, in JSON.
     pub(crate) said: String,
 }
@@ -128,7 +130,9 @@ impl Scene {
         let result: Value = serde_json::from_str(result).with_context(|| format!("it says {said}"))?;
         let count = |field: &str| result.get(field).and_then(Value::as_u64).context("no count");
         let (ok, failed) = (count("ok")?, count("failed")?);
-        Ok(Outcome { ok, failed, said: format!("{container}: {said}") })
+        let p99 = result.pointer("/latency_ms/p99").and_then(Value::as_f64).context("no latency")?;
+        let p99 = Duration::from_secs_f64(p99 / 1000.0);
+        Ok(Outcome { ok, failed, p99, said: format!("{container}: {said}") })
     }
 
     /// Waits until a connection of a pair has been opened.
