@@ -12,6 +12,7 @@ mod bundle;
 mod closed;
 mod conditions;
 mod kinds;
+mod parents;
 mod read;
 mod rights;
 mod roots;

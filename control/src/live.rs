@@ -96,9 +96,11 @@ fn update(change: Change) -> Update {
         Change::Workload(workload) => Update::Put(workload.into()),
         Change::Service(service) => Update::Put(service.into()),
         Change::Policy(policy) => Update::Put(policy.into()),
+        Change::Route(route) => Update::Put(route.into()),
         Change::WorkloadGone(uid) => Update::Remove(Kind::Address, uid.as_str().into()),
         Change::ServiceGone(name) => Update::Remove(Kind::Address, arcstr::format!("{name}")),
         Change::PolicyGone(name) => Update::Remove(Kind::Authorization, arcstr::format!("{name}")),
+        Change::RouteGone(name) => Update::Remove(Kind::Route, arcstr::format!("{name}")),
     }
 }
 

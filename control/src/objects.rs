@@ -10,6 +10,7 @@ mod entry;
 mod gateway;
 mod meta;
 mod pod;
+mod route;
 mod security;
 mod service;
 
@@ -35,6 +36,13 @@ pub use self::{
     },
     meta::{LabelSelector, Labels, Metadata, OwnerReference},
     pod::{Condition, Container, ContainerPort, Phase, Pod, PodIp, PodSpec, PodStatus, Protocol},
+    route::{
+        BackendRef, CookieConfig, CorsFilter, GRPCRoute, GrpcMethod, GrpcRouteMatch, GrpcRouteRule,
+        GrpcRouteSpec, HTTPRoute, HeaderModifier, HeaderValuePair, HttpRouteMatch, HttpRouteRule,
+        HttpRouteSpec, MirrorFraction, NamedValue, Opaque, ParentRef, PathModifier, RequestMirror,
+        RequestRedirect, RouteFilter, RoutePath, RouteRetry, RouteTimeouts, ServiceRef, SessionPersistence,
+        StreamRouteRule, StreamRouteSpec, TCPRoute, TLSRoute, UrlRewrite,
+    },
     security::{
         AuthorizationAction, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule,
         ExtensionProvider, From, MtlsMode, MutualTls, Operation, PeerAuthentication, PeerAuthenticationSpec,
@@ -147,6 +155,14 @@ kinds! {
     WorkloadGroup: true, ["networking.istio.io/v1", "networking.istio.io/v1beta1"];
     Gateway: true, ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
     GatewayClass: false, ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
+    HTTPRoute: true, ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
+    GRPCRoute: true, ["gateway.networking.k8s.io/v1"];
+    TLSRoute: true, [
+        "gateway.networking.k8s.io/v1",
+        "gateway.networking.k8s.io/v1alpha3",
+        "gateway.networking.k8s.io/v1alpha2"
+    ];
+    TCPRoute: true, ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha2"];
     AuthorizationPolicy: true, ["security.istio.io/v1", "security.istio.io/v1beta1"];
     PeerAuthentication: true, ["security.istio.io/v1", "security.istio.io/v1beta1"];
 }

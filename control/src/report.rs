@@ -63,6 +63,10 @@ impl Reports {
         self.reports.push(Report { object: self.object.clone(), field, severity, message });
     }
 
+    pub(crate) fn so_far(&self) -> &[Report] {
+        &self.reports
+    }
+
     pub(crate) fn done(self) -> Vec<Report> {
         self.reports
     }

@@ -10,6 +10,7 @@
 //!   EndpointSlice ────► workload     (endpoints that are no pods; pods by reference: member)
 //!   AuthorizationPolicy ► policy
 //!   PeerAuthentication ─► peer     (synthesized policies; a proxy never sees the object)
+//!   HTTPRoute, GRPCRoute, TLSRoute, TCPRoute ─► route   (for waypoints)
 //!   Gateway ────────────► waypoint (who is bound to it; synthesized policies that guard workloads behind it)
 //! ```
 //! Nothing is ignored in silence: what cannot be honoured comes back as a report beside the output.
@@ -19,6 +20,7 @@ pub(crate) mod entry;
 pub(crate) mod member;
 pub(crate) mod peer;
 pub(crate) mod policy;
+pub(crate) mod route;
 pub(crate) mod service;
 pub(crate) mod slice;
 pub(crate) mod waypoint;

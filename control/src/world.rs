@@ -13,7 +13,7 @@ mod settings;
 
 use std::collections::BTreeMap;
 
-use mesh::{Change, Policy, PolicyName, Service, ServiceName, Workload, WorkloadUid};
+use mesh::{Change, Policy, PolicyName, Route, RouteName, Service, ServiceName, Workload, WorkloadUid};
 
 use self::{
     affected::Affected,
@@ -28,7 +28,9 @@ use crate::{
     translate::{
         self, Translation, entry,
         member::Guarded,
-        peer, policy, service, slice,
+        peer, policy,
+        route::{self, Attachment, Routed},
+        service, slice,
         waypoint::{Binder, Bound, Guard},
         workload, workload_entry,
     },
@@ -59,6 +61,9 @@ pub struct World {
     workloads: Outputs<WorkloadUid, Workload>,
     services: Outputs<ServiceName, Service>,
     policies: Outputs<PolicyName, Policy>,
+    routes: Outputs<RouteName, Route>,
+    /// What became of the parents of a route.
+    attachments: BTreeMap<ObjectKey, Vec<Attachment>>,
     static_strict: Option<Policy>,
     guards: Guards,
     reports: BTreeMap<ObjectKey, Vec<Report>>,
@@ -76,6 +81,8 @@ impl World {
             workloads: Outputs::default(),
             services: Outputs::default(),
             policies: Outputs::default(),
+            routes: Outputs::default(),
+            attachments: BTreeMap::new(),
             static_strict: None,
             guards: Guards::default(),
             reports: BTreeMap::new(),
@@ -99,12 +106,17 @@ impl World {
         self.notes.get(key).into_iter().chain(self.reports.get(key)).flatten()
     }
 
+    /// What became of the parents of a route; nothing of those that are no part of the mesh.
+    pub(crate) fn attachments_of(&self, key: &ObjectKey) -> &[Attachment] {
+        self.attachments.get(key).map_or(&[], Vec::as_slice)
+    }
+
     /// What is said of the waypoint of an object, if it is to have one.
     pub(crate) fn bound(&self, key: &ObjectKey) -> Option<Bound> {
         Binder { objects: &self.objects, settings: &self.settings }.bound(key)
     }
 
-    /// What there would be to say about one of Istio's objects if it were there; about others, nothing.
+    /// What there would be to say about a policy, route or entry if it were there; about others, nothing.
     pub(crate) fn opinion(&self, object: &Object) -> Vec<Report> {
         let (objects, settings) = (&self.objects, &self.settings);
         match object {
@@ -121,6 +133,10 @@ impl World {
             | Object::EndpointSlice(_)
             | Object::Gateway(_)
             | Object::GatewayClass(_) => Vec::new(),
+            Object::HTTPRoute(object) => route::http(objects, settings, object).reports,
+            Object::GRPCRoute(object) => route::grpc(objects, settings, object).reports,
+            Object::TLSRoute(object) => route::tls(objects, settings, object).reports,
+            Object::TCPRoute(object) => route::tcp(objects, settings, object).reports,
         }
     }
 
@@ -134,7 +150,8 @@ impl World {
         let policies = self.policies.values().chain(&self.static_strict).chain(self.guards.values());
         let services = self.services.values().cloned().map(Change::Service);
         let workloads = self.workloads.values().cloned().map(Change::Workload);
-        policies.cloned().map(Change::Policy).chain(services).chain(workloads)
+        let routes = self.routes.values().cloned().map(Change::Route);
+        policies.cloned().map(Change::Policy).chain(services).chain(workloads).chain(routes)
     }
 
     /// Takes events and returns what changes for proxies. What others name comes before them and goes after them: a
@@ -172,6 +189,7 @@ impl World {
         if affected.claims {
             affected.entries(self.objects.allocate());
         }
+        affected.routes(&self.objects);
         self.translate(affected)
     }
 
@@ -203,6 +221,16 @@ impl World {
         for replaced in self.workloads.replace(batches.workloads) {
             changes.workload(replaced);
         }
+        for replaced in self.routes.replace(batches.routes) {
+            changes.route(replaced);
+        }
+        for (key, attachments) in batches.attachments {
+            if attachments.is_empty() {
+                self.attachments.remove(&key);
+            } else {
+                self.attachments.insert(key, attachments);
+            }
+        }
         changes.in_order()
     }
 }
@@ -229,6 +257,8 @@ struct Batches {
     policies: Batch<PolicyName, Policy>,
     services: Batch<ServiceName, Service>,
     workloads: Batch<WorkloadUid, Workload>,
+    routes: Batch<RouteName, Route>,
+    attachments: Vec<(ObjectKey, Vec<Attachment>)>,
     guards: Vec<(ObjectKey, Vec<Guard>)>,
 }
 
@@ -279,6 +309,9 @@ impl Batches {
                 said(found.map(|object| translate::gateway(objects, settings, object))).1
             }
             Kind::GatewayClass => said(objects.gateway_class(&name.1).map(translate::gateway_class)).1,
+            Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute => {
+                self.take_route(key, said(route::translate(objects, settings, key)))
+            }
             Kind::AuthorizationPolicy => {
                 let found = objects.authorization(&name).map(|object| policy::translate(settings, object));
                 self.take_policies(key, said(found))
@@ -304,6 +337,15 @@ impl Batches {
     ) -> Vec<Report> {
         let outputs = said.0.into_iter().map(|output| (output.name.clone(), output));
         self.policies.push((key.clone(), outputs.collect()));
+        said.1
+    }
+
+    fn take_route(&mut self, key: &ObjectKey, said: Said<Option<Routed>>) -> Vec<Report> {
+        let (route, attachments) =
+            said.0.map(|routed| (routed.route, routed.attachments)).unwrap_or_default();
+        let outputs = route.into_iter().map(|route| (route.name.clone(), route));
+        self.routes.push((key.clone(), outputs.collect()));
+        self.attachments.push((key.clone(), attachments));
         said.1
     }
 
@@ -341,6 +383,8 @@ struct Changes {
     policies: Vec<Change>,
     services: Vec<Change>,
     workloads: Vec<Change>,
+    routes: Vec<Change>,
+    routes_gone: Vec<Change>,
     gone: Vec<Change>,
     policies_gone: Vec<Change>,
 }
@@ -370,8 +414,17 @@ impl Changes {
         }
     }
 
+    fn route(&mut self, replaced: Replaced<Route>) {
+        match replaced {
+            (_, Some(now)) => self.routes.push(Change::Route(now)),
+            (Some(was), None) => self.routes_gone.push(Change::RouteGone(was.name)),
+            (None, None) => {}
+        }
+    }
+
     fn in_order(self) -> Vec<Change> {
-        let groups = [self.policies, self.services, self.workloads, self.gone, self.policies_gone];
+        let told = [self.policies, self.services, self.workloads, self.routes];
+        let groups = told.into_iter().chain([self.routes_gone, self.gone, self.policies_gone]);
         groups.into_iter().flatten().collect()
     }
 }

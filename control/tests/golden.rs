@@ -44,6 +44,11 @@ fn pods_become_workloads() {
 }
 
 #[test]
+fn routes_become_what_a_waypoint_decides_by() {
+    check("routes");
+}
+
+#[test]
 fn services_keep_their_ports_addresses_and_preferences() {
     check("services");
 }

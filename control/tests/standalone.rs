@@ -114,6 +114,7 @@ impl Plane {
             headers: vec![("clusterid".to_owned(), "Kubernetes".to_owned())],
             node_id: "ztunnel~10.20.0.1~ztunnel-1.istio-system~istio-system.svc.cluster.local".to_owned(),
             node_metadata: serde_json::Map::new(),
+            kinds: &xds::Kind::L4,
             on_demand: false,
         };
         let client = Client::new(config, writer).unwrap();

@@ -31,7 +31,11 @@ const LONGEST_COMPLAINT: usize = 8192;
 /// A kind, then a message of it.
 pub(crate) fn resource(bytes: &[u8]) {
     let Some((kind, message)) = bytes.split_first() else { return };
-    let kind = if kind % 2 == 0 { Kind::Address } else { Kind::Authorization };
+    let kind = match kind % 3 {
+        0 => Kind::Address,
+        1 => Kind::Authorization,
+        _ => Kind::Route,
+    };
     let name = called(kind, message).unwrap_or_default();
     let Ok(resource) = codec::decode(kind, &name, message) else { return };
     assert_eq!(resource.kind(), kind);
@@ -43,6 +47,7 @@ pub(crate) fn resource(bytes: &[u8]) {
     index.apply(Change::from(resource));
     index.apply(key.gone());
     assert_eq!(index.workloads().count() + index.services().count() + index.policies().count(), 0);
+    assert_eq!(index.routes().count(), 0);
 }
 
 /// The name that a message would be sent under.
@@ -52,11 +57,26 @@ fn called(kind: Kind, message: &[u8]) -> Option<String> {
             let policy = proto::security::Authorization::decode(message).ok()?;
             format!("{}/{}", policy.namespace, policy.name)
         }
+        Kind::Route => {
+            let route = proto::waypoint::Route::decode(message).ok()?;
+            let kind =
+                mesh::l7::RouteKind::ALL.into_iter().find(|kind| wire_kind(*kind) as i32 == route.kind)?;
+            format!("{}/{}/{}", kind.as_str(), route.namespace, route.name)
+        }
         Kind::Address => match proto::workload::Address::decode(message).ok()?.r#type? {
             address::Type::Workload(workload) => workload.uid,
             address::Type::Service(service) => format!("{}/{}", service.namespace, service.hostname),
         },
     })
+}
+
+fn wire_kind(kind: mesh::l7::RouteKind) -> proto::waypoint::Kind {
+    match kind {
+        mesh::l7::RouteKind::Http => proto::waypoint::Kind::Http,
+        mesh::l7::RouteKind::Grpc => proto::waypoint::Kind::Grpc,
+        mesh::l7::RouteKind::Tls => proto::waypoint::Kind::Tls,
+        mesh::l7::RouteKind::Tcp => proto::waypoint::Kind::Tcp,
+    }
 }
 
 /// What is written is read back, and written the same.
@@ -72,9 +92,9 @@ pub(crate) fn survives(resource: &Resource) {
 pub(crate) fn response(bytes: &[u8]) {
     let Ok(response) = DeltaDiscoveryResponse::decode(bytes) else { return };
     let node = proto::core::Node::default();
-    let mut on_demand = Subscriber::on_demand(node.clone());
+    let mut on_demand = Subscriber::on_demand(node.clone(), &Kind::ALL);
     on_demand.want(&"/10.0.0.1".into());
-    for mut subscriber in [Subscriber::new(node), on_demand] {
+    for mut subscriber in [Subscriber::new(node, &Kind::ALL), on_demand] {
         let mut index = Index::new();
         // Once more: what repeats itself changes nothing.
         for _ in 0..2 {
@@ -82,6 +102,7 @@ pub(crate) fn response(bytes: &[u8]) {
             let known = index.workloads().count() + index.services().count();
             assert_eq!(subscriber.len(Kind::Address), known);
             assert_eq!(subscriber.len(Kind::Authorization), index.policies().count());
+            assert_eq!(subscriber.len(Kind::Route), index.routes().count());
         }
         assert_eq!(subscriber.connect().len(), Kind::ALL.len());
     }
@@ -118,7 +139,7 @@ pub(crate) fn request(bytes: &[u8]) {
             assert!(Kind::of_type_url(&response.type_url).is_some());
             assert!(!response.nonce.is_empty());
             let mut index = Index::new();
-            take(&mut Subscriber::new(proto::core::Node::default()), response, &mut index);
+            take(&mut Subscriber::new(proto::core::Node::default(), &Kind::ALL), response, &mut index);
         }
         if rest.is_empty() {
             return;

@@ -9,11 +9,11 @@ use mesh::{
     workload::{Health, Locality, NetworkMode, TunnelProtocol, WorkloadType},
 };
 use plan::{Authority, baggage::Baggage, forwarded, trace};
-use ztunnel::hearsay::Heard;
+use proxy::hearsay::Heard;
 
 use crate::text;
 
-/// The longest text that is believed of a peer, as `ztunnel::hearsay` has it.
+/// The longest text that is believed of a peer, as `proxy::hearsay` has it.
 const LONGEST_HEARSAY: usize = 253;
 
 pub(crate) fn authority(bytes: &[u8]) {

@@ -14,6 +14,7 @@ mod dns;
 mod header;
 mod local;
 mod manifest;
+mod request;
 
 /// One parser.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +26,7 @@ pub struct Target {
 }
 
 /// All of them, by name.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 22] = [
     Target { name: "authority", run: header::authority },
     Target { name: "baggage", run: header::baggage },
     Target { name: "certificate", run: certificate::certificate },
@@ -35,12 +36,16 @@ pub const TARGETS: [Target; 18] = [
     Target { name: "delta-response", run: discovery::response },
     Target { name: "dns-answer", run: dns::answer },
     Target { name: "dns-question", run: dns::question },
+    Target { name: "first-bytes", run: request::first_bytes },
     Target { name: "forwarded", run: header::forwarded },
+    Target { name: "grpc-messages", run: request::grpc_messages },
     Target { name: "manifest", run: manifest::manifest },
     Target { name: "name", run: header::name },
     Target { name: "pod", run: local::pod },
+    Target { name: "request-head", run: request::head },
     Target { name: "resolv-conf", run: dns::resolv_conf },
     Target { name: "resource", run: discovery::resource },
+    Target { name: "tls-hello", run: request::tls_hello },
     Target { name: "tokens", run: manifest::tokens },
     Target { name: "traceparent", run: header::traceparent },
     Target { name: "zds", run: local::zds },

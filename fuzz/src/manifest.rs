@@ -49,7 +49,11 @@ fn resource(change: Change) -> Resource {
         Change::Workload(workload) => workload.into(),
         Change::Service(service) => service.into(),
         Change::Policy(policy) => policy.into(),
-        gone @ (Change::WorkloadGone(_) | Change::ServiceGone(_) | Change::PolicyGone(_)) => {
+        Change::Route(route) => route.into(),
+        gone @ (Change::WorkloadGone(_)
+        | Change::ServiceGone(_)
+        | Change::PolicyGone(_)
+        | Change::RouteGone(_)) => {
             panic!("{gone:?} is told to somebody who knows nothing")
         }
     }

@@ -16,8 +16,13 @@ use crate::{
 
 /// Who knows the pods of this node.
 pub trait Directory: Send + Sync + 'static {
-    /// A pod as it is now, with its namespace.
-    fn pod(&self, namespace: &str, name: &str) -> impl Future<Output = Result<Entry, Unknown>> + Send;
+    /// A pod, and its namespace as it is now; `uid` is what the runtime knows the pod by.
+    fn pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: Option<&str>,
+    ) -> impl Future<Output = Result<Entry, Unknown>> + Send;
 }
 
 /// What a directory knows about a pod.
@@ -190,7 +195,8 @@ impl<D: Directory> Admission<D> {
         if self.rules.never_enrols(&attachment.namespace) {
             return Ok(Err(Reason::Excluded));
         }
-        let entry = self.directory.pod(&attachment.namespace, &attachment.name).await?;
+        let Attachment { namespace, name, uid, .. } = attachment;
+        let entry = self.directory.pod(namespace, name, uid.as_deref()).await?;
         if let Some(asked) = attachment.uid.as_ref().filter(|asked| !entry.pod.is_known_as(asked)) {
             let (name, found) = (attachment.full_name(), entry.pod.uid);
             return Err(AdmitError::Another { name, asked: asked.clone(), found });

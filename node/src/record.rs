@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What outlives the agent: one JSON file per pod, written before the pod is touched and removed after the last trace
-//! of capture is gone. So whatever an agent leaves behind, the next one can finish or undo.
+//! of capture is gone. So whatever an agent leaves behind, the next one can finish or undo. Nobody waits for the disk:
+//! what a record is about, a namespace, its rules and pins in a bpffs, ends with the machine, and so may the record.
 
 use std::{
     fs::{self, File, TryLockError},
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -141,14 +142,20 @@ impl Records {
         let mut records = Vec::new();
         for entry in fs::read_dir(&self.folder).map_err(unusable)? {
             let path = entry.map_err(unusable)?.path();
-            if path.to_string_lossy().ends_with(SUFFIX) {
-                records.push(read(&path));
+            if !path.to_string_lossy().ends_with(SUFFIX) {
+                continue;
             }
+            if fs::metadata(&path).is_ok_and(|file| file.len() == 0) {
+                // Its bytes were not on disk when the machine went down, and its pod went down with it.
+                fs::remove_file(&path).map_err(unusable)?;
+                continue;
+            }
+            records.push(read(&path));
         }
         Ok(records)
     }
 
-    /// Writes or replaces a record: all of it is on disk afterwards, or the old one still is.
+    /// Writes or replaces a record: whoever reads it sees all of it, or all of the old one.
     ///
     /// # Errors
     /// When the folder is full or read-only.
@@ -161,13 +168,10 @@ impl Records {
             sysctls: record.sysctls.clone(),
             intent: record.intent,
         };
-        let written = serde_json::to_vec_pretty(&json).map_err(io::Error::from).and_then(|bytes| {
+        let written = serde_json::to_vec(&json).map_err(io::Error::from).and_then(|bytes| {
             let draft = path.with_added_extension("new");
-            let mut file = File::create(&draft)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            fs::rename(&draft, &path)?;
-            self.sync()
+            fs::write(&draft, bytes)?;
+            fs::rename(&draft, &path)
         });
         written.map_err(|source| RecordError::File { verb: "write", path, source })
     }
@@ -180,17 +184,13 @@ impl Records {
         let path = self.path(uid);
         let removed = match fs::remove_file(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.and_then(|()| self.sync()),
+            other => other,
         };
         removed.map_err(|source| RecordError::File { verb: "remove", path, source })
     }
 
     fn path(&self, uid: &Uid) -> PathBuf {
         self.folder.join(format!("{uid}{SUFFIX}"))
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        File::open(&self.folder)?.sync_all()
     }
 }
 
@@ -264,9 +264,11 @@ mod tests {
         records.save(&record("a")).unwrap();
         fs::write(folder.path().join("b.json"), "{").unwrap();
         fs::write(folder.path().join("c.json.new"), "half a draft").unwrap();
+        fs::write(folder.path().join("d.json"), "").unwrap();
         let (good, bad): (Vec<_>, Vec<_>) = records.load().unwrap().into_iter().partition(Result::is_ok);
         assert_eq!((good.len(), bad.len()), (1, 1));
         let Some(Err(error)) = bad.into_iter().next() else { panic!("one is damaged") };
         assert!(error.to_string().contains("b.json"), "{error}");
+        assert!(!folder.path().join("d.json").exists(), "what was lost with the machine is no record");
     }
 }

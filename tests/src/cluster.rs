@@ -15,6 +15,7 @@ pub mod manifests;
 pub mod node;
 pub mod pod;
 pub mod service;
+pub mod waypoint;
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +30,6 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use parking_lot::Mutex;
-use rand::RngExt as _;
 use serde_json::{Value, json};
 
 pub use control::Control;
@@ -37,6 +37,7 @@ pub use host::{Host, Program};
 pub use node::Node;
 pub use pod::{Pod, PodBuilder};
 pub use service::{Service, ServiceBuilder};
+pub use waypoint::{Instance, Waypoint, WaypointBuilder};
 
 use crate::{
     clean,
@@ -49,6 +50,7 @@ use crate::{
 use control::Token;
 use manifests::Manifests;
 use node::{NodePart, Seat};
+use waypoint::Follower;
 
 /// How long the mesh may take to follow a change of the manifests.
 const SETTLE: Duration = Duration::from_secs(15);
@@ -104,6 +106,8 @@ struct Whole {
     services: AtomicU16,
     settled: AtomicU64,
     ended: AtomicBool,
+    /// Waypoints, which learn of changes too.
+    followers: Mutex<Vec<Follower>>,
 }
 
 impl Cluster {
@@ -228,16 +232,13 @@ impl Cluster {
         let before = format!("\"settled-{}\"", number - 1);
         for part in self.whole.nodes.values().filter(|part| part.ztunnel.pid().is_some()) {
             let what = format!("node {} learning of a change", part.name);
-            eventually(SETTLE, &what, async || {
-                let dump = part.config_dump().await?;
-                for section in ["services", "policies"] {
-                    let text = dump.get(section).map(Value::to_string).unwrap_or_default();
-                    ensure!(text.contains(&quoted), "{marker} is not among its {section}");
-                    ensure!(!text.contains(&before), "{before} is still among its {section}");
-                }
-                Ok(())
-            })
-            .await?;
+            eventually(SETTLE, &what, async || shows(&part.config_dump().await?, &quoted, &before)).await?;
+        }
+        let followers = self.whole.followers.lock().clone();
+        for follower in followers.iter().filter(|follower| follower.process.pid().is_some()) {
+            let what = format!("{} learning of a change", follower.process.name());
+            eventually(SETTLE, &what, async || shows(&follower.config_dump().await?, &quoted, &before))
+                .await?;
         }
         Ok(())
     }
@@ -282,6 +283,16 @@ impl Cluster {
     /// When something resists.
     pub fn stop(self) -> Result<()> {
         self.whole.end()
+    }
+
+    /// A program that learns of changes.
+    pub(crate) fn follow(&self, follower: Follower) {
+        self.whole.followers.lock().push(follower);
+    }
+
+    /// It does no longer.
+    pub(crate) fn unfollow(&self, process: &Arc<Process>) {
+        self.whole.followers.lock().retain(|follower| !Arc::ptr_eq(&follower.process, process));
     }
 
     pub(crate) fn records(&self) -> &Arc<Records> {
@@ -349,8 +360,7 @@ impl Whole {
         let outside_programs = start_outside(&parts, &outside)?;
         let mut tokens = Vec::new();
         for name in &options.nodes {
-            tokens
-                .push(Token { node: name.clone(), secret: format!("{:032x}", rand::rng().random::<u128>()) });
+            tokens.push(Token::of_ztunnel(name));
         }
         for (name, number) in options.nodes.iter().zip(&numbers) {
             let object = manifests::node(name, addresses::fabric(*number));
@@ -387,6 +397,7 @@ impl Whole {
             services: AtomicU16::new(1),
             settled: AtomicU64::new(1),
             ended: AtomicBool::new(false),
+            followers: Mutex::default(),
         })
     }
 
@@ -399,6 +410,7 @@ impl Whole {
             part.agent.kill()?;
         }
         self.control.process().kill()?;
+        self.followers.lock().clear();
         for program in std::mem::take(&mut *self.held.lock()) {
             program.kill()?;
         }
@@ -413,6 +425,16 @@ impl Drop for Whole {
             crate::process::report(&error);
         }
     }
+}
+
+/// A dump has what was written last, and no longer what was before it.
+fn shows(dump: &Value, quoted: &str, before: &str) -> Result<()> {
+    for section in ["services", "policies"] {
+        let text = dump.get(section).map(Value::to_string).unwrap_or_default();
+        ensure!(text.contains(quoted), "{quoted} is not among its {section}");
+        ensure!(!text.contains(before), "{before} is still among its {section}");
+    }
+    Ok(())
 }
 
 /// The world outside: a DNS server that knows a name or two, and a web server.

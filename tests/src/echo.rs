@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the sample application answers to every request: who it is and whom it saw.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,9 +22,12 @@ pub struct Echo {
     pub host: String,
     /// Length of the request's body.
     pub received: usize,
+    /// Header fields of the request, where its path asks for them: `/headers`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
 }
 
-/// Port of HTTP/1.1.
+/// Port of HTTP/1.1, and of HTTP/2 with prior knowledge.
 pub const HTTP: u16 = 8080;
 /// Port that sends back what it receives.
 pub const TCP: u16 = 9000;

@@ -44,10 +44,10 @@ impl Samples {
     }
 }
 
-/// One line of ztunnel's access log.
+/// One line of a proxy's access log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
-    /// `connection complete`, `connection opened`, `connection failed`, or what a policy on trial would have done.
+    /// `request complete`, `connection complete`, `connection opened`, `connection failed`, or what a policy on trial would have done.
     pub message: String,
     /// Its fields.
     pub fields: BTreeMap<String, String>,
@@ -69,7 +69,8 @@ impl Access {
     }
 
     fn line(line: &str) -> Option<Self> {
-        const MESSAGES: [&str; 5] = [
+        const MESSAGES: [&str; 6] = [
+            "request complete",
             "connection complete",
             "connection opened",
             "connection failed",

@@ -164,6 +164,8 @@ struct Target {
 /// named, so that dependencies are built with the features that every other command uses.
 fn root_tests() -> Result<()> {
     ::lab::config::require_root("test root")?;
+    // The agent's tests start the CNI plugin, a binary of another package.
+    step("binaries", lab::build)?;
     let text = output("cargo", &["metadata", "--format-version", "1", "--no-deps", "--offline"])?;
     let metadata: Metadata = serde_json::from_str(&text).context("reading cargo's metadata")?;
     for package in metadata.packages.iter().filter(|package| package.name != "lab") {

@@ -1,36 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What people, scrapers and probes ask this process: admin on loopback, metrics and readiness for all.
 
-use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use http::{Method, StatusCode};
-use identity::{Certificate, State, certificate::Described};
+use proxy::shown::{self, listen};
+pub use proxy::shown::{Addresses, serve_readiness};
 use runtime::{
     Tasks,
-    accept::{Limits, bind},
-    http::{Request, Response, Router, respond, serve as serve_http},
+    http::{Request, Response, Router, respond},
     log::LogControl,
     metrics::Metrics as Exported,
-    readiness::Readiness,
 };
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 
 use crate::{app::VERSION, dump, metrics::Reporter, node::Node};
-
-/// Connections to each of these ports.
-const CONNECTIONS: usize = 64;
-
-/// Where the three servers listen.
-#[derive(Clone, Copy, Debug)]
-pub struct Addresses {
-    /// Admin, on loopback.
-    pub admin: SocketAddr,
-    /// Prometheus.
-    pub metrics: SocketAddr,
-    /// Probes.
-    pub readiness: SocketAddr,
-}
 
 /// What the admin interface shows and changes.
 #[derive(Clone)]
@@ -45,19 +30,6 @@ pub struct Admin {
     pub stats: Arc<xds::client::Stats>,
     /// Ends it.
     pub quit: Arc<Notify>,
-}
-
-/// Answers probes.
-///
-/// # Errors
-/// When the port is taken.
-pub fn serve_readiness(tasks: &Tasks, addresses: Addresses, readiness: &Readiness) -> anyhow::Result<()> {
-    let readiness = readiness.clone();
-    let router = Router::new().route(Method::GET, "/healthz/ready", move |_request| {
-        let readiness = readiness.clone();
-        async move { readiness.respond() }
-    });
-    listen(tasks, "readiness", addresses.readiness, router)
 }
 
 /// Serves admin and metrics.
@@ -107,28 +79,6 @@ POST /quitquitquit                drain and end
 metrics on :15020/metrics, readiness on :15021/healthz/ready
 ";
 
-fn listen(tasks: &Tasks, name: &'static str, address: SocketAddr, router: Router) -> anyhow::Result<()> {
-    use anyhow::Context as _;
-    let group = tasks.clone();
-    // The socket belongs to the runtime that serves it.
-    let listener = bind_std(address).with_context(|| format!("{name} on {address}"))?;
-    drop(tasks.spawn(name, async move {
-        let limits = Limits { name, connections: CONNECTIONS };
-        let served = match runtime::accept::adopt(listener) {
-            Ok(listener) => serve_http(listener, &group, limits, router).await,
-            Err(source) => Err(runtime::accept::AcceptError { name, source }),
-        };
-        if let Err(error) = served {
-            tracing::error!(error = %crate::record::chain(&error), "a listener failed");
-        }
-    }));
-    Ok(())
-}
-
-fn bind_std(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
-    bind(address)?.into_std()
-}
-
 impl Admin {
     fn scrape(&self) -> Response {
         self.refresh();
@@ -140,26 +90,11 @@ impl Admin {
         if let Some(seconds) = self.node.identities.seconds_to_first_expiry() {
             metrics::gauge!("ambit_certificate_expiry_seconds").set(seconds);
         }
-        for reason in xds::client::Termination::ALL {
-            metrics::counter!("istio_xds_connection_terminations_total", "reason" => reason.as_str())
-                .absolute(self.stats.terminations(reason));
-        }
-        for kind in xds::Kind::ALL {
-            let url = kind.type_url();
-            metrics::counter!("istio_xds_message_total", "url" => url).absolute(self.stats.messages(kind));
-            metrics::counter!("istio_xds_message_bytes_total", "url" => url).absolute(self.stats.bytes(kind));
-        }
+        shown::discovery(&self.stats, &xds::Kind::L4);
     }
 
     fn logging(&self, request: &Request) -> Response {
-        if request.query.contains_key("reset") {
-            self.log.reset();
-        } else if let Some(level) = request.query.get("level")
-            && let Err(error) = self.log.set(level)
-        {
-            return respond::text(StatusCode::BAD_REQUEST, format!("{error}\n"));
-        }
-        respond::text(StatusCode::OK, format!("current log level is {}\n", self.log.current()))
+        shown::logging(&self.log, request)
     }
 
     fn dump(&self) -> Response {
@@ -167,7 +102,7 @@ impl Admin {
         out.insert("version".into(), json!({ "version": VERSION }));
         out.insert("staticConfig".into(), json!({}));
         out.insert("config".into(), self.config());
-        out.insert("certificates".into(), self.certificates());
+        out.insert("certificates".into(), shown::certificates(&self.node.identities));
         out.insert("workloadState".into(), self.workloads());
         match serde_json::to_vec_pretty(&Value::Object(out)) {
             Ok(body) => respond::json(StatusCode::OK, body),
@@ -192,23 +127,6 @@ impl Admin {
             "dnsProxy": config.dns,
             "claimed": config.claim_map.is_some(),
         })
-    }
-
-    fn certificates(&self) -> Value {
-        self.node
-            .identities
-            .states()
-            .iter()
-            .map(|(identity, state)| {
-                let (chain, roots) = match state {
-                    State::Available(certificate) => (described(&certificate.chain()), roots(certificate)),
-                    State::Initializing | State::Unavailable(_) => (Vec::new(), Vec::new()),
-                };
-                json!({
-                    "identity": identity.to_string(), "state": state.to_string(), "certChain": chain, "rootCerts": roots,
-                })
-            })
-            .collect()
     }
 
     fn workloads(&self) -> Value {
@@ -241,24 +159,4 @@ impl Admin {
         }
         Value::Object(pods)
     }
-}
-
-fn roots(certificate: &Certificate) -> Vec<Value> {
-    described(&certificate.roots().certificates())
-}
-
-fn described(chain: &[Described]) -> Vec<Value> {
-    let list = chain.iter().map(|one| {
-        json!({
-            "pem": one.pem_base64(),
-            "serialNumber": one.serial,
-            "validFrom": time(one.not_before),
-            "expirationTime": time(one.not_after),
-        })
-    });
-    list.collect()
-}
-
-fn time(at: SystemTime) -> String {
-    jiff::Timestamp::try_from(at).map_or_else(|_out_of_range| String::new(), |at| at.to_string())
 }

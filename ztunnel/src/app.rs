@@ -9,26 +9,24 @@ use std::{sync::Arc, thread, time::Duration};
 use anyhow::Context as _;
 use ebpf_claim::Claims;
 use hbone::{PoolSettings, Settings};
-use identity::{
-    CaClient, CaSettings, Compliance, Connector, Credentials, Identities, IdentitiesSettings, Profile,
-    SystemClock, Trust, ca::Subject,
-};
+use identity::{Compliance, Identities, Profile, Trust, ca::Subject};
+use proxy::control::Plane;
 use runtime::{Tasks, log, metrics::MetricsSettings, readiness::Readiness, signals};
 use tokio::{
     runtime::{Builder, Handle},
     sync::Notify,
 };
 use tokio_util::sync::CancellationToken;
-use xds::{ClientConfig, Writer};
+use xds::Writer;
 
 use crate::{
     admin::{self, Admin},
     aside::Aside,
-    config::{Config, TunnelConfig, Upstream},
+    config::Config,
     metrics::{IDLE, Metrics},
     netns::Netns,
     node::Node,
-    pods::{LAST_WORDS, Pods},
+    pods::{LAST_WORDS, Pods, cut_off},
     record::chain,
     resolver::Resolver,
     socket::{Capture, SocketOptions},
@@ -77,14 +75,16 @@ async fn supervise(config: Config, log: log::LogControl, workers: Vec<Handle>) -
     let data = tasks.group("data plane");
     let readiness = Readiness::new();
     let exported = runtime::metrics::install(metrics_settings(), &tasks)?;
+    metrics::gauge!("ambit_restarts").set(f64::from(config.restarts));
     let quit = Arc::new(Notify::new());
 
     let writer = Writer::new();
     let replica = writer.replica();
     let profile = profile(&config);
-    let discovery = discovery(&config, &profile, writer)?;
+    let plane = plane(&config, &profile);
+    let discovery = plane.discovery(writer)?;
     let stats = discovery.stats();
-    let (identities, renewal) = identities(&config, &profile)?;
+    let (identities, renewal) = plane.identities(Subject::Impersonated)?;
     let resolver = Resolver::new(&config.resolv_conf);
     let dns =
         crate::dns::settings(&config, resolver.search()).context("CLUSTER_DOMAIN is not a host name")?;
@@ -151,13 +151,14 @@ async fn drain(node: &Node, tasks: &Tasks, data: &Tasks) {
     let drained = data.drain(deadline + LAST_WORDS);
     tokio::pin!(drained);
     if tokio::time::timeout(deadline, &mut drained).await.is_err() {
-        for shard in node.shards() {
-            shard.live.end_all(&plan::What::Drained.into());
-        }
+        let closed = cut_off(&node.shards());
+        tracing::info!(closed, deadline = ?deadline, "the drain's deadline has passed, connections were closed");
         let left = drained.await;
         if !left.forced.is_empty() {
             tracing::debug!(tasks = ?left.forced, "dropped at the end");
         }
+    } else {
+        tracing::info!(closed = 0, "every connection has ended by itself");
     }
     tasks.drain(LAST_WORDS).await;
     tracing::info!("ended");
@@ -178,40 +179,17 @@ fn profile(config: &Config) -> Profile {
     Profile::new(compliance, Trust { aliases: config.trust_domain_aliases.clone(), bundles: Vec::new() })
 }
 
-fn connector(upstream: &Upstream, profile: &Profile) -> anyhow::Result<Connector> {
-    let alternative = upstream.alternative_name.as_deref();
-    Ok(Connector::new(&upstream.address, upstream.roots.clone(), alternative, profile.clone())?)
-}
-
-fn discovery(config: &Config, profile: &Profile, writer: Writer) -> anyhow::Result<xds::Client> {
-    let connector = connector(&config.xds, profile).context("XDS_ADDRESS")?;
-    let token = config.token.clone();
-    let mut headers = vec![("clusterid".to_owned(), config.cluster.clone())];
-    headers.extend(config.xds.headers.clone());
-    let metadata = config.node_id.metadata.iter();
-    let client = ClientConfig {
-        channel: Arc::new(move || {
-            let connector = connector.clone();
-            Box::pin(async move { Ok(connector.open().await?) })
-        }),
-        token: Some(Arc::new(move || Ok(token.read()?))),
-        headers,
-        node_id: config.node_id.id.clone(),
-        node_metadata: metadata.map(|(name, value)| (name.clone(), value.as_str().into())).collect(),
-        on_demand: false,
-    };
-    xds::Client::new(client, writer).context("setting up discovery")
-}
-
-fn identities(config: &Config, profile: &Profile) -> anyhow::Result<(Identities, identity::Renewal)> {
-    let headers = config.ca.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let authority = CaClient::new(CaSettings {
-        connector: connector(&config.ca, profile).context("CA_ADDRESS")?,
-        credentials: Credentials::new(Some(config.token.clone()), &config.cluster, headers)?,
-        subject: Subject::Impersonated,
-    });
-    let settings = IdentitiesSettings { validity: config.certificate_life, ..IdentitiesSettings::default() };
-    Ok(Identities::new(Arc::new(authority), settings, Arc::new(SystemClock)))
+fn plane(config: &Config, profile: &Profile) -> Plane {
+    Plane {
+        xds: config.xds.clone(),
+        ca: config.ca.clone(),
+        token: config.token.clone(),
+        cluster: config.cluster.clone(),
+        node_id: config.node_id.clone(),
+        kinds: &xds::Kind::L4,
+        certificate_life: config.certificate_life,
+        profile: profile.clone(),
+    }
 }
 
 /// The node agent's claim map, once the agent has made it.
@@ -265,25 +243,15 @@ fn node(config: Config, parts: Parts) -> anyhow::Result<Node> {
         capture,
         workers,
         pool: PoolSettings {
-            connection: tunnels(Settings::client(), &config.tunnel),
+            connection: config.tunnel.bound(Settings::client()),
             idle_timeout: config.tunnel.idle,
             ..PoolSettings::default()
         },
         server: Settings {
             max_streams: Settings::server().max_streams,
-            ..tunnels(Settings::server(), &config.tunnel)
+            ..config.tunnel.bound(Settings::server())
         },
         shards: parking_lot::RwLock::default(),
         config,
     })
-}
-
-fn tunnels(base: Settings, config: &TunnelConfig) -> Settings {
-    Settings {
-        stream_window: config.stream_window,
-        connection_window: config.connection_window,
-        max_frame: config.frame,
-        max_streams: config.max_streams.into(),
-        ..base
-    }
 }

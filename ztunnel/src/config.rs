@@ -2,20 +2,25 @@
 //! The environment, read once, under Istio's names and with Istio's defaults; what is Ambit's own starts with `AMBIT_`.
 
 use std::{
-    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
 
-use identity::{RootSource, Token};
+use identity::Token;
 use mesh::{Network, TrustDomain};
+use proxy::settings::{self, NodeId, TunnelConfig, Upstream};
 use runtime::{
     env::{Env, InvalidEnvironment},
-    log::{Filter, Format, LogSettings},
+    log::LogSettings,
 };
 
 use crate::socket::Keepalive;
+
+/// Whether a parent starts this process again when it was killed.
+pub const RESTART: &str = "AMBIT_RESTART";
+/// Set by the parent: how often it did.
+pub const RESTARTS: &str = "AMBIT_RESTARTS";
 
 /// Everything that can be set from outside.
 #[derive(Clone, Debug)]
@@ -70,51 +75,14 @@ pub struct Config {
     pub drain: Duration,
     /// `RUST_LOG`, `LOG_FORMAT`.
     pub log: LogSettings,
+    /// How often this process was started again by its parent (`AMBIT_RESTARTS`, which the parent sets).
+    pub restarts: u32,
     /// `15000`, on loopback.
     pub admin: SocketAddr,
     /// `15020`.
     pub metrics: SocketAddr,
     /// `15021`.
     pub readiness: SocketAddr,
-}
-
-/// A server of the control plane.
-#[derive(Clone, Debug)]
-pub struct Upstream {
-    /// `https://host:port`.
-    pub address: String,
-    /// Root certificates: a file, the PEM text itself, or `SYSTEM`.
-    pub roots: RootSource,
-    /// Another name that the server's certificate may carry (`ALT_*_HOSTNAME`).
-    pub alternative_name: Option<String>,
-    /// `*_HEADER_*`.
-    pub headers: BTreeMap<String, String>,
-}
-
-/// Bounds of tunnels and of their pool.
-#[derive(Clone, Copy, Debug)]
-pub struct TunnelConfig {
-    /// `POOL_MAX_STREAMS_PER_CONNECTION`.
-    pub max_streams: u16,
-    /// `POOL_UNUSED_RELEASE_TIMEOUT`.
-    pub idle: Duration,
-    /// `HTTP2_STREAM_WINDOW_SIZE`, bytes.
-    pub stream_window: u32,
-    /// `HTTP2_CONNECTION_WINDOW_SIZE`, bytes.
-    pub connection_window: u32,
-    /// `HTTP2_FRAME_SIZE`, bytes.
-    pub frame: u32,
-    /// `ENABLE_RESPONSE_BAGGAGE`.
-    pub response_baggage: bool,
-}
-
-/// How this process introduces itself to the discovery server.
-#[derive(Clone, Debug)]
-pub struct NodeId {
-    /// `ztunnel~<ip>~<pod>.<namespace>~<namespace>.svc.cluster.local`.
-    pub id: String,
-    /// `NAME`, `NAMESPACE`, `NODE_NAME` and every `ISTIO_META_*`.
-    pub metadata: BTreeMap<String, String>,
 }
 
 impl Config {
@@ -126,26 +94,20 @@ impl Config {
         let mut env = Env::new(variables);
         let cluster = env.string("ISTIO_META_CLUSTER_ID", "Kubernetes");
         let cluster = env.string("CLUSTER_ID", &cluster);
-        let token = env.string("AUTH_TOKEN", "./var/run/secrets/tokens/istio-token");
         let ipv6 = env.flag("IPV6_ENABLED", true);
         let any: IpAddr = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
         let at = |port| SocketAddr::new(any, port);
         let config = Self {
-            xds: upstream(&env, "XDS"),
-            ca: upstream(&env, "CA"),
-            // A path has a slash; a token (base64 of JSON, or an opaque word) that starts with one does not exist.
-            token: if token.starts_with(['/', '.']) {
-                Token::File(token.into())
-            } else {
-                Token::Literal(token)
-            },
+            xds: settings::upstream(&env, "XDS"),
+            ca: settings::upstream(&env, "CA"),
+            token: settings::token(&env),
             cluster_domain: env.string("CLUSTER_DOMAIN", "cluster.local"),
             network: Network(env.string("NETWORK", "").into()),
             node: env.string("NODE_NAME", ""),
             certificate_life: env.duration("SECRET_TTL", Duration::from_secs(24 * 3600)),
-            node_id: node_id(&env, &cluster),
+            node_id: settings::node_id(&env, "ztunnel", &cluster),
             workers: workers(&mut env),
-            tunnel: tunnel(&mut env),
+            tunnel: settings::tunnel(&mut env),
             keepalive: keepalive(&mut env),
             mark: env.optional("PACKET_MARK", "a number", |text| text.parse().ok()).or(Some(1337)),
             preserve_source: env.flag("ENABLE_ORIG_SRC", true),
@@ -161,17 +123,9 @@ impl Config {
                 .is_some(),
             trust_domain_aliases: env
                 .list("AMBIT_TRUST_DOMAIN_ALIASES", "trust domains", |text| TrustDomain::parse(text).ok()),
-            drain: drain(&mut env),
-            log: LogSettings {
-                filter: env
-                    .optional("RUST_LOG", "levels such as info or info,access=off", |text| {
-                        text.parse::<Filter>().ok()
-                    })
-                    .unwrap_or_default(),
-                format: env
-                    .optional("LOG_FORMAT", "plain or json", |text| text.parse::<Format>().ok())
-                    .unwrap_or_default(),
-            },
+            drain: settings::drain(&mut env),
+            log: settings::log(&mut env),
+            restarts: env.number(RESTARTS, 0, 0..=u32::MAX),
             admin: env.address("AMBIT_ADMIN_ADDR", SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 15000)),
             metrics: env.address("AMBIT_METRICS_ADDR", at(15020)),
             readiness: env.address("AMBIT_READINESS_ADDR", at(15021)),
@@ -180,33 +134,6 @@ impl Config {
         env.finish()?;
         Ok(config)
     }
-}
-
-fn upstream(env: &Env, which: &str) -> Upstream {
-    let roots = env.string(&format!("{which}_ROOT_CA"), "./var/run/secrets/istio/root-cert.pem");
-    Upstream {
-        address: env.string(&format!("{which}_ADDRESS"), "https://istiod.istio-system.svc:15012"),
-        roots: RootSource::from(roots.as_str()),
-        alternative_name: env.optional_string(&format!("ALT_{which}_HOSTNAME")),
-        headers: env.with_prefix(&format!("{which}_HEADER_")),
-    }
-}
-
-fn node_id(env: &Env, cluster: &str) -> NodeId {
-    let name = env.string("POD_NAME", "ztunnel");
-    let namespace = env.string("POD_NAMESPACE", "istio-system");
-    let ip = env.string("INSTANCE_IP", "127.0.0.1");
-    let mut metadata = env.with_prefix("ISTIO_META_");
-    for (key, value) in [
-        ("NAME", name.as_str()),
-        ("NAMESPACE", namespace.as_str()),
-        ("INSTANCE_IPS", ip.as_str()),
-        ("NODE_NAME", env.string("NODE_NAME", "").as_str()),
-        ("CLUSTER_ID", cluster),
-    ] {
-        metadata.insert(key.to_owned(), value.to_owned());
-    }
-    NodeId { id: format!("ztunnel~{ip}~{name}.{namespace}~{namespace}.svc.cluster.local"), metadata }
 }
 
 /// A number, a share of the cores (`25%`, rounded up), or 0 for all of them; a quarter and at least two by default.
@@ -222,23 +149,6 @@ fn workers(env: &mut Env) -> usize {
     .unwrap_or_else(|| share(25).max(2))
 }
 
-fn tunnel(env: &mut Env) -> TunnelConfig {
-    const LARGEST_WINDOW: u32 = (1 << 31) - 1;
-    let config = TunnelConfig {
-        max_streams: env.number("POOL_MAX_STREAMS_PER_CONNECTION", 100, 2..=u16::MAX),
-        idle: env.duration("POOL_UNUSED_RELEASE_TIMEOUT", Duration::from_secs(300)),
-        stream_window: env.number("HTTP2_STREAM_WINDOW_SIZE", 4 << 20, 65_535..=LARGEST_WINDOW),
-        connection_window: env.number("HTTP2_CONNECTION_WINDOW_SIZE", 16 << 20, 65_535..=LARGEST_WINDOW),
-        frame: env.number("HTTP2_FRAME_SIZE", 1 << 20, 16_384..=16_777_215),
-        response_baggage: env.flag("ENABLE_RESPONSE_BAGGAGE", true),
-    };
-    // Streams that nobody reads hold credit of the connection; with less than four of them it would stand still.
-    if config.connection_window / 4 < config.stream_window {
-        env.reject("HTTP2_CONNECTION_WINDOW_SIZE", "at least four times HTTP2_STREAM_WINDOW_SIZE");
-    }
-    config
-}
-
 fn keepalive(env: &mut Env) -> Option<Keepalive> {
     let keepalive = Keepalive {
         time: env.duration("KEEPALIVE_TIME", Duration::from_secs(180)),
@@ -247,17 +157,6 @@ fn keepalive(env: &mut Env) -> Option<Keepalive> {
         user_timeout: env.flag("USER_TIMEOUT_ENABLED", false),
     };
     env.flag("KEEPALIVE_ENABLED", true).then_some(keepalive)
-}
-
-/// Less than the grace period of the pod, so that the process ends by itself.
-fn drain(env: &mut Env) -> Duration {
-    let grace = env.number("TERMINATION_GRACE_PERIOD_SECONDS", 0_u64, 0..=86_400);
-    let derived = match grace {
-        0 => 5,
-        1..=10 => (grace - 1).max(1),
-        11.. => grace - 5,
-    };
-    env.duration("CONNECTION_TERMINATION_DEADLINE", Duration::from_secs(derived))
 }
 
 #[cfg(test)]

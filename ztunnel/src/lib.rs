@@ -11,15 +11,12 @@
 //! A thin shell: where a flow goes and whether it may is decided in `plan`; this asks, dials, copies and records.
 
 pub mod admin;
+pub mod again;
 pub mod app;
-pub mod aside;
-pub mod ask;
 pub mod config;
 pub mod deliver;
 pub mod dial;
 pub mod dns;
-pub mod dump;
-pub mod hearsay;
 pub mod inbound;
 pub mod live;
 pub mod metrics;
@@ -37,3 +34,5 @@ pub mod socket;
 #[cfg(test)]
 mod testing;
 pub mod zds;
+
+use proxy::{aside, ask, dump, hearsay};

@@ -11,18 +11,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arcstr::ArcStr;
-use mesh::{Service, SpiffeId, Workload};
-use metrics::{
-    Counter, Label, SharedString, counter, describe_counter, describe_gauge, describe_histogram, gauge,
-};
+use mesh::Service;
+use metrics::{Counter, Label, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use parking_lot::RwLock;
 use plan::{ResponseFlag, baggage::Baggage};
 
+use proxy::ends::{self, address};
+pub use proxy::ends::{End, IDLE};
+
 use crate::hearsay::{Heard, Hearsay};
 
-/// A series that did not change for so long leaves the scrape.
-pub const IDLE: Duration = Duration::from_secs(3600);
 const HANDLE_LIFE: Duration = Duration::from_secs(300);
 /// Sets of labels whose handles are kept.
 const CACHED: usize = 16_384;
@@ -32,8 +30,7 @@ const CLOSED: &str = "istio_tcp_connections_closed_total";
 const FAILED: &str = "istio_tcp_connections_failed_total";
 const RECEIVED: &str = "istio_tcp_received_bytes_total";
 const SENT: &str = "istio_tcp_sent_bytes_total";
-static NOTHING: ArcStr = ArcStr::new();
-const UNKNOWN: SharedString = SharedString::const_str("unknown");
+const CUT_OFF: &str = "ambit_drain_closed_connections_total";
 
 /// Which end of a connection this proxy serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,17 +51,6 @@ impl Reporter {
     }
 }
 
-/// One end of a connection as labels see it.
-#[derive(Clone, Debug, Default)]
-pub struct End {
-    /// What is known of it.
-    pub workload: Option<Arc<Workload>>,
-    /// What it says of itself, where nothing is known.
-    pub hearsay: Option<Arc<Hearsay>>,
-    /// The identity it proved or is to prove.
-    pub principal: Option<SpiffeId>,
-}
-
 /// What tells one connection's series from another's.
 #[derive(Clone, Debug)]
 pub struct Labels {
@@ -80,52 +66,6 @@ pub struct Labels {
     pub flag: ResponseFlag,
     /// Whether both ends are certain.
     pub mutual_tls: bool,
-}
-
-impl End {
-    /// Name of the pod, or of what owns it.
-    pub fn name(&self) -> Option<&str> {
-        self.text(|workload| &workload.name, |hearsay| &hearsay.workload)
-    }
-
-    /// Its namespace.
-    pub fn namespace(&self) -> Option<&str> {
-        self.text(|workload| &workload.namespace, |hearsay| &hearsay.namespace)
-    }
-
-    /// Its cluster.
-    pub fn cluster(&self) -> Option<&str> {
-        self.text(|workload| &workload.cluster, |hearsay| &hearsay.cluster)
-    }
-
-    fn text(&self, known: impl Fn(&Workload) -> &ArcStr, told: impl Fn(&Hearsay) -> &ArcStr) -> Option<&str> {
-        let known = self.workload.as_deref().map(known);
-        let told = || self.hearsay.as_deref().map(told).filter(|text| !text.is_empty());
-        known.or_else(told).map(ArcStr::as_str)
-    }
-
-    fn key(&self) -> (usize, usize, Option<&SpiffeId>) {
-        (address(self.workload.as_ref()), address(self.hearsay.as_ref()), self.principal.as_ref())
-    }
-}
-
-fn address<T>(value: Option<&Arc<T>>) -> usize {
-    value.map_or(0, |value| Arc::as_ptr(value) as usize)
-}
-
-/// By address: a workload that changed is another value behind another address, and the cache holds on to both.
-impl PartialEq for End {
-    fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
-    }
-}
-
-impl Eq for End {}
-
-impl Hash for End {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.key().hash(state);
-    }
 }
 
 impl Labels {
@@ -230,6 +170,11 @@ impl Metrics {
     }
 }
 
+/// Connections that a drain's deadline has closed. Both ends of one that stays on the node count.
+pub fn cut_off(connections: usize) {
+    counter!(CUT_OFF).increment(u64::try_from(connections).unwrap_or(u64::MAX));
+}
+
 fn describe() {
     describe_counter!(OPENED, "Connections opened");
     describe_counter!(CLOSED, "Connections closed");
@@ -259,103 +204,25 @@ fn describe() {
         "What policies under trial would have done to connections let in"
     );
     describe_counter!("ambit_retries_total", "Connections tried again at another endpoint");
-}
-
-fn known(value: &str) -> SharedString {
-    if value.is_empty() { UNKNOWN } else { SharedString::from_owned(value.to_owned()) }
+    describe_counter!(
+        CUT_OFF,
+        "Connections that were closed because they had not ended at the deadline of a drain"
+    );
+    describe_gauge!(
+        "ambit_restarts",
+        "Times that this process was killed and started again since its container began"
+    );
 }
 
 fn render(labels: &Labels) -> Vec<Label> {
     let mut out = Vec::with_capacity(32);
     out.push(Label::from_static_parts("reporter", labels.reporter.as_str()));
-    end(&mut out, &SOURCE, &labels.source);
-    let service = labels.service.as_deref();
-    let mut push =
-        |name: &'static str, value: Option<&str>| out.push(Label::new(name, value.map_or(UNKNOWN, known)));
-    push("destination_service", service.map(|service| service.hostname.as_str()));
-    push("destination_service_namespace", service.map(|service| service.namespace.as_str()));
-    push("destination_service_name", service.map(|service| service.name.as_str()));
-    end(&mut out, &DESTINATION, &labels.destination);
+    ends::source(&mut out, &labels.source);
+    ends::service(&mut out, labels.service.as_deref());
+    ends::destination(&mut out, &labels.destination);
     out.push(Label::from_static_parts("request_protocol", "tcp"));
     out.push(Label::from_static_parts("response_flags", labels.flag.as_str()));
     let policy = if labels.mutual_tls { "mutual_tls" } else { "unknown" };
     out.push(Label::from_static_parts("connection_security_policy", policy));
     out
-}
-
-/// Label names of one end.
-struct EndNames {
-    workload: &'static str,
-    canonical_service: &'static str,
-    canonical_revision: &'static str,
-    workload_namespace: &'static str,
-    principal: &'static str,
-    app: &'static str,
-    version: &'static str,
-    cluster: &'static str,
-    region: &'static str,
-    zone: &'static str,
-}
-
-const SOURCE: EndNames = EndNames {
-    workload: "source_workload",
-    canonical_service: "source_canonical_service",
-    canonical_revision: "source_canonical_revision",
-    workload_namespace: "source_workload_namespace",
-    principal: "source_principal",
-    app: "source_app",
-    version: "source_version",
-    cluster: "source_cluster",
-    region: "source_region",
-    zone: "source_zone",
-};
-
-const DESTINATION: EndNames = EndNames {
-    workload: "destination_workload",
-    canonical_service: "destination_canonical_service",
-    canonical_revision: "destination_canonical_revision",
-    workload_namespace: "destination_workload_namespace",
-    principal: "destination_principal",
-    app: "destination_app",
-    version: "destination_version",
-    cluster: "destination_cluster",
-    region: "destination_region",
-    zone: "destination_zone",
-};
-
-fn end(out: &mut Vec<Label>, names: &EndNames, end: &End) {
-    let principal = end.principal.as_ref().map(SpiffeId::to_string);
-    let [workload, service, revision, namespace, cluster, region, zone] =
-        match (end.workload.as_deref(), end.hearsay.as_deref()) {
-            (Some(known), _) => [
-                &known.workload_name,
-                &known.canonical_name,
-                &known.canonical_revision,
-                &known.namespace,
-                &known.cluster,
-                &known.locality.region,
-                &known.locality.zone,
-            ],
-            (None, Some(told)) => [
-                &told.workload,
-                &told.service,
-                &told.version,
-                &told.namespace,
-                &told.cluster,
-                &told.region,
-                &told.zone,
-            ],
-            (None, None) => [&NOTHING; 7],
-        };
-    let mut push = |name: &'static str, value: &str| out.push(Label::new(name, known(value)));
-    push(names.workload, workload);
-    push(names.canonical_service, service);
-    push(names.canonical_revision, revision);
-    push(names.workload_namespace, namespace);
-    push(names.principal, principal.as_deref().unwrap_or_default());
-    push(names.app, service);
-    push(names.version, revision);
-    push(names.cluster, cluster);
-    push(names.region, region);
-    push(names.zone, zone);
 }

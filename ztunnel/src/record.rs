@@ -10,6 +10,7 @@ use std::{
 use arcstr::ArcStr;
 use mesh::{PolicyName, Service, authz::Verdict};
 use plan::{Failure, ResponseFlag};
+pub use proxy::chain;
 use tracing::field::{DisplayValue, display};
 
 use crate::metrics::{End, Labels, Metrics, Reporter, Series};
@@ -223,21 +224,5 @@ struct Millis(Duration);
 impl std::fmt::Display for Millis {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}ms", self.0.as_millis())
-    }
-}
-
-/// An error with everything below it, `a: b: c`.
-pub fn chain(error: &dyn std::error::Error) -> Chain<'_> {
-    Chain(error)
-}
-
-/// See [`chain`].
-pub struct Chain<'a>(&'a dyn std::error::Error);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        std::iter::successors(self.0.source(), |error| error.source())
-            .try_for_each(|error| write!(f, ": {error}"))
     }
 }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::{
     FIELD_MANAGER,
     kinds::resources,
+    parents,
     stated::{Said, Stated, StatedObjects, said},
 };
 use crate::{
@@ -78,14 +79,19 @@ impl Conditions {
         let now = Timestamp::now();
         let due = self.live.read(|world| {
             self.stated.filter_map(|(key, stated)| {
-                let reports: Vec<&Report> = world.reports_of(key).collect();
-                let wanted = Wanted::all(key.kind, &reports, world.bound(key));
-                let conditions = missing(key.kind, &wanted, stated, now)?;
-                // What is still there after it was taken away is somebody else's.
-                if conditions.is_empty() && self.taken.get(key) == Some(&stated.version) {
-                    return None;
-                }
-                Some((key.clone(), stated.version.clone(), applied(key, stated, conditions)))
+                let status = if said(key.kind) == Said::PerParent {
+                    json!({"parents": parents::missing(world.attachments_of(key), stated, now)?})
+                } else {
+                    let reports: Vec<&Report> = world.reports_of(key).collect();
+                    let wanted = Wanted::all(key.kind, &reports, world.bound(key));
+                    let conditions = missing(key.kind, &wanted, stated, now)?;
+                    // What is still there after it was taken away is somebody else's.
+                    if conditions.is_empty() && self.taken.get(key) == Some(&stated.version) {
+                        return None;
+                    }
+                    json!({"conditions": conditions})
+                };
+                Some((key.clone(), stated.version.clone(), applied(key, stated, &status)))
             })
         });
         let mut all_written = true;
@@ -134,17 +140,17 @@ impl Conditions {
     }
 }
 
-/// An object with nothing but these conditions, as it is applied.
-fn applied(key: &ObjectKey, stated: &Stated, conditions: Vec<Value>) -> Value {
+/// An object with nothing but this status, as it is applied.
+fn applied(key: &ObjectKey, stated: &Stated, status: &Value) -> Value {
     let mut metadata = json!({"name": key.name.as_str()});
     if !key.namespace.is_empty() {
         metadata["namespace"] = json!(key.namespace.as_str());
     }
     // With what others have written in it: only while that is what they have written last.
-    if said(key.kind) == Said::Always {
+    if matches!(said(key.kind), Said::Always | Said::PerParent) {
         metadata["resourceVersion"] = json!(stated.version);
     }
-    json!({"kind": key.kind.as_str(), "metadata": metadata, "status": {"conditions": conditions}})
+    json!({"kind": key.kind.as_str(), "metadata": metadata, "status": status})
 }
 
 /// Istio's name for whether an object has the waypoint that it is to have.
@@ -170,7 +176,7 @@ impl Wanted {
     fn all(kind: Kind, reports: &[&Report], bound: Option<Bound>) -> Vec<Self> {
         let whole = Self::of(kind, reports);
         let is_said = match said(kind) {
-            Said::Never => false,
+            Said::Never | Said::PerParent => false,
             Said::WhenWrong => !whole.is_true,
             Said::Always => true,
         };
@@ -230,7 +236,7 @@ fn missing(kind: Kind, wanted: &[Wanted], stated: &Stated, now: Timestamp) -> Op
         stated.conditions.iter().partition(|condition| is_ours(kind, condition));
     let is_due = before.len() != ours.len() || turned.into_iter().any(|turned| turned);
     match said(kind) {
-        Said::Never => None,
+        Said::Never | Said::PerParent => None,
         // Keyed by type: those of others are none of our business, and what is not applied any more is taken away.
         Said::WhenWrong => is_due.then_some(ours),
         // The list is one value to the API server: what others have written into it must be said again.
@@ -239,7 +245,7 @@ fn missing(kind: Kind, wanted: &[Wanted], stated: &Stated, now: Timestamp) -> Op
 }
 
 /// Kubernetes writes times in whole seconds.
-fn seconds(now: Timestamp) -> String {
+pub(super) fn seconds(now: Timestamp) -> String {
     Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()
 }
 
@@ -325,7 +331,7 @@ mod tests {
         let read = stated(read);
         let object = |kind| {
             let key = ObjectKey { kind, namespace: "shop".into(), name: "a".into() };
-            applied(&key, &read, read.conditions.clone())
+            applied(&key, &read, &json!({"conditions": read.conditions}))
         };
         let entry = object(Kind::WorkloadEntry);
         assert_eq!(entry["metadata"], json!({"name": "a", "namespace": "shop", "resourceVersion": "41"}));

@@ -25,6 +25,10 @@ pub(crate) fn resources(kind: Kind) -> Vec<Resource> {
         Kind::WorkloadGroup => networking("workloadgroups"),
         Kind::Gateway => gateway("gateways"),
         Kind::GatewayClass => gateway("gatewayclasses"),
+        Kind::HTTPRoute => gateway("httproutes"),
+        Kind::GRPCRoute => group("gateway.networking.k8s.io", "grpcroutes", &["v1"]),
+        Kind::TLSRoute => group("gateway.networking.k8s.io", "tlsroutes", &["v1", "v1alpha3", "v1alpha2"]),
+        Kind::TCPRoute => group("gateway.networking.k8s.io", "tcproutes", &["v1", "v1alpha2"]),
         Kind::AuthorizationPolicy => security("authorizationpolicies"),
         Kind::PeerAuthentication => security("peerauthentications"),
     }

@@ -119,6 +119,8 @@ fn mend(kind: Kind, tree: &mut Node, error: &FieldError) -> Option<&'static str>
         | Kind::EndpointSlice
         | Kind::Gateway
         | Kind::GatewayClass => None,
+        // A match without one of its conditions is for more requests than its author meant.
+        Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute => None,
     }
 }
 

@@ -24,7 +24,7 @@ const SECURITY: &str = "security.istio.io";
 const GATEWAY: &str = "gateway.networking.k8s.io";
 
 /// Those that are needed whatever is set: group, resource, verbs, what does not work without.
-const ALWAYS: [(&str, &str, &[&str], &str); 21] = [
+const ALWAYS: [(&str, &str, &[&str], &str); 29] = [
     ("", "namespaces", FOLLOW, "new namespaces and their labels do not count, and get no roots"),
     ("", "nodes", FOLLOW, "workloads have no locality, and new nodes none of their addresses"),
     (
@@ -43,6 +43,14 @@ const ALWAYS: [(&str, &str, &[&str], &str); 21] = [
     (SECURITY, "peerauthentications", JUDGE, "new and changed requirements of mutual TLS are not enforced"),
     (GATEWAY, "gateways", FOLLOW, "waypoints are not known"),
     (GATEWAY, "gatewayclasses", FOLLOW, "waypoints are not known"),
+    (GATEWAY, "httproutes", JUDGE, "new and changed routes do not count"),
+    (GATEWAY, "grpcroutes", JUDGE, "new and changed routes do not count"),
+    (GATEWAY, "tlsroutes", JUDGE, "new and changed routes do not count"),
+    (GATEWAY, "tcproutes", JUDGE, "new and changed routes do not count"),
+    (GATEWAY, "httproutes/status", PATCH, "what became of them is not written into their status"),
+    (GATEWAY, "grpcroutes/status", PATCH, "what became of them is not written into their status"),
+    (GATEWAY, "tlsroutes/status", PATCH, "what became of them is not written into their status"),
+    (GATEWAY, "tcproutes/status", PATCH, "what became of them is not written into their status"),
     (NETWORKING, "serviceentries/status", PATCH, "what became of them is not written into their status"),
     (NETWORKING, "workloadentries/status", PATCH, "what became of them is not written into their status"),
     (NETWORKING, "workloadgroups/status", PATCH, "what became of them is not written into their status"),

@@ -17,6 +17,8 @@ pub(crate) struct Stated {
     /// Of the whole object.
     pub(super) version: String,
     pub(super) conditions: Vec<Value>,
+    /// Of a route: what is said of each of its parents.
+    pub(super) parents: Vec<Value>,
     /// `status.listeners` of a Gateway.
     pub(super) listeners: Vec<Value>,
 }
@@ -54,6 +56,8 @@ pub(super) enum Said {
     WhenWrong,
     /// It is there for the mesh, and whoever wrote it waits for an answer.
     Always,
+    /// The same, for each of its parents.
+    PerParent,
 }
 
 /// When objects of a kind get a condition.
@@ -64,6 +68,7 @@ pub(super) fn said(kind: Kind) -> Said {
         | Kind::ServiceEntry
         | Kind::WorkloadEntry
         | Kind::WorkloadGroup => Said::Always,
+        Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute => Said::PerParent,
         Kind::Namespace | Kind::Service | Kind::Gateway => Said::WhenWrong,
         // Who may write the status of a pod may give it another address: its trouble is in the log and at `/status`.
         Kind::Node | Kind::ServiceAccount | Kind::Pod | Kind::EndpointSlice | Kind::GatewayClass => {
@@ -97,6 +102,11 @@ struct OutlineMetadata {
 pub(super) fn stated(object: &str) -> Stated {
     let Ok(Outline { metadata, status }) = serde_json::from_str(object) else { return Stated::default() };
     let list = |name: &str| status.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
-    let (conditions, listeners) = (list("conditions"), list("listeners"));
-    Stated { generation: metadata.generation, version: metadata.resource_version, conditions, listeners }
+    Stated {
+        generation: metadata.generation,
+        version: metadata.resource_version,
+        conditions: list("conditions"),
+        parents: list("parents"),
+        listeners: list("listeners"),
+    }
 }

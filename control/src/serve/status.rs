@@ -161,6 +161,7 @@ impl<A: Authenticate> Status<A> {
         let catalogue = self.live.catalogue();
         metrics::resources("address", catalogue.len(ResourceKind::Address));
         metrics::resources("authorization", catalogue.len(ResourceKind::Authorization));
+        metrics::resources("route", catalogue.len(ResourceKind::Route));
     }
 
     fn proxies(&self) -> Vec<ShownProxy> {

@@ -29,6 +29,10 @@ pub(crate) fn check(object: &Object) -> Vec<Report> {
         | Object::WorkloadGroup(_)
         | Object::Gateway(_)
         | Object::GatewayClass(_)
+        | Object::HTTPRoute(_)
+        | Object::GRPCRoute(_)
+        | Object::TLSRoute(_)
+        | Object::TCPRoute(_)
         | Object::PeerAuthentication(_) => {}
     }
     let mut reports = reports.done();
@@ -49,6 +53,10 @@ fn check_names(object: &Object, reports: &mut Reports) {
         | Object::WorkloadGroup(_)
         | Object::Gateway(_)
         | Object::GatewayClass(_)
+        | Object::HTTPRoute(_)
+        | Object::GRPCRoute(_)
+        | Object::TLSRoute(_)
+        | Object::TCPRoute(_)
         | Object::AuthorizationPolicy(_)
         | Object::PeerAuthentication(_) => is_subdomain(name),
     };

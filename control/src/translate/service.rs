@@ -81,10 +81,14 @@ fn notes(service: &objects::Service, reports: &mut Reports) {
 
 /// Its name in the mesh.
 pub(crate) fn name(settings: &Settings, service: &objects::Service) -> Option<ServiceName> {
-    let metadata = &service.metadata;
-    let host = format!("{}.{}.svc.{}", metadata.name, metadata.namespace, settings.cluster_domain);
+    named(settings, &service.metadata.namespace, &service.metadata.name)
+}
+
+/// The name in the mesh of a service of this namespace and name, whether it exists or not.
+pub(crate) fn named(settings: &Settings, namespace: &ArcStr, name: &str) -> Option<ServiceName> {
+    let host = format!("{name}.{namespace}.svc.{}", settings.cluster_domain);
     let hostname = Hostname::parse(&host).ok()?;
-    Some(ServiceName { namespace: metadata.namespace.clone(), hostname })
+    Some(ServiceName { namespace: namespace.clone(), hostname })
 }
 
 /// The service that a name of the cluster's own stands for.

@@ -61,6 +61,10 @@ pub(crate) fn own(object: &Object) -> Vec<Name> {
         | Object::WorkloadGroup(_)
         | Object::Gateway(_)
         | Object::GatewayClass(_)
+        | Object::HTTPRoute(_)
+        | Object::GRPCRoute(_)
+        | Object::TLSRoute(_)
+        | Object::TCPRoute(_)
         | Object::AuthorizationPolicy(_)
         | Object::PeerAuthentication(_) => return Vec::new(),
     };

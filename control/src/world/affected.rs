@@ -15,7 +15,11 @@ use crate::{
         AuthorizationPolicy, EndpointSlice, Gateway, GatewayClass, Kind, Labels, Metadata, Namespace, Node,
         Object, ObjectKey, PeerAuthentication, Pod, Service, ServiceAccount, ServiceEntry,
     },
-    translate::{entry, member, peer, policy, service, slice, waypoint, workload},
+    translate::{
+        entry, member, peer, policy,
+        route::{self, Reference},
+        service, slice, waypoint, workload,
+    },
 };
 
 /// The objects whose outputs or reports must be made again.
@@ -65,10 +69,24 @@ impl Affected {
             Kind::ServiceEntry => add.entry(step!(ServiceEntry, old, new)),
             Kind::Gateway => add.gateway(&name, step!(Gateway, old, new)),
             Kind::GatewayClass => add.gateway_class(&name.1, step!(GatewayClass, old, new)),
+            Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute => {}
             Kind::AuthorizationPolicy => add.authorization(&name.0, step!(AuthorizationPolicy, old, new)),
             Kind::PeerAuthentication => add.peer(&name.0, step!(PeerAuthentication, old, new)),
         }
+        let referred = [old, new].into_iter().flatten().flat_map(route::referred);
+        for reference in referred {
+            self.keys.extend(objects.routes_to(&reference).cloned());
+        }
         self.keys.insert(key);
+    }
+
+    /// Adds the routes whose parents are affected: their waypoint may be another.
+    pub(super) fn routes(&mut self, objects: &Objects) {
+        let parents = self.keys.iter().filter(|key| matches!(key.kind, Kind::Service | Kind::ServiceEntry));
+        let reference =
+            |key: &ObjectKey| Reference::Object(key.kind, (key.namespace.clone(), key.name.clone()));
+        let routes: Vec<_> = parents.flat_map(|key| objects.routes_to(&reference(key)).cloned()).collect();
+        self.keys.extend(routes);
     }
 
     /// Adds service entries.
@@ -312,6 +330,10 @@ impl Adding<'_> {
                 | Kind::WorkloadGroup
                 | Kind::Gateway
                 | Kind::GatewayClass
+                | Kind::HTTPRoute
+                | Kind::GRPCRoute
+                | Kind::TLSRoute
+                | Kind::TCPRoute
                 | Kind::AuthorizationPolicy
                 | Kind::PeerAuthentication => {}
             }

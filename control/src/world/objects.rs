@@ -13,10 +13,15 @@ use mesh::Hostname;
 use super::automatic::{Automatic, Claim, Pair};
 use crate::{
     objects::{
-        AuthorizationPolicy, EndpointSlice, Gateway, GatewayClass, Kind, Namespace, Node, Object, ObjectKey,
-        PeerAuthentication, Pod, Service, ServiceAccount, ServiceEntry, WorkloadEntry, WorkloadGroup,
+        AuthorizationPolicy, EndpointSlice, GRPCRoute, Gateway, GatewayClass, HTTPRoute, Kind, Namespace,
+        Node, Object, ObjectKey, PeerAuthentication, Pod, Service, ServiceAccount, ServiceEntry, TCPRoute,
+        TLSRoute, WorkloadEntry, WorkloadGroup,
     },
-    translate::{entry, slice, waypoint},
+    translate::{
+        entry,
+        route::{self, Reference},
+        slice, waypoint,
+    },
 };
 
 /// Namespace and name.
@@ -39,6 +44,10 @@ pub struct Objects {
     workload_groups: BTreeMap<Name, WorkloadGroup>,
     gateways: BTreeMap<Name, Gateway>,
     gateway_classes: BTreeMap<ArcStr, GatewayClass>,
+    http_routes: BTreeMap<Name, HTTPRoute>,
+    grpc_routes: BTreeMap<Name, GRPCRoute>,
+    tls_routes: BTreeMap<Name, TLSRoute>,
+    tcp_routes: BTreeMap<Name, TCPRoute>,
     authorization: BTreeMap<Name, AuthorizationPolicy>,
     peer: BTreeMap<Name, PeerAuthentication>,
     /// Names of the pods that run under an account on a node.
@@ -53,6 +62,8 @@ pub struct Objects {
     of_host: BTreeMap<Hostname, BTreeSet<Name>>,
     /// What names a gateway as its waypoint in its own labels.
     bound: BTreeMap<Name, BTreeSet<ObjectKey>>,
+    /// Routes that refer to a service, service entry or host.
+    routes_to: BTreeMap<Reference, BTreeSet<ObjectKey>>,
     /// Names of the gateways for a service account.
     for_account: BTreeMap<Name, BTreeSet<Name>>,
     automatic: Automatic,
@@ -77,6 +88,10 @@ impl Objects {
             Object::WorkloadGroup(object) => drop(self.workload_groups.insert(name, object)),
             Object::Gateway(object) => drop(self.gateways.insert(name, object)),
             Object::GatewayClass(object) => drop(self.gateway_classes.insert(name.1, object)),
+            Object::HTTPRoute(object) => drop(self.http_routes.insert(name, object)),
+            Object::GRPCRoute(object) => drop(self.grpc_routes.insert(name, object)),
+            Object::TLSRoute(object) => drop(self.tls_routes.insert(name, object)),
+            Object::TCPRoute(object) => drop(self.tcp_routes.insert(name, object)),
             Object::AuthorizationPolicy(object) => drop(self.authorization.insert(name, object)),
             Object::PeerAuthentication(object) => drop(self.peer.insert(name, object)),
         }
@@ -98,6 +113,10 @@ impl Objects {
             Kind::WorkloadGroup => self.workload_groups.remove(&name).map(Object::WorkloadGroup),
             Kind::Gateway => self.gateways.remove(&name).map(Object::Gateway),
             Kind::GatewayClass => self.gateway_classes.remove(&key.name).map(Object::GatewayClass),
+            Kind::HTTPRoute => self.http_routes.remove(&name).map(Object::HTTPRoute),
+            Kind::GRPCRoute => self.grpc_routes.remove(&name).map(Object::GRPCRoute),
+            Kind::TLSRoute => self.tls_routes.remove(&name).map(Object::TLSRoute),
+            Kind::TCPRoute => self.tcp_routes.remove(&name).map(Object::TCPRoute),
             Kind::AuthorizationPolicy => self.authorization.remove(&name).map(Object::AuthorizationPolicy),
             Kind::PeerAuthentication => self.peer.remove(&name).map(Object::PeerAuthentication),
         }?;
@@ -120,6 +139,10 @@ impl Objects {
             Kind::WorkloadGroup => self.workload_groups.contains_key(&name),
             Kind::Gateway => self.gateways.contains_key(&name),
             Kind::GatewayClass => self.gateway_classes.contains_key(&key.name),
+            Kind::HTTPRoute => self.http_routes.contains_key(&name),
+            Kind::GRPCRoute => self.grpc_routes.contains_key(&name),
+            Kind::TLSRoute => self.tls_routes.contains_key(&name),
+            Kind::TCPRoute => self.tcp_routes.contains_key(&name),
             Kind::AuthorizationPolicy => self.authorization.contains_key(&name),
             Kind::PeerAuthentication => self.peer.contains_key(&name),
         }
@@ -139,6 +162,10 @@ impl Objects {
             Kind::WorkloadGroup => self.workload_groups.len(),
             Kind::Gateway => self.gateways.len(),
             Kind::GatewayClass => self.gateway_classes.len(),
+            Kind::HTTPRoute => self.http_routes.len(),
+            Kind::GRPCRoute => self.grpc_routes.len(),
+            Kind::TLSRoute => self.tls_routes.len(),
+            Kind::TCPRoute => self.tcp_routes.len(),
             Kind::AuthorizationPolicy => self.authorization.len(),
             Kind::PeerAuthentication => self.peer.len(),
         }
@@ -278,6 +305,27 @@ impl Objects {
         self.gateway_classes.get(name)
     }
 
+    pub(crate) fn http_route(&self, name: &Name) -> Option<&HTTPRoute> {
+        self.http_routes.get(name)
+    }
+
+    pub(crate) fn grpc_route(&self, name: &Name) -> Option<&GRPCRoute> {
+        self.grpc_routes.get(name)
+    }
+
+    pub(crate) fn tls_route(&self, name: &Name) -> Option<&TLSRoute> {
+        self.tls_routes.get(name)
+    }
+
+    pub(crate) fn tcp_route(&self, name: &Name) -> Option<&TCPRoute> {
+        self.tcp_routes.get(name)
+    }
+
+    /// Routes that refer to something.
+    pub(crate) fn routes_to(&self, reference: &Reference) -> impl Iterator<Item = &ObjectKey> + use<'_> {
+        self.routes_to.get(reference).into_iter().flatten()
+    }
+
     /// What names a gateway as its waypoint in its own labels.
     pub(crate) fn bound_to(&self, gateway: &Name) -> impl Iterator<Item = &ObjectKey> {
         self.bound.get(gateway).into_iter().flatten()
@@ -342,6 +390,9 @@ impl Objects {
                 self.of_host.entry(host).or_default().insert(name.clone());
             }
         }
+        for reference in route::references(object) {
+            self.routes_to.entry(reference).or_default().insert(key.clone());
+        }
         if let Object::Gateway(gateway) = object
             && let Some(account) = waypoint::account(gateway)
         {
@@ -373,6 +424,9 @@ impl Objects {
             for host in entry::hosts(entry) {
                 take(&mut self.of_host, &host, &name);
             }
+        }
+        for reference in route::references(object) {
+            take(&mut self.routes_to, &reference, key);
         }
         if let Object::Gateway(gateway) = object
             && let Some(account) = waypoint::account(gateway)

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use mesh::{PolicyName, ServiceName, WorkloadUid};
+use mesh::{PolicyName, Route, ServiceName, WorkloadUid};
 use proptest::{prelude::*, sample::select};
 
 use super::*;
@@ -20,6 +20,7 @@ struct Told {
     workloads: BTreeMap<String, Workload>,
     services: BTreeMap<String, Service>,
     policies: BTreeMap<String, Policy>,
+    routes: BTreeMap<String, Route>,
 }
 
 impl Told {
@@ -35,6 +36,10 @@ impl Told {
                 Change::Policy(policy) => {
                     self.policies.insert(policy.name.to_string(), policy);
                 }
+                Change::Route(route) => {
+                    self.routes.insert(route.name.to_string(), route);
+                }
+                Change::RouteGone(name) => assert!(self.routes.remove(&name.to_string()).is_some()),
                 Change::WorkloadGone(uid) => assert!(self.workloads.remove(&uid.to_string()).is_some()),
                 Change::ServiceGone(name) => assert!(self.services.remove(&name.to_string()).is_some()),
                 Change::PolicyGone(name) => assert!(self.policies.remove(&name.to_string()).is_some()),
@@ -359,6 +364,8 @@ fn what_is_named_comes_before_what_names_it_and_goes_after_it() {
                 Change::WorkloadGone(_) => "workload gone",
                 Change::ServiceGone(_) => "service gone",
                 Change::PolicyGone(_) => "policy gone",
+                Change::Route(_) => "route",
+                Change::RouteGone(_) => "route gone",
             })
             .collect()
     };

@@ -5,7 +5,8 @@ use std::fmt::Display;
 
 use control::world::World;
 use mesh::{
-    Change, Policy, Service, Workload,
+    Change, Policy, Route, Service, Workload,
+    l7::route::{Backend, HttpRule, Rules, Target},
     policy::{Clause, Match, Rule, ServiceAccountMatch, StringMatch},
     service::{LoadBalancing, PortMap, WeightedWaypoint},
     workload::{GatewayAddress, GatewayDestination},
@@ -14,13 +15,18 @@ use serde_json::{Map, Value, json};
 
 /// Everything that proxies are told, and what users are.
 pub(crate) fn yaml(world: &World) -> String {
-    let (mut workloads, mut services, mut policies) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut workloads, mut services, mut policies, mut routes) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for output in world.outputs() {
         match output {
             Change::Workload(output) => workloads.push(workload(&output)),
             Change::Service(output) => services.push(service(&output)),
             Change::Policy(output) => policies.push(policy(&output)),
-            Change::WorkloadGone(_) | Change::ServiceGone(_) | Change::PolicyGone(_) => {
+            Change::Route(output) => routes.push(route(&output)),
+            Change::WorkloadGone(_)
+            | Change::ServiceGone(_)
+            | Change::PolicyGone(_)
+            | Change::RouteGone(_) => {
                 panic!("nothing is gone")
             }
         }
@@ -30,6 +36,7 @@ pub(crate) fn yaml(world: &World) -> String {
     });
     let all = map([
         ("policies", Value::Array(policies)),
+        ("routes", Value::Array(routes)),
         ("services", Value::Array(services)),
         ("workloads", Value::Array(workloads)),
         ("reports", reports.collect()),
@@ -117,6 +124,68 @@ fn policy(output: &Policy) -> Value {
         ("dryRun", if output.dry_run { json!(true) } else { Value::Null }),
         ("rules", output.rules.iter().map(rule).collect()),
     ])
+}
+
+fn route(output: &Route) -> Value {
+    let rules: Value = match &output.rules {
+        Rules::Http(rules) => rules.iter().map(|rule| http_rule(rule)).collect(),
+        Rules::Tls(rules) => rules
+            .iter()
+            .map(|rule| map([("servers", list(&rule.hostnames)), ("backends", backends(&rule.backends))]))
+            .collect(),
+        Rules::Tcp(rules) => rules.iter().map(|rule| map([("backends", backends(&rule.backends))])).collect(),
+    };
+    let parents = output.parents.iter().map(|parent| {
+        let port = parent.port.map(|port| format!(" port {port}")).unwrap_or_default();
+        let clients = parent.consumers.as_ref().map(|clients| format!(" from {clients}")).unwrap_or_default();
+        text(format!("{}{port}{clients}", parent.service))
+    });
+    map([
+        ("name", text(&output.name)),
+        ("created", if output.created == u64::MAX { Value::Null } else { json!(output.created) }),
+        ("parents", parents.collect()),
+        ("rules", rules),
+    ])
+}
+
+fn http_rule(rule: &HttpRule) -> Value {
+    let debug =
+        |value: Option<&dyn std::fmt::Debug>| value.map_or(Value::Null, |value| text(format!("{value:?}")));
+    let matches = rule.matches.iter().map(|matching| {
+        let headers = matching.headers.iter().map(|(name, wanted)| format!("{name} {wanted:?}"));
+        let query = matching.query.iter().map(|(name, wanted)| format!("{name} {wanted:?}"));
+        map([
+            ("path", text(format!("{:?}", matching.path))),
+            ("method", matching.method.as_ref().map_or(Value::Null, text)),
+            ("headers", list(headers)),
+            ("query", list(query)),
+        ])
+    });
+    let timeouts = [rule.timeouts.request, rule.timeouts.attempt];
+    map([
+        ("name", rule.name.as_ref().map_or(Value::Null, text)),
+        ("matches", matches.collect()),
+        ("filters", list(rule.filters.iter().map(|filter| format!("{filter:?}")))),
+        ("backends", backends(&rule.backends)),
+        ("timeouts", if timeouts == [None, None] { Value::Null } else { text(format!("{timeouts:?}")) }),
+        ("retry", debug(rule.retry.as_ref().map(|retry| retry as _))),
+        ("persistence", debug(rule.persistence.as_ref().map(|persistence| persistence as _))),
+    ])
+}
+
+fn backends(backends: &[Backend]) -> Value {
+    let backend = |backend: &Backend| {
+        let target = match &backend.target {
+            Target::Service { name, port } => format!("{name} port {port}"),
+            Target::Refused(why) => format!("500: {why}"),
+        };
+        map([
+            ("target", text(target)),
+            ("weight", json!(backend.weight)),
+            ("filters", list(backend.filters.iter().map(|filter| format!("{filter:?}")))),
+        ])
+    };
+    backends.iter().map(backend).collect()
 }
 
 fn rule(rule: &Rule) -> Value {

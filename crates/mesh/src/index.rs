@@ -12,6 +12,7 @@ mod intern;
 pub(crate) mod neighbours;
 mod nodes;
 mod policies;
+mod routes;
 mod vips;
 
 use std::{
@@ -23,10 +24,12 @@ use arcstr::ArcStr;
 
 pub use self::change::{Change, Moved, Touched};
 use self::{
-    claims::Claims, endpoints::Endpoints, intern::Interner, nodes::Nodes, policies::Policies, vips::Vips,
+    claims::Claims, endpoints::Endpoints, intern::Interner, nodes::Nodes, policies::Policies, routes::Routes,
+    vips::Vips,
 };
 use crate::{
     authz::rules::Rulebook,
+    l7::{Route, RouteName, View},
     name::{Hostname, NetworkAddress, PolicyName, ServiceName, SpiffeId, WorkloadUid},
     policy::Policy,
     service::{Scope, Service},
@@ -45,6 +48,7 @@ pub struct Index {
     vips: Vips,
     endpoints: Endpoints,
     policies: Policies,
+    routes: Routes,
     interner: Interner,
 }
 
@@ -78,6 +82,8 @@ impl Index {
             Change::PolicyGone(name) => {
                 Touched { policies: self.policies.remove(&name), ..Touched::default() }
             }
+            Change::Route(route) => Touched { routes: self.routes.insert(route), ..Touched::default() },
+            Change::RouteGone(name) => Touched { routes: self.routes.remove(&name), ..Touched::default() },
         }
     }
 
@@ -268,6 +274,21 @@ impl Index {
     /// All policies, in no order.
     pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
         self.policies.iter()
+    }
+
+    /// A route by its name.
+    pub fn route(&self, name: &RouteName) -> Option<&Arc<Route>> {
+        self.routes.named(name)
+    }
+
+    /// The routes attached to a port of a service, as clients of a namespace see them; `None` without any.
+    pub fn routes_for(&self, service: &ServiceName, port: u16, namespace: &str) -> Option<&View> {
+        self.routes.view(service, port, namespace)
+    }
+
+    /// All routes, in no order.
+    pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.routes.iter()
     }
 
     /// Services that workloads belong to and that have not arrived, with their endpoints.

@@ -10,12 +10,14 @@ pub mod chance;
 #[cfg(test)]
 mod fixtures;
 pub mod index;
+pub mod l7;
 pub mod name;
 pub mod policy;
 pub mod service;
 pub mod workload;
 
 pub use index::{Change, Index, Moved, Touched};
+pub use l7::{Route, RouteName};
 pub use name::{
     Hostname, InvalidName, Network, NetworkAddress, PolicyName, ServiceName, SpiffeId, TrustDomain,
     WorkloadUid,

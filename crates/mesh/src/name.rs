@@ -17,7 +17,7 @@ pub struct InvalidName {
     pub reason: &'static str,
 }
 
-fn invalid(what: &'static str, value: &str, reason: &'static str) -> InvalidName {
+pub(crate) fn invalid(what: &'static str, value: &str, reason: &'static str) -> InvalidName {
     InvalidName { what, value: value.to_owned(), reason }
 }
 

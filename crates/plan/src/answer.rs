@@ -3,7 +3,10 @@
 
 use mesh::{Hostname, PolicyName, WorkloadKey};
 
-use crate::failure::{Failure, What};
+use crate::{
+    authority::Authority,
+    failure::{Failure, What},
+};
 
 /// A decision, or what it lacks. The shell waits for it (at most 5 s and 4 rounds per flow) and asks again; when the
 /// wait is over, [`Missing::failure`] says how it ends.
@@ -26,6 +29,8 @@ pub enum Missing {
     Policy(PolicyName),
     /// Addresses of a host name: resolve it and put the result into `Flow::resolved`.
     Host(Hostname),
+    /// A service or workload that this waypoint serves: whoever sends to a waypoint may know of it a moment earlier.
+    Served(Authority),
 }
 
 impl Missing {
@@ -36,6 +41,7 @@ impl Missing {
             Self::Workload(key) => What::UnknownWorkload(key.clone()),
             Self::Policy(name) => What::PolicyMissing(name.clone()),
             Self::Host(hostname) => What::Unresolved(hostname.clone()),
+            Self::Served(authority) => What::NotServed(authority.to_string()),
         }
     }
 }

@@ -126,6 +126,8 @@ pub enum What {
     },
     /// No such service, or no such port of it.
     NoService,
+    /// A waypoint was asked for what it does not serve.
+    NotServed(String),
     /// The waypoint is not known or has no endpoint.
     UnknownWaypoint(String),
     /// No endpoint of the service can be used.
@@ -204,6 +206,7 @@ impl What {
             | Self::NotConnect(_)
             | Self::InvalidAuthority(_)
             | Self::IpMismatch { .. } => (ResponseFlag::Connect, 400, Source, Never),
+            Self::NotServed(_) => (ResponseFlag::Connect, 404, Source, Never),
             Self::UnknownWaypoint(_) | Self::NoRoute(_) => (ResponseFlag::Connect, 503, Mesh, Never),
             Self::NoHealthyUpstream(_) | Self::Unresolved(_) => {
                 (ResponseFlag::Connect, 503, Destination, Never)
@@ -244,6 +247,7 @@ impl fmt::Display for What {
             Self::InvalidAuthority(authority) => write!(f, "invalid authority: {authority:?}"),
             Self::IpMismatch { asked, local } => write!(f, "ip mismatch: {asked} != {local}"),
             Self::NoService => f.write_str("no service for target address"),
+            Self::NotServed(asked) => write!(f, "not served by this waypoint: {asked}"),
             Self::UnknownWaypoint(waypoint) => write!(f, "unknown waypoint: {waypoint}"),
             Self::NoHealthyUpstream(address) => write!(f, "no healthy upstream: {address}"),
             Self::NoRoute(cause) => write!(f, "no valid routing destination: {cause}"),

@@ -11,7 +11,7 @@ pub(crate) use self::gateway::belongs;
 use std::{collections::HashSet, net::IpAddr, net::SocketAddr, sync::Arc};
 
 use mesh::{
-    Index, Network, Service, SpiffeId, Workload, WorkloadUid,
+    Index, Network, Service, ServiceName, SpiffeId, Workload, WorkloadUid,
     balance::{self, Pick, Place, PortMode, Request},
     service::BalanceMode,
     workload::{GatewayAddress, TunnelProtocol},
@@ -152,6 +152,40 @@ fn hop(index: &Index, local: &Local, flow: &Flow, avoid: &HashSet<WorkloadUid>) 
     }
 }
 
+/// What is beyond a waypoint.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Beyond<'a> {
+    /// An endpoint of a service.
+    Service(&'a ServiceName),
+    /// A workload itself.
+    Workload(&'a WorkloadUid),
+}
+
+/// Where a flow goes from its waypoint, whose part is done: no other waypoint comes between.
+pub(crate) fn beyond(
+    index: &Index,
+    local: &Local,
+    flow: &Flow,
+    avoid: &HashSet<WorkloadUid>,
+    target: Beyond<'_>,
+) -> Result<Hop, Stop> {
+    let search = Search { index, local, flow, avoid, source: local.own(index)? };
+    match target {
+        Beyond::Service(name) => {
+            let Some(service) = index.service(name) else { return Err(What::NoService.into()) };
+            search.to_endpoint_of(service)
+        }
+        Beyond::Workload(uid) => {
+            let Some(workload) = index.workload(uid) else {
+                return Err(What::NoHealthyUpstream(flow.destination).into());
+            };
+            let set_aside = avoid.contains(uid);
+            let pick = Pick { workload: Arc::clone(workload), port: flow.destination.port(), set_aside };
+            search.to_endpoint(Target { pick, service: None })
+        }
+    }
+}
+
 /// One search for a hop.
 struct Search<'a> {
     index: &'a Index,
@@ -202,6 +236,10 @@ impl<'a> Search<'a> {
         if let Some(waypoint) = self.waypoint_of(service) {
             return self.to_waypoint(waypoint, Some(service));
         }
+        self.to_endpoint_of(service)
+    }
+
+    fn to_endpoint_of(&self, service: &'a Arc<Service>) -> Result<Hop, Stop> {
         match self.pick(service, PortMode::Service(self.flow.destination.port())) {
             Some(pick) if pick.workload.network != self.local.network => {
                 self.across(Target { pick, service: Some(service) })

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Messages and services on the wire, generated from `proto/`: workload discovery, authorization, delta ADS, the
+//! Messages and services on the wire, generated from `proto/`: workload discovery, authorization, routes, delta ADS, the
 //! certificate service and ZDS. It knows no meaning; `xds::codec` and `identity` do.
 #![allow(
     missing_docs,
@@ -21,6 +21,11 @@ pub mod workload {
 /// `istio.security`: L4 authorization.
 pub mod security {
     tonic::include_proto!("istio.security");
+}
+
+/// `ambit.mesh.v1`: what control tells waypoints.
+pub mod waypoint {
+    tonic::include_proto!("ambit.mesh.v1");
 }
 
 /// `istio.v1.auth`: the certificate service.
@@ -64,3 +69,5 @@ pub use envoy::{config::core::v3 as core, service::discovery::v3 as discovery};
 pub const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
 /// Type URL of `istio.security.Authorization`.
 pub const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
+/// Type URL of `ambit.mesh.v1.Route`.
+pub const ROUTE: &str = "type.googleapis.com/ambit.mesh.v1.Route";

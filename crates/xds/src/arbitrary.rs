@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Arbitrary resources for properties: every value that `mesh` can hold and the wire can carry.
 
+mod route;
+
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use arcstr::ArcStr;
@@ -243,6 +245,7 @@ pub(crate) fn resource() -> impl Strategy<Value = Resource> {
         workload().prop_map(Resource::from),
         service().prop_map(Resource::from),
         policy().prop_map(Resource::from),
+        route::route().prop_map(Resource::from),
     ]
 }
 
@@ -305,4 +308,9 @@ pub(crate) fn plain_policy(name: &str) -> Policy {
         rules: vec![Rule::default()],
         dry_run: false,
     }
+}
+
+/// A route of one rule for everything to service `web`.
+pub(crate) fn plain_route(name: &str, created: u64) -> mesh::Route {
+    route::plain(name, created)
 }

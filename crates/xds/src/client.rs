@@ -47,15 +47,10 @@ impl Client {
         config.fixed_headers()?;
         let node =
             Node { id: config.node_id.clone(), cluster: String::new(), metadata: Some(config.metadata()) };
+        let of = if config.on_demand { Subscriber::on_demand } else { Subscriber::new };
+        let subscriber = of(node, config.kinds);
         let (demand, requests) = demand::channel(config.on_demand);
-        let mut client = Self {
-            subscriber: if config.on_demand { Subscriber::on_demand(node) } else { Subscriber::new(node) },
-            config,
-            writer,
-            stats: Arc::default(),
-            requests,
-            demand,
-        };
+        let mut client = Self { subscriber, config, writer, stats: Arc::default(), requests, demand };
         for kind in Kind::ALL.into_iter().filter(|kind| client.subscriber.is_synced(*kind)) {
             client.writer.mark_synced(kind);
         }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How resources look on the wire: `istio.workload.Address` and `istio.security.Authorization`, both directions.
+//! How resources look on the wire: `istio.workload.Address`, `istio.security.Authorization` and `ambit.mesh.v1.Route`, both
+//! directions.
 //!
 //! `decode(encode(x)) == x`. Names, addresses and enums are checked here once and trusted afterwards. What only describes
 //! (application protocol, kind of owner) falls back to its default when it is newer than this code; what decides is
@@ -7,13 +8,14 @@
 
 mod field;
 mod policy;
+mod route;
 mod service;
 mod workload;
 
 use std::fmt;
 
 use arcstr::ArcStr;
-use mesh::{Change, Policy, PolicyName, Service, ServiceName, Workload, WorkloadUid};
+use mesh::{Change, Policy, PolicyName, Route, RouteName, Service, ServiceName, Workload, WorkloadUid};
 use prost::Message;
 use proto::workload::address;
 
@@ -29,6 +31,8 @@ pub enum Resource {
     Service(Box<Service>),
     /// An `Authorization`.
     Policy(Box<Policy>),
+    /// A `Route`.
+    Route(Box<Route>),
 }
 
 /// What a resource is, and its name in the form that `mesh` knows.
@@ -40,6 +44,8 @@ pub enum ResourceKey {
     Service(ServiceName),
     /// A policy.
     Policy(PolicyName),
+    /// A route.
+    Route(RouteName),
 }
 
 impl Resource {
@@ -48,6 +54,7 @@ impl Resource {
         match self {
             Self::Workload(_) | Self::Service(_) => Kind::Address,
             Self::Policy(_) => Kind::Authorization,
+            Self::Route(_) => Kind::Route,
         }
     }
 
@@ -57,6 +64,7 @@ impl Resource {
             Self::Workload(workload) => ResourceKey::Workload(workload.uid.clone()),
             Self::Service(service) => ResourceKey::Service(service.key()),
             Self::Policy(policy) => ResourceKey::Policy(policy.name.clone()),
+            Self::Route(route) => ResourceKey::Route(route.name.clone()),
         }
     }
 
@@ -71,6 +79,7 @@ impl Resource {
             Self::Workload(workload) => workload::encode(workload).encode_to_vec(),
             Self::Service(service) => service::encode(service).encode_to_vec(),
             Self::Policy(policy) => policy::encode(policy).encode_to_vec(),
+            Self::Route(route) => route::encode(route).encode_to_vec(),
         }
     }
 }
@@ -80,6 +89,7 @@ impl ResourceKey {
     pub fn named(kind: Kind, name: &str) -> [Option<Self>; 2] {
         match kind {
             Kind::Authorization => [name.parse().ok().map(Self::Policy), None],
+            Kind::Route => [name.parse().ok().map(Self::Route), None],
             Kind::Address => {
                 [WorkloadUid::parse(name).ok().map(Self::Workload), name.parse().ok().map(Self::Service)]
             }
@@ -92,6 +102,7 @@ impl ResourceKey {
             Self::Workload(uid) => Change::WorkloadGone(uid),
             Self::Service(name) => Change::ServiceGone(name),
             Self::Policy(name) => Change::PolicyGone(name),
+            Self::Route(name) => Change::RouteGone(name),
         }
     }
 }
@@ -102,6 +113,7 @@ impl fmt::Display for ResourceKey {
             Self::Workload(uid) => uid.fmt(f),
             Self::Service(name) => name.fmt(f),
             Self::Policy(name) => name.fmt(f),
+            Self::Route(name) => name.fmt(f),
         }
     }
 }
@@ -112,6 +124,7 @@ impl From<Resource> for Change {
             Resource::Workload(workload) => Self::Workload(*workload),
             Resource::Service(service) => Self::Service(*service),
             Resource::Policy(policy) => Self::Policy(*policy),
+            Resource::Route(route) => Self::Route(*route),
         }
     }
 }
@@ -131,6 +144,12 @@ impl From<Service> for Resource {
 impl From<Policy> for Resource {
     fn from(policy: Policy) -> Self {
         Self::Policy(Box::new(policy))
+    }
+}
+
+impl From<Route> for Resource {
+    fn from(route: Route) -> Self {
+        Self::Route(Box::new(route))
     }
 }
 
@@ -154,6 +173,9 @@ pub enum Refused {
     /// An `Address` that is neither workload nor service.
     #[error("is neither a workload nor a service")]
     Empty,
+    /// It says something that this end does not know: leaving it out would change what it means.
+    #[error("has fields that this version does not know")]
+    Newer,
     /// What it calls itself is not what it was sent as.
     #[error("calls itself {key:?}")]
     Misnamed {
@@ -180,6 +202,14 @@ pub fn decode(kind: Kind, name: &str, bytes: &[u8]) -> Result<Resource, Refused>
             Some(address::Type::Service(message)) => service::decode(message)?.into(),
             None => return Err(Refused::Empty),
         },
+        Kind::Route => {
+            let message = proto::waypoint::Route::decode(bytes).map_err(malformed)?;
+            // Unknown fields are lost in decoding, so they show in the length.
+            if message.encoded_len() != bytes.len() {
+                return Err(Refused::Newer);
+            }
+            route::decode(message)?.into()
+        }
     };
     named(resource, name)
 }

@@ -10,17 +10,23 @@ pub enum Kind {
     Authorization,
     /// `istio.workload.Address`: workloads and services.
     Address,
+    /// `ambit.mesh.v1.Route`: routes.
+    Route,
 }
 
 impl Kind {
     /// All of them. Policies come first: a workload must not arrive before the policy that guards it when both are due.
-    pub const ALL: [Self; 2] = [Self::Authorization, Self::Address];
+    /// Routes come last: what they lead to is known before.
+    pub const ALL: [Self; 3] = [Self::Authorization, Self::Address, Self::Route];
+    /// Those of a node proxy, which are Istio's.
+    pub const L4: [Self; 2] = [Self::Authorization, Self::Address];
 
     /// Its type URL.
     pub const fn type_url(self) -> &'static str {
         match self {
             Self::Authorization => proto::AUTHORIZATION,
             Self::Address => proto::ADDRESS,
+            Self::Route => proto::ROUTE,
         }
     }
 
@@ -35,6 +41,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::Authorization => "Authorization",
             Self::Address => "Address",
+            Self::Route => "Route",
         })
     }
 }
@@ -44,12 +51,13 @@ impl fmt::Display for Kind {
 pub struct PerKind<T> {
     authorization: T,
     address: T,
+    route: T,
 }
 
 impl<T> PerKind<T> {
     /// With a value for each.
     pub fn new(mut of: impl FnMut(Kind) -> T) -> Self {
-        Self { authorization: of(Kind::Authorization), address: of(Kind::Address) }
+        Self { authorization: of(Kind::Authorization), address: of(Kind::Address), route: of(Kind::Route) }
     }
 
     /// The value of a kind.
@@ -57,6 +65,7 @@ impl<T> PerKind<T> {
         match kind {
             Kind::Authorization => &self.authorization,
             Kind::Address => &self.address,
+            Kind::Route => &self.route,
         }
     }
 
@@ -65,6 +74,7 @@ impl<T> PerKind<T> {
         match kind {
             Kind::Authorization => &mut self.authorization,
             Kind::Address => &mut self.address,
+            Kind::Route => &mut self.route,
         }
     }
 }

@@ -115,6 +115,7 @@ fn catalogue() -> Catalogue {
             .chain([service("web", "10.1.0.1/32")]),
     );
     catalogue.replace(Kind::Authorization, [policy("deny")]);
+    catalogue.replace(Kind::Route, []);
     catalogue
 }
 
@@ -221,6 +222,7 @@ fn plain(address: SocketAddr) -> ClientConfig {
             .as_object()
             .cloned()
             .unwrap(),
+        kinds: &Kind::L4,
         on_demand: false,
     }
 }
@@ -343,6 +345,7 @@ async fn a_server_that_dies_is_found_again_and_tells_only_what_changed() {
     let others = (1..19).map(|number| workload(&format!("w{number}"), "node-1"));
     after.replace(Kind::Address, others.chain([changed, service("web", "10.1.0.1/32")]));
     after.replace(Kind::Authorization, [policy("deny")]);
+    after.replace(Kind::Route, []);
     proxy.until("the change", |index| on_node("node-2")(index) && index.workloads().count() == 19).await;
     assert_eq!(proxy.stats.bytes(Kind::Address), sent + size);
 }

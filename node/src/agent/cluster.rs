@@ -56,7 +56,7 @@ impl ClusterPart {
 
     /// The routes of the plugin besides those that are there.
     pub(super) fn routes(&self, router: Router) -> Router {
-        let directory = Cluster { api: self.api.clone(), ledger: Arc::clone(&self.ledger) };
+        let directory = Cluster::new(self.api.clone(), Arc::clone(&self.ledger));
         api::cni::router(router, Admission::new(self.enrolment.clone(), self.config.rules.clone(), directory))
     }
 

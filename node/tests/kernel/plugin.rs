@@ -38,7 +38,7 @@ use crate::{agent::Ztunnel, namespace::Namespace};
 struct Table(Arc<parking_lot::Mutex<Option<BTreeMap<String, Labels>>>>);
 
 impl Directory for Table {
-    async fn pod(&self, namespace: &str, name: &str) -> Result<Entry, Unknown> {
+    async fn pod(&self, namespace: &str, name: &str, _uid: Option<&str>) -> Result<Entry, Unknown> {
         let full = format!("{namespace}/{name}");
         let table = self.0.lock();
         let Some(pods) = table.as_ref() else {
@@ -136,7 +136,13 @@ fn plugin(command: &str, socket: &Path, pod: &str, namespace: &Namespace, sandbo
         },
         "cni.dev/valid-attachments": [{"containerID": sandbox, "ifname": "eth0"}],
     });
-    let mut child = Command::new(Path::new(env!("CARGO_BIN_EXE_node-agent")).with_file_name("cni"))
+    let program = Path::new(env!("CARGO_BIN_EXE_node-agent")).with_file_name("cni");
+    assert!(
+        program.is_file(),
+        "{} is not there: build it with `cargo build --workspace --bins`",
+        program.display()
+    );
+    let mut child = Command::new(program)
         .env_clear()
         .env("CNI_COMMAND", command)
         .env("CNI_CONTAINERID", sandbox)

@@ -1,10 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The control plane of a lab: standalone, over the folder of manifests.
 
-use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
-use serde_json::json;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
 
 use super::{
     Options, Parts,
@@ -16,6 +23,7 @@ use crate::{http, observe::Samples, process::Process};
 const XDS_PORT: u16 = 15012;
 /// Metrics and readiness.
 const METRICS_PORT: u16 = 15014;
+const TOKENS: &str = "tokens.yaml";
 const START: Duration = Duration::from_secs(20);
 
 /// The control plane.
@@ -24,13 +32,28 @@ pub struct Control {
     host: Host,
     process: Arc<Process>,
     folder: PathBuf,
+    tokens: Arc<Mutex<Vec<Token>>>,
 }
 
-/// The bearer token by which one node's ztunnel shows who it is.
+/// The bearer token by which a proxy shows who it is.
 #[derive(Clone, Debug)]
 pub(super) struct Token {
-    pub(super) node: String,
+    pub(super) namespace: String,
+    pub(super) service_account: String,
+    pub(super) node: Option<String>,
     pub(super) secret: String,
+}
+
+impl Token {
+    /// Of a node's ztunnel.
+    pub(super) fn of_ztunnel(node: &str) -> Self {
+        Self {
+            namespace: "istio-system".to_owned(),
+            service_account: "ztunnel".to_owned(),
+            node: Some(node.to_owned()),
+            secret: format!("{:032x}", rand::random::<u128>()),
+        }
+    }
 }
 
 impl Control {
@@ -42,19 +65,9 @@ impl Control {
     ) -> Result<Self> {
         let folder = parts.state.join("control");
         fs::create_dir_all(&folder).context("making control's folder")?;
-        let accounts: Vec<_> = tokens
-            .iter()
-            .map(|token| {
-                json!({
-                    "token": token.secret,
-                    "namespace": "istio-system",
-                    "serviceAccount": "ztunnel",
-                    "node": token.node,
-                })
-            })
-            .collect();
-        let token_file = folder.join("tokens.yaml");
-        fs::write(&token_file, serde_saphyr::to_string(&accounts)?).context("writing the tokens")?;
+        let tokens = Arc::new(Mutex::new(tokens.to_vec()));
+        let token_file = folder.join(TOKENS);
+        write_tokens(&folder, &tokens.lock())?;
         let names = format!("{},{},localhost", host.addresses.v4, host.addresses.v6);
         let mut variables = environment([
             ("AMBIT_MANIFESTS", parts.manifests.folder().display().to_string()),
@@ -69,9 +82,16 @@ impl Control {
         let program =
             Program { path: parts.settings.binary("control")?, environment: variables, ..Program::default() };
         let process = host.start(parts, "control", program)?;
-        let control = Self { host, process, folder };
+        let control = Self { host, process, folder, tokens };
         control.ready().await?;
         Ok(control)
+    }
+
+    /// Lets somebody in who shows this token.
+    pub(super) fn admit(&self, token: Token) -> Result<()> {
+        let mut tokens = self.tokens.lock();
+        tokens.push(token);
+        write_tokens(&self.folder, &tokens)
     }
 
     /// The running program.
@@ -124,4 +144,20 @@ impl Control {
         let address = SocketAddr::from((self.host.addresses.v4, METRICS_PORT));
         self.host.namespace.run(async move || http::get(address, path).await).await
     }
+}
+
+/// Puts the file in place as a whole: control reads it whenever it changes.
+fn write_tokens(folder: &Path, tokens: &[Token]) -> Result<()> {
+    let account = |token: &Token| -> Value {
+        json!({
+            "token": token.secret,
+            "namespace": token.namespace,
+            "serviceAccount": token.service_account,
+            "node": token.node,
+        })
+    };
+    let accounts: Vec<_> = tokens.iter().map(account).collect();
+    let draft = folder.join("tokens.draft");
+    fs::write(&draft, serde_saphyr::to_string(&accounts)?).context("writing the tokens")?;
+    fs::rename(&draft, folder.join(TOKENS)).context("putting the tokens in place")
 }

@@ -19,6 +19,7 @@ use super::{
     control::{Control, Token},
     host::{Host, Program, environment},
     pod::PodBuilder,
+    waypoint::WaypointBuilder,
 };
 use crate::{
     clean::{BPF_FOLDER, prefix},
@@ -89,6 +90,11 @@ impl Node {
     /// A pod that is to run here.
     pub fn pod(&self, name: &str) -> PodBuilder {
         PodBuilder::new(self, name)
+    }
+
+    /// A waypoint that is to run here.
+    pub fn waypoint(&self, name: &str) -> WaypointBuilder {
+        WaypointBuilder::new(self, name)
     }
 
     /// Its agent.

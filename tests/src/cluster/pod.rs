@@ -298,7 +298,21 @@ impl Pod {
     /// # Errors
     /// When it cannot be executed.
     pub fn start_program(&self, label: &str, program: &str, arguments: &[&str]) -> Result<Arc<Process>> {
-        let launch = self.launch(label, program, arguments);
+        self.begin_program(self.launch(label, program, arguments))
+    }
+
+    /// The same with an environment.
+    pub(super) fn start_program_with(
+        &self,
+        label: &str,
+        program: &str,
+        environment: BTreeMap<String, String>,
+    ) -> Result<Arc<Process>> {
+        let launch = self.launch(label, program, &[]);
+        self.begin_program(Launch { environment: environment.into_iter().collect(), ..launch })
+    }
+
+    fn begin_program(&self, launch: Launch) -> Result<Arc<Process>> {
         let process = Arc::new(Process::start(launch, self.cluster.records())?);
         self.part.programs.lock().push(Arc::clone(&process));
         Ok(process)

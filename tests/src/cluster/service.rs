@@ -73,6 +73,22 @@ impl ServiceBuilder {
         self
     }
 
+    /// With a port whose protocol is declared (`appProtocol`), or, where that is empty, not.
+    pub fn declared(mut self, port: u16, target: u16, protocol: &str) -> Self {
+        let mut entry =
+            json!({"name": format!("p{port}"), "port": port, "targetPort": target, "protocol": "TCP"});
+        if !protocol.is_empty() {
+            merge(&mut entry, &json!({"appProtocol": protocol}));
+        }
+        self.ports.push(entry);
+        self
+    }
+
+    /// Behind a waypoint of its namespace.
+    pub fn behind(self, waypoint: &str) -> Self {
+        self.metadata(&json!({"labels": {"istio.io/use-waypoint": waypoint}}))
+    }
+
     /// Without a virtual address.
     pub fn headless(mut self) -> Self {
         self.headless = true;

@@ -34,7 +34,7 @@ pub struct Product {
 
 /// All of them. ztunnel opens sockets in pods' network namespaces and the agent loads eBPF: capabilities for that go to
 /// root alone.
-pub const PRODUCTS: [Product; 3] = [
+pub const PRODUCTS: [Product; 4] = [
     Product {
         name: "control",
         package: "control",
@@ -55,6 +55,13 @@ pub const PRODUCTS: [Product; 3] = [
         programs: &["ztunnel"],
         root: true,
         title: "Ambit's L4 proxy",
+    },
+    Product {
+        name: "waypoint",
+        package: "waypoint",
+        programs: &["waypoint"],
+        root: false,
+        title: "Ambit's L7 proxy",
     },
 ];
 

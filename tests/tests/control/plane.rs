@@ -168,6 +168,7 @@ impl Scene {
             headers: vec![("clusterid".to_owned(), "Kubernetes".to_owned())],
             node_id: "ztunnel~10.9.0.9~ztunnel-a.ambit-system~ambit-system.svc.cluster.local".to_owned(),
             node_metadata: serde_json::Map::new(),
+            kinds: &xds::Kind::L4,
             on_demand: false,
         };
         let client = Client::new(config, writer)?;

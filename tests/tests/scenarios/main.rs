@@ -18,6 +18,7 @@ mod policy;
 mod scene;
 mod soak;
 mod traffic;
+mod waypoint;
 
 use std::process::ExitCode;
 
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         hostile::all(),
         interop::all(),
         peer::all(),
+        waypoint::all(),
         soak::all(),
     ];
     let ground = ground::all().into_iter().map(|check| {

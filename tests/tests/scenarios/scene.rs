@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use futures_util::future::BoxFuture;
 use lab::{
     Cluster, Node, Pod, Settings,
-    cluster::{PodBuilder, Service, ServiceBuilder},
+    cluster::{PodBuilder, Service, ServiceBuilder, Waypoint, WaypointBuilder},
     config::require_root,
     echo::{self, Echo},
     eventually,
@@ -112,6 +112,7 @@ pub(crate) struct Scene {
 struct Made {
     pods: Vec<Pod>,
     services: Vec<Service>,
+    waypoints: Vec<Waypoint>,
     files: Vec<String>,
 }
 
@@ -213,6 +214,23 @@ impl Scene {
         Ok(service)
     }
 
+    /// A waypoint of this scenario.
+    pub(crate) fn waypoint(&self, node: &str, name: &str) -> WaypointBuilder {
+        self.node(node).waypoint(name).namespace(&self.namespace)
+    }
+
+    /// Starts a waypoint, to be removed at the end.
+    pub(crate) async fn begin(&self, waypoint: WaypointBuilder) -> Result<Waypoint> {
+        let waypoint = waypoint.start().await?;
+        self.made.lock().waypoints.push(waypoint.clone());
+        Ok(waypoint)
+    }
+
+    /// It was removed already.
+    pub(crate) fn forget(&self, waypoint: &Waypoint) {
+        self.made.lock().waypoints.retain(|made| made.service.name != waypoint.service.name);
+    }
+
     /// Publishes YAML in which `NAMESPACE` stands for the scenario's; it is removed at the end.
     pub(crate) async fn apply(&self, name: &str, yaml: &str) -> Result<()> {
         let file = format!("{}.{name}", self.namespace);
@@ -229,6 +247,9 @@ impl Scene {
         let made = std::mem::take(&mut *self.made.lock());
         for file in made.files {
             self.cluster.withdraw(&file).await?;
+        }
+        for waypoint in made.waypoints {
+            waypoint.delete().await?;
         }
         for service in made.services {
             service.delete().await?;

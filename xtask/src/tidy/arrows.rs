@@ -22,7 +22,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("membership", &[]),
     ("finding", &[]),
     ("cni", &[]),
-    ("ztunnel", &["hbone", "plan", "xds", "identity", "runtime", "mesh", "proto", "ebpf-claim"]),
+    ("proxy", &["hbone", "plan", "xds", "identity", "runtime", "mesh"]),
+    ("ztunnel", &["proxy", "hbone", "plan", "xds", "identity", "runtime", "mesh", "proto", "ebpf-claim"]),
+    ("waypoint", &["proxy", "hbone", "plan", "xds", "identity", "runtime", "mesh"]),
     ("control", &["plan", "xds", "identity", "runtime", "mesh", "kubernetes"]),
     ("node", &["ebpf-loader", "proto", "runtime", "kubernetes", "membership", "finding", "cni"]),
     ("cli", &["kubernetes", "membership", "finding"]),
@@ -31,7 +33,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ebpf-claim", &["ebpf-abi"]),
     ("xtask", &["lab", "proto"]),
     ("lab", &[]),
-    ("fuzz", &["ztunnel", "control", "node", "hbone", "plan", "xds", "identity", "mesh", "proto"]),
+    (
+        "fuzz",
+        &[
+            "ztunnel", "waypoint", "control", "node", "proxy", "hbone", "plan", "xds", "identity", "mesh",
+            "proto",
+        ],
+    ),
 ];
 
 /// What the scenarios may import besides: everything but the binaries, which they start by path.

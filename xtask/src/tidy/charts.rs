@@ -10,11 +10,11 @@ use serde_json::Value;
 use super::Breach;
 use crate::step::root;
 
-/// Parts that are programs, with the file that reads their environment.
-const PROGRAMS: [(&str, &str); 3] = [
-    ("control", "control/src/config.rs"),
-    ("node", "node/src/config.rs"),
-    ("ztunnel", "ztunnel/src/config.rs"),
+/// Parts that are programs, with the files that read their environment.
+const PROGRAMS: [(&str, &[&str]); 3] = [
+    ("control", &["control/src/config.rs"]),
+    ("node", &["node/src/config.rs"]),
+    ("ztunnel", &["ztunnel/src/config.rs", "crates/proxy/src/settings.rs"]),
 ];
 const UMBRELLA: &str = "ambit";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -37,7 +37,8 @@ pub(super) fn breaches() -> Result<Vec<Breach>> {
             breaches.push(Breach::new(place, format!("global is not that of charts/{UMBRELLA}/values.yaml")));
         }
         let place = format!("charts/{chart}/templates");
-        let config = read(&root().join(config))?;
+        let files = config.iter().map(|file| read(&root().join(file)));
+        let config = files.collect::<Result<Vec<_>>>()?.join("\n");
         for name in variables(&root().join(&place))? {
             if !config.contains(&format!("\"{name}\"")) && !is_prefixed(&name, &config) {
                 breaches.push(Breach::new(place.as_str(), format!("{chart} does not read {name}")));

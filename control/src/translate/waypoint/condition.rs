@@ -45,6 +45,10 @@ impl Binder<'_> {
             | Kind::WorkloadGroup
             | Kind::Gateway
             | Kind::GatewayClass
+            | Kind::HTTPRoute
+            | Kind::GRPCRoute
+            | Kind::TLSRoute
+            | Kind::TCPRoute
             | Kind::AuthorizationPolicy
             | Kind::PeerAuthentication => return None,
         };

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use arcstr::ArcStr;
 
 use crate::{
+    l7::{Route, RouteName},
     name::{NetworkAddress, PolicyName, ServiceName, SpiffeId, WorkloadUid},
     policy::Policy,
     service::Service,
@@ -21,12 +22,16 @@ pub enum Change {
     Service(Service),
     /// A policy appeared or changed.
     Policy(Policy),
+    /// A route appeared or changed.
+    Route(Route),
     /// A workload is gone.
     WorkloadGone(WorkloadUid),
     /// A service is gone.
     ServiceGone(ServiceName),
     /// A policy is gone.
     PolicyGone(PolicyName),
+    /// A route is gone.
+    RouteGone(RouteName),
 }
 
 /// What changes touched: what the shell must look at again.
@@ -42,6 +47,8 @@ pub struct Touched {
     pub services: bool,
     /// A workload appeared, changed or vanished.
     pub workloads: bool,
+    /// A route appeared, changed or vanished.
+    pub routes: bool,
     /// Nodes on which the set of identities changed.
     pub nodes: BTreeSet<ArcStr>,
 }
@@ -54,6 +61,7 @@ impl Touched {
         self.selections.extend(other.selections);
         self.services |= other.services;
         self.workloads |= other.workloads;
+        self.routes |= other.routes;
         self.nodes.extend(other.nodes);
     }
 

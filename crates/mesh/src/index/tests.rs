@@ -298,6 +298,7 @@ impl Model {
                 Change::ServiceGone(name) => drop(model.services.remove(&name)),
                 Change::Policy(policy) => drop(model.policies.insert(policy.name.clone(), policy)),
                 Change::PolicyGone(name) => drop(model.policies.remove(&name)),
+                Change::Route(_) | Change::RouteGone(_) => {}
             }
         }
         model

@@ -11,6 +11,8 @@ use tonic::{
     transport::Channel,
 };
 
+use crate::kind::Kind;
+
 /// Any error.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -34,6 +36,8 @@ pub struct ClientConfig {
     pub node_id: String,
     /// `node.metadata`.
     pub node_metadata: Map<String, Json>,
+    /// What to subscribe to.
+    pub kinds: &'static [Kind],
     /// Ask for workloads and services one by one (`Client::demand`), not for all.
     pub on_demand: bool,
 }
@@ -81,6 +85,7 @@ impl fmt::Debug for ClientConfig {
         f.debug_struct("ClientConfig")
             .field("token", &self.token.is_some())
             .field("node_id", &self.node_id)
+            .field("kinds", &self.kinds)
             .field("on_demand", &self.on_demand)
             .finish_non_exhaustive()
     }

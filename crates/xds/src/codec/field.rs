@@ -65,6 +65,17 @@ pub enum Problem {
         /// Its name.
         name: String,
     },
+    /// A text of the wrong form.
+    #[error("{value:?} is no {what}")]
+    Text {
+        /// What it should be.
+        what: &'static str,
+        /// What it is.
+        value: String,
+    },
+    /// An expression that cannot be used.
+    #[error(transparent)]
+    Pattern(mesh::l7::InvalidPattern),
     /// A name of the wrong form.
     #[error(transparent)]
     Name(InvalidName),

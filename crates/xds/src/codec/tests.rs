@@ -196,6 +196,19 @@ fn expected_workload() -> Workload {
 }
 
 #[test]
+fn a_route_with_a_field_of_a_later_version_is_refused_and_not_cut() {
+    let route = |raw: Raw| raw.number(1, 1).bytes(2, "shop").bytes(3, "web");
+    let name = "HTTPRoute/shop/web";
+    assert!(decode(Kind::Route, name, &route(Raw::new()).0).is_ok());
+    assert_eq!(decode(Kind::Route, name, &route(Raw::new()).number(99, 1).0), Err(Refused::Newer));
+    let rule = route(Raw::new()).message(6, Raw::new().bytes(99, "x"));
+    assert_eq!(decode(Kind::Route, name, &rule.0), Err(Refused::Newer));
+    let kind = Raw::new().number(1, 9).bytes(2, "shop").bytes(3, "web");
+    let refused = decode(Kind::Route, name, &kind.0).unwrap_err();
+    assert_eq!(refused.to_string(), "field kind");
+}
+
+#[test]
 fn a_workload_written_by_field_numbers_means_what_they_say() {
     let raw = Raw::new().message(1, raw_workload());
     let expected = expected_workload();

@@ -169,10 +169,11 @@ impl Session {
         self.tracks().any(urgent)
     }
 
-    /// Whether the first answer of every type has been given and acknowledged.
+    /// Whether the first answer of every type that is subscribed, workloads and policies among them, has been given and
+    /// acknowledged.
     pub fn is_settled(&self) -> bool {
         let settled = |track: &Track| track.answered && !track.cut && track.in_flight.is_none();
-        Kind::ALL.into_iter().all(|kind| self.tracks.of(kind).as_ref().is_some_and(settled))
+        Kind::L4.into_iter().all(|kind| self.tracks.of(kind).is_some()) && self.tracks().all(settled)
     }
 
     /// Whether a response is unanswered.

@@ -35,6 +35,7 @@ const REASON: usize = 512;
 #[derive(Debug)]
 pub struct Subscriber {
     node: Node,
+    kinds: &'static [Kind],
     tracks: PerKind<Track>,
 }
 
@@ -87,14 +88,16 @@ pub struct Answer {
 }
 
 impl Subscriber {
-    /// Of everything.
-    pub fn new(node: Node) -> Self {
-        Self { node, tracks: PerKind::default() }
+    /// Of everything of these kinds.
+    pub fn new(node: Node, kinds: &'static [Kind]) -> Self {
+        // Nothing is to come of the others.
+        let track = |kind| Track { synced: !kinds.contains(&kind), ..Track::default() };
+        Self { node, kinds, tracks: PerKind::new(track) }
     }
 
-    /// Of all policies, and of those workloads and services that are asked for by [`Self::want`].
-    pub fn on_demand(node: Node) -> Self {
-        let mut subscriber = Self::new(node);
+    /// The same, but only of those workloads and services that are asked for by [`Self::want`].
+    pub fn on_demand(node: Node, kinds: &'static [Kind]) -> Self {
+        let mut subscriber = Self::new(node, kinds);
         let track = subscriber.tracks.of_mut(Kind::Address);
         track.demand = Some(Demand::default());
         track.synced = true;
@@ -103,7 +106,7 @@ impl Subscriber {
 
     /// A new stream: its first requests, one per type.
     pub fn connect(&mut self) -> Vec<DeltaDiscoveryRequest> {
-        Kind::ALL.into_iter().map(|kind| self.first_request(kind)).collect()
+        self.kinds.iter().map(|kind| self.first_request(*kind)).collect()
     }
 
     fn first_request(&self, kind: Kind) -> DeltaDiscoveryRequest {

@@ -23,7 +23,7 @@ use super::{
     subscriber::{Answer, Step, Subscriber},
 };
 use crate::{
-    arbitrary::{plain_policy, plain_service, plain_workload},
+    arbitrary::{plain_policy, plain_route, plain_service, plain_workload},
     codec::Resource,
     kind::{Kind, PerKind},
 };
@@ -58,6 +58,7 @@ fn resource(number: u8, variant: u8) -> Resource {
             service.name = format!("s-{variant}").into();
             service.into()
         }
+        12.. => plain_route(&format!("r{number}"), variant.into()).into(),
         _ => {
             let mut policy = plain_policy(&format!("p{number}"));
             policy.dry_run = variant.is_multiple_of(2);
@@ -66,7 +67,7 @@ fn resource(number: u8, variant: u8) -> Resource {
     }
 }
 
-const RESOURCES: u8 = 12;
+const RESOURCES: u8 = 14;
 
 /// What a subscriber has been told, as the Index that it leads to.
 #[derive(Default)]
@@ -82,9 +83,11 @@ impl View {
             Change::Workload(workload) => drop(self.put(workload.clone().into())),
             Change::Service(service) => drop(self.put(service.clone().into())),
             Change::Policy(policy) => drop(self.put(policy.clone().into())),
+            Change::Route(route) => drop(self.put(route.clone().into())),
             Change::WorkloadGone(uid) => drop(self.resources.remove(&gone(uid.to_string()))),
             Change::ServiceGone(name) => drop(self.resources.remove(&gone(name.to_string()))),
             Change::PolicyGone(name) => drop(self.resources.remove(&gone(name.to_string()))),
+            Change::RouteGone(name) => drop(self.resources.remove(&gone(name.to_string()))),
         }
         self.index.apply(change);
     }
@@ -97,7 +100,13 @@ impl View {
         let workloads = self.index.workloads().map(|it| Resource::from(Workload::clone(it)));
         let services = self.index.services().map(|it| Resource::from(mesh::Service::clone(it)));
         let policies = self.index.policies().map(|it| Resource::from(mesh::Policy::clone(it)));
-        workloads.chain(services).chain(policies).map(|resource| (resource.name(), resource)).collect()
+        let routes = self.index.routes().map(|it| Resource::from(mesh::Route::clone(it)));
+        workloads
+            .chain(services)
+            .chain(policies)
+            .chain(routes)
+            .map(|resource| (resource.name(), resource))
+            .collect()
     }
 }
 
@@ -310,7 +319,7 @@ impl World {
 proptest! {
     #[test]
     fn a_subscriber_ends_with_what_is_published(actions in actions()) {
-        let mut world = World::new(Subscriber::new(node()));
+        let mut world = World::new(Subscriber::new(node(), &Kind::ALL));
         for action in actions {
             world.act(action);
         }
@@ -320,7 +329,7 @@ proptest! {
             prop_assert!(world.subscriber.is_synced(kind));
         }
         // The Index that grew by changes is the one that a newcomer gets in one piece.
-        let mut fresh = World::new(Subscriber::new(node()));
+        let mut fresh = World::new(Subscriber::new(node(), &Kind::ALL));
         fresh.publisher = world.publisher;
         fresh.connect();
         fresh.settle();
@@ -329,7 +338,7 @@ proptest! {
 
     #[test]
     fn a_subscriber_on_demand_has_what_it_asked_for_and_nothing_stale(actions in actions()) {
-        let mut world = World::new(Subscriber::on_demand(node()));
+        let mut world = World::new(Subscriber::on_demand(node(), &Kind::ALL));
         for action in actions {
             world.act(action);
         }
@@ -349,7 +358,7 @@ proptest! {
     fn whoever_comes_back_is_sent_nothing_that_did_not_change(
         numbers in proptest::collection::btree_set(0..RESOURCES, 1..10), changed in 0..RESOURCES,
     ) {
-        let mut world = World::new(Subscriber::new(node()));
+        let mut world = World::new(Subscriber::new(node(), &Kind::ALL));
         world.act(Action::Replace(numbers.clone(), 1));
         world.settle();
         world.act(Action::Restart);

@@ -97,9 +97,10 @@ async fn who_waits_is_woken_after_the_state_is_there() {
 async fn a_replica_is_synced_when_every_kind_is() {
     let mut writer = Writer::new();
     let replica = writer.replica();
-    writer.mark_synced(Kind::Address);
-    assert!(!replica.synced());
-    writer.mark_synced(Kind::Authorization);
+    for kind in [Kind::Address, Kind::Route, Kind::Authorization] {
+        assert!(!replica.synced());
+        writer.mark_synced(kind);
+    }
     timeout(DEADLINE, replica.wait_synced()).await.unwrap();
     assert!(replica.synced());
 }

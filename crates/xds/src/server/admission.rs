@@ -63,6 +63,7 @@ mod tests {
         let catalogue = Catalogue::new();
         let workload = |number| plain_workload(&format!("w{number}"), &format!("10.0.0.{number}")).into();
         catalogue.replace(Kind::Address, (0..workloads).map(workload));
+        catalogue.replace(Kind::Route, []);
         catalogue
     }
 

@@ -24,9 +24,9 @@ use crate::{
 /// Pods that may wait, each with one open descriptor. What does not fit stays with filters until it is attached again.
 const QUEUE: usize = 256;
 /// Pods come in bursts: a link waits until none has come for so long,
-const LULL: Duration = Duration::from_millis(100);
+const LULL: Duration = Duration::from_secs(1);
 /// but not longer than this.
-const COURTESY: Duration = Duration::from_secs(5);
+const COURTESY: Duration = Duration::from_secs(30);
 
 /// A pod that was captured by filters.
 pub(super) struct Job {

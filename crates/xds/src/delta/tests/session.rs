@@ -6,7 +6,7 @@ use super::*;
 /// A session that has its first answer for everything, and its client.
 fn connected(publisher: &Publisher) -> (Session, Subscriber, View) {
     let (mut session, mut subscriber, mut view) =
-        (Session::new(LIMITS), Subscriber::new(node()), View::default());
+        (Session::new(LIMITS), Subscriber::new(node(), &Kind::ALL), View::default());
     for request in subscriber.connect() {
         session.receive(request, publisher).unwrap();
     }
@@ -46,7 +46,7 @@ fn the_first_answer_is_whole_however_large_and_later_ones_come_in_pieces() {
     let mesh = || (0..200).map(|number| workload(number, 0).into());
     let mut publisher = publisher(mesh());
     let (mut session, mut subscriber, mut view) =
-        (Session::new(LIMITS), Subscriber::new(node()), View::default());
+        (Session::new(LIMITS), Subscriber::new(node(), &Kind::ALL), View::default());
     session.receive(subscriber.connect().remove(1), &publisher).unwrap();
     let first = session.poll(&publisher).unwrap().unwrap();
     assert_eq!(first.resources.len(), 200);

@@ -26,7 +26,7 @@ fn versions(subscriber: &mut Subscriber) -> BTreeMap<String, String> {
 
 #[test]
 fn a_refused_resource_is_named_and_the_others_of_its_response_count() {
-    let (mut subscriber, mut view) = (Subscriber::new(node()), View::default());
+    let (mut subscriber, mut view) = (Subscriber::new(node(), &Kind::ALL), View::default());
     let (good, bad) = (resource(1, 0), resource(2, 0));
     let first = response(vec![(&bad.name(), "v1", bad.encode())], &[]);
     assert!(take(&mut subscriber, first, &mut view).synced);
@@ -55,7 +55,7 @@ fn a_refused_resource_is_named_and_the_others_of_its_response_count() {
 
 #[test]
 fn a_first_answer_with_a_refused_resource_does_not_make_a_client_ready() {
-    let (mut subscriber, mut view) = (Subscriber::new(node()), View::default());
+    let (mut subscriber, mut view) = (Subscriber::new(node(), &Kind::ALL), View::default());
     let answer = take(&mut subscriber, response(vec![("uid", "v1", Vec::new())], &[]), &mut view);
     assert_eq!(answer.refused, [("uid".to_owned(), "is neither a workload nor a service".to_owned())]);
     assert!(!answer.synced && !subscriber.is_synced(Kind::Address));
@@ -65,7 +65,7 @@ fn a_first_answer_with_a_refused_resource_does_not_make_a_client_ready() {
 
 #[test]
 fn a_type_that_nobody_asked_for_is_refused() {
-    let (mut subscriber, mut view) = (Subscriber::new(node()), View::default());
+    let (mut subscriber, mut view) = (Subscriber::new(node(), &Kind::ALL), View::default());
     let strange = DeltaDiscoveryResponse { type_url: "strange".into(), ..response(Vec::new(), &[]) };
     let answer = take(&mut subscriber, strange, &mut view);
     assert_eq!(answer.request.error_detail.unwrap().message, "strange: unknown resource type");
@@ -74,7 +74,7 @@ fn a_type_that_nobody_asked_for_is_refused() {
 
 #[test]
 fn a_complaint_stays_short_however_much_is_refused() {
-    let (mut subscriber, mut view) = (Subscriber::new(node()), View::default());
+    let (mut subscriber, mut view) = (Subscriber::new(node(), &Kind::ALL), View::default());
     let names: Vec<String> = (0..10_000).map(|number| format!("name-{number}")).collect();
     let bad = names.iter().map(|name| (name.as_str(), "v", Vec::new())).collect();
     let answer = take(&mut subscriber, response(bad, &[]), &mut view);
@@ -85,7 +85,7 @@ fn a_complaint_stays_short_however_much_is_refused() {
 
 #[test]
 fn a_service_is_removed_by_the_name_it_came_under() {
-    let (mut subscriber, mut view) = (Subscriber::new(node()), View::default());
+    let (mut subscriber, mut view) = (Subscriber::new(node(), &Kind::ALL), View::default());
     let name = "shop/S0.shop.svc.cluster.local";
     take(&mut subscriber, response(vec![(name, "v1", resource(6, 0).encode())], &[]), &mut view);
     assert_eq!(versions(&mut subscriber), BTreeMap::from([(name.to_owned(), "v1".to_owned())]));
@@ -97,7 +97,7 @@ fn a_service_is_removed_by_the_name_it_came_under() {
 
 #[test]
 fn a_name_that_turns_from_a_workload_into_a_service_leaves_nothing_behind() {
-    let (mut subscriber, mut view) = (Subscriber::new(node()), View::default());
+    let (mut subscriber, mut view) = (Subscriber::new(node(), &Kind::ALL), View::default());
     let name = resource(6, 0).name();
     let mut workload = workload(1, 0);
     workload.uid = mesh::WorkloadUid::parse(&name).unwrap();
@@ -111,8 +111,8 @@ fn a_name_that_turns_from_a_workload_into_a_service_leaves_nothing_behind() {
 
 #[test]
 fn a_first_request_carries_the_node_and_asks_for_everything() {
-    let requests = Subscriber::new(node()).connect();
-    assert_eq!(requests.len(), 2);
+    let requests = Subscriber::new(node(), &Kind::ALL).connect();
+    assert_eq!(requests.len(), Kind::ALL.len());
     for (request, kind) in requests.iter().zip(Kind::ALL) {
         assert_eq!(request.type_url, kind.type_url());
         assert_eq!(request.node, Some(node()));
@@ -124,7 +124,7 @@ fn a_first_request_carries_the_node_and_asks_for_everything() {
 fn on_demand_asks_for_nothing_until_a_name_is_wanted() {
     let publisher = publisher((0..RESOURCES).map(|number| resource(number, 0)));
     let (mut session, mut view) = (Session::new(LIMITS), View::default());
-    let mut subscriber = Subscriber::on_demand(node());
+    let mut subscriber = Subscriber::on_demand(node(), &Kind::ALL);
     assert!(subscriber.is_synced(Kind::Address));
     for request in subscriber.connect() {
         session.receive(request, &publisher).unwrap();
@@ -139,9 +139,9 @@ fn on_demand_asks_for_nothing_until_a_name_is_wanted() {
         settled
     };
     assert!(exchange(&mut session, &mut subscriber, &mut view).is_empty());
-    assert_eq!(view.resources.len(), 3, "policies only");
+    assert_eq!(view.resources.len(), 5, "policies and routes only");
     // A service by its address brings its endpoints; what does not exist is settled too.
-    for (name, known) in [("/10.1.0.6", 3 + 3), ("/10.99.0.1", 3 + 3), ("/10.0.0.1", 3 + 4)] {
+    for (name, known) in [("/10.1.0.6", 5 + 3), ("/10.99.0.1", 5 + 3), ("/10.0.0.1", 5 + 4)] {
         let name = ArcStr::from(name);
         session.receive(subscriber.want(&name).unwrap(), &publisher).unwrap();
         assert_eq!(subscriber.want(&name), None, "asked already");

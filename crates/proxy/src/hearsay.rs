@@ -14,7 +14,7 @@ use arcstr::ArcStr;
 use parking_lot::Mutex;
 use plan::baggage::Baggage;
 
-use crate::metrics::IDLE;
+use crate::ends::IDLE;
 
 /// Longest value; no name in Kubernetes is longer.
 const LONGEST: usize = 253;

@@ -43,7 +43,7 @@ pub async fn ask<T>(
         let news = async {
             match missing {
                 Missing::Sync => replica.wait_synced().await,
-                Missing::Workload(_) | Missing::Policy(_) | Missing::Host(_) => {
+                Missing::Workload(_) | Missing::Policy(_) | Missing::Host(_) | Missing::Served(_) => {
                     // The sender outlives every replica.
                     changed.changed().await.ok();
                 }

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What ztunnel and the waypoint share around the decisions of `plan`: putting a question until it is answered, the way
+//! to the control plane, what a failed dial means, labels of both ends, what the admin interface shows.
+//!
+//! It knows no listener and carries no payload: which connections there are, and what they carry, each proxy knows itself.
+
+pub mod aside;
+pub mod ask;
+pub mod chain;
+pub mod control;
+pub mod dialling;
+pub mod dump;
+pub mod ends;
+pub mod hearsay;
+pub mod settings;
+pub mod shown;
+
+pub use chain::chain;

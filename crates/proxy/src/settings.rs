@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What both proxies read from the environment, under Istio's names and with Istio's defaults. It does not read it by
+//! itself: each proxy's config.rs does, once.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use hbone::Settings;
+use identity::{RootSource, Token};
+use runtime::{
+    env::Env,
+    log::{Filter, Format, LogSettings},
+};
+
+/// A server of the control plane.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// `https://host:port`.
+    pub address: String,
+    /// Root certificates: a file, the PEM text itself, or `SYSTEM`.
+    pub roots: RootSource,
+    /// Another name that the server's certificate may carry (`ALT_*_HOSTNAME`).
+    pub alternative_name: Option<String>,
+    /// `*_HEADER_*`.
+    pub headers: BTreeMap<String, String>,
+}
+
+/// Bounds of tunnels and of their pool.
+#[derive(Clone, Copy, Debug)]
+pub struct TunnelConfig {
+    /// `POOL_MAX_STREAMS_PER_CONNECTION`.
+    pub max_streams: u16,
+    /// `POOL_UNUSED_RELEASE_TIMEOUT`.
+    pub idle: Duration,
+    /// `HTTP2_STREAM_WINDOW_SIZE`, bytes.
+    pub stream_window: u32,
+    /// `HTTP2_CONNECTION_WINDOW_SIZE`, bytes.
+    pub connection_window: u32,
+    /// `HTTP2_FRAME_SIZE`, bytes.
+    pub frame: u32,
+    /// `ENABLE_RESPONSE_BAGGAGE`.
+    pub response_baggage: bool,
+}
+
+/// How this process introduces itself to the discovery server.
+#[derive(Clone, Debug)]
+pub struct NodeId {
+    /// `<role>~<ip>~<pod>.<namespace>~<namespace>.svc.cluster.local`.
+    pub id: String,
+    /// `NAME`, `NAMESPACE`, `NODE_NAME` and every `ISTIO_META_*`.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// A server of the control plane: `<which>_ADDRESS`, `<which>_ROOT_CA` and so on.
+pub fn upstream(env: &Env, which: &str) -> Upstream {
+    let roots = env.string(&format!("{which}_ROOT_CA"), "./var/run/secrets/istio/root-cert.pem");
+    Upstream {
+        address: env.string(&format!("{which}_ADDRESS"), "https://istiod.istio-system.svc:15012"),
+        roots: RootSource::from(roots.as_str()),
+        alternative_name: env.optional_string(&format!("ALT_{which}_HOSTNAME")),
+        headers: env.with_prefix(&format!("{which}_HEADER_")),
+    }
+}
+
+/// Bearer token: a file, or the token itself (`AUTH_TOKEN`).
+pub fn token(env: &Env) -> Token {
+    let token = env.string("AUTH_TOKEN", "./var/run/secrets/tokens/istio-token");
+    // A path has a slash; a token (base64 of JSON, or an opaque word) that starts with one does not exist.
+    if token.starts_with(['/', '.']) { Token::File(token.into()) } else { Token::Literal(token) }
+}
+
+/// Level and form of the log (`RUST_LOG`, `LOG_FORMAT`).
+pub fn log(env: &mut Env) -> LogSettings {
+    LogSettings {
+        filter: env
+            .optional("RUST_LOG", "levels such as info or info,access=off", |text| {
+                text.parse::<Filter>().ok()
+            })
+            .unwrap_or_default(),
+        format: env
+            .optional("LOG_FORMAT", "plain or json", |text| text.parse::<Format>().ok())
+            .unwrap_or_default(),
+    }
+}
+
+/// How a proxy of a role (`ztunnel`, `waypoint`) introduces itself.
+pub fn node_id(env: &Env, role: &str, cluster: &str) -> NodeId {
+    let name = env.string("POD_NAME", role);
+    let namespace = env.string("POD_NAMESPACE", "istio-system");
+    let ip = env.string("INSTANCE_IP", "127.0.0.1");
+    let mut metadata = env.with_prefix("ISTIO_META_");
+    for (key, value) in [
+        ("NAME", name.as_str()),
+        ("NAMESPACE", namespace.as_str()),
+        ("INSTANCE_IPS", ip.as_str()),
+        ("NODE_NAME", env.string("NODE_NAME", "").as_str()),
+        ("CLUSTER_ID", cluster),
+    ] {
+        metadata.insert(key.to_owned(), value.to_owned());
+    }
+    NodeId { id: format!("{role}~{ip}~{name}.{namespace}~{namespace}.svc.cluster.local"), metadata }
+}
+
+/// Bounds of tunnels.
+pub fn tunnel(env: &mut Env) -> TunnelConfig {
+    const LARGEST_WINDOW: u32 = (1 << 31) - 1;
+    let config = TunnelConfig {
+        max_streams: env.number("POOL_MAX_STREAMS_PER_CONNECTION", 100, 2..=u16::MAX),
+        idle: env.duration("POOL_UNUSED_RELEASE_TIMEOUT", Duration::from_secs(300)),
+        stream_window: env.number("HTTP2_STREAM_WINDOW_SIZE", 4 << 20, 65_535..=LARGEST_WINDOW),
+        connection_window: env.number("HTTP2_CONNECTION_WINDOW_SIZE", 16 << 20, 65_535..=LARGEST_WINDOW),
+        frame: env.number("HTTP2_FRAME_SIZE", 1 << 20, 16_384..=16_777_215),
+        response_baggage: env.flag("ENABLE_RESPONSE_BAGGAGE", true),
+    };
+    // Streams that nobody reads hold credit of the connection; with less than four of them it would stand still.
+    if config.connection_window / 4 < config.stream_window {
+        env.reject("HTTP2_CONNECTION_WINDOW_SIZE", "at least four times HTTP2_STREAM_WINDOW_SIZE");
+    }
+    config
+}
+
+impl TunnelConfig {
+    /// The settings of one end, with these bounds.
+    pub fn bound(&self, base: Settings) -> Settings {
+        Settings {
+            stream_window: self.stream_window,
+            connection_window: self.connection_window,
+            max_frame: self.frame,
+            max_streams: self.max_streams.into(),
+            ..base
+        }
+    }
+}
+
+/// Less than the grace period of the pod, so that the process ends by itself.
+pub fn drain(env: &mut Env) -> Duration {
+    let grace = env.number("TERMINATION_GRACE_PERIOD_SECONDS", 0_u64, 0..=86_400);
+    let derived = match grace {
+        0 => 5,
+        1..=10 => (grace - 1).max(1),
+        11.. => grace - 5,
+    };
+    env.duration("CONNECTION_TERMINATION_DEADLINE", Duration::from_secs(derived))
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What people and scrapers ask this process: admin on loopback, metrics for all.
+
+use std::sync::Arc;
+
+use ::proxy::{
+    dump,
+    shown::{self, Addresses, listen},
+};
+use http::{Method, StatusCode};
+use runtime::{
+    Tasks,
+    http::{Request, Response, Router, respond},
+    log::LogControl,
+    metrics::Metrics as Exported,
+};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use crate::{app::VERSION, waypoint::Waypoint};
+
+/// What the admin interface shows and changes.
+#[derive(Clone)]
+pub struct Admin {
+    /// The process.
+    pub waypoint: Arc<Waypoint>,
+    /// Its log.
+    pub log: LogControl,
+    /// Its metrics.
+    pub exported: Exported,
+    /// Its discovery stream.
+    pub stats: Arc<xds::client::Stats>,
+    /// Ends it.
+    pub quit: Arc<Notify>,
+}
+
+const INDEX: &str = "\
+GET  /config_dump                 workloads, services, policies, certificates, connections
+POST /logging[?level=L|?reset]    L: a level, or target=level,target=level
+POST /quitquitquit                drain and end
+metrics on :15020/metrics, readiness on :15021/healthz/ready
+";
+
+/// Serves admin and metrics.
+///
+/// # Errors
+/// When a port is taken.
+pub fn serve(tasks: &Tasks, addresses: Addresses, admin: Admin) -> anyhow::Result<()> {
+    let on = |answer: fn(&Admin, &Request) -> Response| {
+        let admin = admin.clone();
+        move |request: Request| {
+            let admin = admin.clone();
+            async move { answer(&admin, &request) }
+        }
+    };
+    let metrics = Router::new().route(Method::GET, "/metrics", on(|admin, _request| admin.scrape())).route(
+        Method::GET,
+        "/stats/prometheus",
+        on(|admin, _request| admin.scrape()),
+    );
+    listen(tasks, "metrics", addresses.metrics, metrics)?;
+    let router = Router::new()
+        .route(Method::GET, "/", on(|_admin, _request| respond::text(StatusCode::OK, INDEX)))
+        .route(Method::GET, "/config_dump", on(|admin, _request| admin.dump()))
+        .route(Method::POST, "/logging", on(|admin, request| shown::logging(&admin.log, request)))
+        .route(
+            Method::POST,
+            "/quitquitquit",
+            on(|admin, _request| {
+                admin.quit.notify_one();
+                respond::text(StatusCode::OK, "shutdown now\n")
+            }),
+        );
+    listen(tasks, "admin", addresses.admin, router)
+}
+
+impl Admin {
+    fn scrape(&self) -> Response {
+        if let Some(seconds) = self.waypoint.identities.seconds_to_first_expiry() {
+            metrics::gauge!("ambit_certificate_expiry_seconds").set(seconds);
+        }
+        shown::discovery(&self.stats, &xds::Kind::ALL);
+        respond::with_type(StatusCode::OK, Exported::CONTENT_TYPE, self.exported.render())
+    }
+
+    fn dump(&self) -> Response {
+        let mut out = self.waypoint.replica.read(dump::index);
+        out.insert("version".into(), json!({ "version": VERSION }));
+        out.insert("config".into(), self.config());
+        out.insert("certificates".into(), shown::certificates(&self.waypoint.identities));
+        out.insert("threads".into(), self.threads());
+        match serde_json::to_vec_pretty(&Value::Object(out)) {
+            Ok(body) => respond::json(StatusCode::OK, body),
+            Err(error) => respond::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        }
+    }
+
+    fn config(&self) -> Value {
+        let config = &self.waypoint.config;
+        json!({
+            "name": config.own.name,
+            "namespace": config.own.namespace,
+            "serviceAccount": config.own.service_account,
+            "clusterId": config.cluster,
+            "network": config.network.to_string(),
+            "xdsAddress": config.xds.address,
+            "caAddress": config.ca.address,
+            "numWorkerThreads": config.workers,
+            "selfTerminationDeadline": format!("{:?}", config.drain),
+            "bounds": format!("{:?}", config.bounds),
+        })
+    }
+
+    fn threads(&self) -> Value {
+        let shards = self.waypoint.shards();
+        let thread = shards.iter().map(|shard| {
+            let (idle, shared) = shard.http.count();
+            let tunnels = shard.tunnels.stats();
+            json!({
+                "http1Idle": idle,
+                "http2": shared,
+                "tunnels": tunnels.streams,
+                "tunnelConnections": tunnels.connections,
+                "tasks": shard.tasks.running(),
+            })
+        });
+        thread.collect()
+    }
+}

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Sends a request: picks an endpoint, waits for the head of its answer, and again where `plan::route::retry` says so.
+
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ::proxy::ends::End;
+use http::{Method, Request, Response, request};
+use hyper::body::Body as _;
+use mesh::l7::route::Timeouts;
+use plan::{
+    Fault,
+    outbound::{Hop, Transport},
+    route::retry::{self, Attempt, Outcome},
+    upstream::health,
+};
+
+use crate::{
+    body::Body,
+    budget::Underway,
+    exchange::Exchange,
+    pick::{Aim, pick},
+    pools::Wire,
+    replay::Original,
+    route::Routed,
+    shard::Shard,
+    upstream::{self, Held},
+};
+
+/// What a request carries, as often as it can be sent.
+enum Payload {
+    /// Nothing.
+    Empty,
+    /// Until it is taken.
+    Once(Option<Body>),
+    /// As long as it is kept.
+    Kept(Original),
+}
+
+impl Payload {
+    fn new(body: Body, kept: bool) -> Self {
+        match (body.is_end_stream(), kept) {
+            (true, _) => Self::Empty,
+            (false, true) => Self::Kept(Original::new(body)),
+            (false, false) => Self::Once(Some(body)),
+        }
+    }
+
+    fn take(&mut self) -> Option<Body> {
+        match self {
+            Self::Empty => Some(Body::default()),
+            Self::Once(body) => body.take(),
+            Self::Kept(original) => original.is_whole().then(|| Body::replay(original.copy())),
+        }
+    }
+
+    /// Nothing of it was sent.
+    fn give_back(&mut self, body: Body) {
+        if let Self::Once(slot) = self {
+            *slot = Some(body);
+        }
+    }
+
+    fn is_repeatable(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Once(body) => body.is_some(),
+            Self::Kept(original) => original.is_whole(),
+        }
+    }
+}
+
+/// The answer, and what is held until its end.
+pub type Answered = (Response<Body>, Held);
+
+/// Sends a request as often as its rule allows, within the time that it has.
+///
+/// # Errors
+/// When there is no answer.
+pub async fn send(
+    shard: &Arc<Shard>,
+    exchange: &mut Exchange,
+    routed: &Routed,
+    wire: Wire,
+    request: Request<Body>,
+) -> Result<Answered, Fault> {
+    let timeouts = routed.rule.as_ref().map_or(Timeouts::default(), |rule| rule.timeouts);
+    let started = exchange.started;
+    let sending = repeat(shard, exchange, (routed, timeouts.attempt), wire, request);
+    match timeouts.request {
+        None => sending.await,
+        Some(limit) => {
+            let until = started + limit;
+            let sent = tokio::time::timeout_at(until.into(), sending).await;
+            let (mut response, held) = sent.unwrap_or(Err(Fault::TimedOut(limit)))?;
+            response.body_mut().until(until, limit);
+            Ok((response, held))
+        }
+    }
+}
+
+async fn repeat(
+    shard: &Arc<Shard>,
+    exchange: &mut Exchange,
+    (routed, limit): (&Routed, Option<Duration>),
+    wire: Wire,
+    request: Request<Body>,
+) -> Result<Answered, Fault> {
+    let policy = routed.rule.as_ref().and_then(|rule| rule.retry.clone());
+    let (head, body) = request.into_parts();
+    let mut payload = Payload::new(body, policy.is_some());
+    let mut underway = exchange.service().map(|service| shard.waypoint.budgets.begin(&service.key()));
+    let mut aim = Aim {
+        target: exchange.target.clone(),
+        asked: exchange.asked,
+        source: exchange.link.peer,
+        seed: exchange.seed,
+        failed: HashSet::new(),
+    };
+    let mut last = None;
+    loop {
+        let Some(body) = payload.take() else { return Err(last.unwrap_or(Fault::NoBackend)) };
+        let hop = match Box::pin(pick(shard, &aim)).await {
+            Ok(hop) => hop,
+            Err(failure) => return Err(last.unwrap_or_else(|| failure.into())),
+        };
+        // Without a word of the route, an endpoint that failed for this request is not asked again.
+        if policy.is_none()
+            && let (Some(uid), Some(_)) = (hop.endpoint(), &last)
+            && aim.failed.contains(uid)
+        {
+            return Err(last.unwrap_or(Fault::NoBackend));
+        }
+        exchange.attempts += 1;
+        exchange.aim_at(&hop);
+        let request = Request::from_parts(head.clone(), body);
+        let outcome = once(shard, exchange, &hop, (wire, limit), request).await;
+        let seen = match outcome {
+            Ok(answered) => Ok(answered),
+            Err(refused) => {
+                let upstream::Refused { fault, request: unsent } = *refused;
+                let unseen = unsent.is_some();
+                if let Some(unsent) = unsent {
+                    payload.give_back(unsent.into_body());
+                }
+                Err((fault, unseen))
+            }
+        };
+        let attempt = attempt(exchange, &head, &payload, underway.as_ref(), &seen);
+        let wait = attempt.and_then(|attempt| retry::again(policy.as_ref(), &attempt));
+        let Some(wait) = wait else { return seen.map_err(|(fault, _unseen)| fault) };
+        metrics::counter!("ambit_retries_total").increment(1);
+        if let (Err(_), Some(uid)) = (&seen, hop.endpoint()) {
+            aim.failed.insert(uid.clone());
+        }
+        last = seen.err().map(|(fault, _unseen)| fault);
+        aim.seed = aim.seed.wrapping_add(1);
+        if let Some(underway) = &mut underway {
+            underway.repeat();
+        }
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// What is known of an attempt; nothing where no other can do better.
+fn attempt(
+    exchange: &Exchange,
+    head: &request::Parts,
+    payload: &Payload,
+    underway: Option<&Underway>,
+    seen: &Result<Answered, (Fault, bool)>,
+) -> Option<Attempt> {
+    let outcome = match seen {
+        Ok((response, _held)) => Outcome::Answered(response.status()),
+        Err((fault, true)) if fault.meaning().unsent => Outcome::Unseen,
+        Err((Fault::Unreached(_), _)) => return None,
+        Err((Fault::TimedOut(_), _)) => Outcome::TooLong,
+        Err(_) => Outcome::Broken,
+    };
+    let (active, repeating) = underway.map_or((1, 0), Underway::numbers);
+    Some(Attempt {
+        made: exchange.attempts,
+        outcome,
+        repeatable: payload.is_repeatable(),
+        idempotent: is_idempotent(&head.method),
+        active,
+        repeating,
+        seed: exchange.seed,
+    })
+}
+
+/// RFC 9110 §9.2.2.
+fn is_idempotent(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE].contains(method)
+}
+
+async fn once(
+    shard: &Arc<Shard>,
+    exchange: &Exchange,
+    hop: &Hop,
+    (wire, limit): (Wire, Option<Duration>),
+    request: Request<Body>,
+) -> Result<Answered, Box<upstream::Refused>> {
+    let endpoints = &shard.waypoint.endpoints;
+    let uid = hop.endpoint();
+    let in_flight = uid.map(|uid| endpoints.begin(uid, shard.waypoint.now()));
+    let began = Instant::now();
+    let sending = upstream::send(shard, &exchange.link, hop, wire, request);
+    let outcome = match limit {
+        None => sending.await,
+        Some(limit) => match tokio::time::timeout(limit, sending).await {
+            Ok(outcome) => outcome,
+            Err(_elapsed) => {
+                Err(Box::new(upstream::Refused { fault: Fault::TimedOut(limit), request: None }))
+            }
+        },
+    };
+    if let Some(uid) = uid {
+        let shown = match &outcome {
+            Ok(_) => Some(health::Outcome::Answered),
+            Err(refused) => failure_of_endpoint(&refused.fault),
+        };
+        if let Some(shown) = shown {
+            endpoints.note(uid, shown, began.elapsed(), shard.waypoint.now());
+        }
+    }
+    let (response, lease) = outcome?;
+    Ok((response, Held { lease: Some(lease), in_flight, room: None }))
+}
+
+/// Whether a fault is the endpoint's.
+fn failure_of_endpoint(fault: &Fault) -> Option<health::Outcome> {
+    match fault {
+        Fault::Unreached(_) | Fault::Reset(_) | Fault::Protocol(_) | Fault::TimedOut(_) => {
+            Some(health::Outcome::Failed)
+        }
+        Fault::Malformed(_)
+        | Fault::Stalled(_)
+        | Fault::Cancelled
+        | Fault::HeaderTooLarge
+        | Fault::NoRoute
+        | Fault::NoBackend
+        | Fault::Unfit(_)
+        | Fault::Denied(_)
+        | Fault::Unauthenticated(_)
+        | Fault::Injected(_)
+        | Fault::Overloaded(_)
+        | Fault::Unsupported(_) => None,
+    }
+}
+
+impl Exchange {
+    /// Notes the endpoint that the request is sent to.
+    fn aim_at(&mut self, hop: &Hop) {
+        let tunnelled = match &hop.transport {
+            Transport::Passthrough(_) | Transport::Plain(_) => false,
+            Transport::Tunnel(_) | Transport::Nested { .. } => true,
+        };
+        let principal = hop.destination.as_deref().map(mesh::Workload::identity).filter(|_| tunnelled);
+        self.destination = End { workload: hop.destination.clone(), hearsay: None, principal };
+        self.address = Some(hop.address());
+    }
+}

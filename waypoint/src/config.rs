@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The environment, read once, under Istio's names and with Istio's defaults; what is Ambit's own starts with `AMBIT_`.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use identity::Token;
+use mesh::{Network, TrustDomain, WorkloadKey};
+use proxy::settings::{self, NodeId, TunnelConfig, Upstream};
+use runtime::{
+    env::{Env, InvalidEnvironment},
+    log::LogSettings,
+};
+
+/// Everything that can be set from outside.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Discovery (`XDS_ADDRESS`).
+    pub xds: Upstream,
+    /// Certificates (`CA_ADDRESS`).
+    pub ca: Upstream,
+    /// Bearer token: a file, or the token itself (`AUTH_TOKEN`).
+    pub token: Token,
+    /// `CLUSTER_ID`.
+    pub cluster: String,
+    /// Network of this pod (`NETWORK`).
+    pub network: Network,
+    /// `POD_NAME`, `POD_NAMESPACE`, `SERVICE_ACCOUNT`: whose certificate is shown.
+    pub own: WorkloadKey,
+    /// Life of the certificates that are asked for (`SECRET_TTL`).
+    pub certificate_life: Duration,
+    /// What the discovery server is told about this process.
+    pub node_id: NodeId,
+    /// `AMBIT_WORKER_THREADS`.
+    pub workers: usize,
+    /// Tunnels.
+    pub tunnel: TunnelConfig,
+    /// Only the post-quantum key exchange (`COMPLIANCE_POLICY=pqc`).
+    pub post_quantum_only: bool,
+    /// Trust domains that are accepted besides the own one (`AMBIT_TRUST_DOMAIN_ALIASES`).
+    pub trust_domain_aliases: Vec<TrustDomain>,
+    /// Whether servers are told who the client is, in `x-forwarded-client-cert` (`AMBIT_FORWARD_CLIENT_CERT`).
+    pub forward_client: bool,
+    /// Bounds of what clients may take.
+    pub bounds: Bounds,
+    /// Time that running requests get at the end.
+    pub drain: Duration,
+    /// `RUST_LOG`, `LOG_FORMAT`.
+    pub log: LogSettings,
+    /// `15008`: tunnels.
+    pub hbone: SocketAddr,
+    /// `15000`, on loopback.
+    pub admin: SocketAddr,
+    /// `15020`.
+    pub metrics: SocketAddr,
+    /// `15021`.
+    pub readiness: SocketAddr,
+}
+
+/// Bounds of what clients and servers may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Bytes of a request's or answer's head (`AMBIT_MAX_HEADER_BYTES`).
+    pub header_bytes: u32,
+    /// Header fields of a head (`AMBIT_MAX_HEADERS`).
+    pub headers: usize,
+    /// Requests at a time on one HTTP/2 connection of a client (`AMBIT_MAX_STREAMS`).
+    pub streams: u32,
+    /// Requests at a time on one thread (`AMBIT_MAX_REQUESTS`).
+    pub requests: usize,
+    /// A client that has begun a head finishes it in this time (`AMBIT_HEADER_TIMEOUT`).
+    pub head: Duration,
+    /// A connection without a request is closed after this (`AMBIT_IDLE_TIMEOUT`).
+    pub idle: Duration,
+    /// The first bytes of an undeclared protocol are waited for so long before a server may speak first
+    /// (`AMBIT_DETECTION_TIMEOUT`).
+    pub detection: Duration,
+}
+
+impl Config {
+    /// Reads variables given as name and value.
+    ///
+    /// # Errors
+    /// Names every variable that cannot be used, what it holds and what it should.
+    pub fn new(variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, InvalidEnvironment> {
+        let mut env = Env::new(variables);
+        let cluster = env.string("ISTIO_META_CLUSTER_ID", "Kubernetes");
+        let cluster = env.string("CLUSTER_ID", &cluster);
+        let ipv6 = env.flag("IPV6_ENABLED", true);
+        let any: IpAddr = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        let at = |port| SocketAddr::new(any, port);
+        let config = Self {
+            xds: settings::upstream(&env, "XDS"),
+            ca: settings::upstream(&env, "CA"),
+            token: settings::token(&env),
+            network: Network(env.string("NETWORK", "").into()),
+            own: own(&mut env),
+            certificate_life: env.duration("SECRET_TTL", Duration::from_secs(24 * 3600)),
+            node_id: settings::node_id(&env, "waypoint", &cluster),
+            workers: workers(&mut env),
+            tunnel: settings::tunnel(&mut env),
+            post_quantum_only: env
+                .optional("COMPLIANCE_POLICY", "pqc", |text| (text == "pqc").then_some(()))
+                .is_some(),
+            trust_domain_aliases: env
+                .list("AMBIT_TRUST_DOMAIN_ALIASES", "trust domains", |text| TrustDomain::parse(text).ok()),
+            forward_client: env.flag("AMBIT_FORWARD_CLIENT_CERT", false),
+            bounds: bounds(&mut env),
+            drain: settings::drain(&mut env),
+            log: settings::log(&mut env),
+            hbone: env.address("AMBIT_HBONE_ADDR", at(plan::HBONE_PORT)),
+            admin: env.address("AMBIT_ADMIN_ADDR", SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 15000)),
+            metrics: env.address("AMBIT_METRICS_ADDR", at(15020)),
+            readiness: env.address("AMBIT_READINESS_ADDR", at(15021)),
+            cluster,
+        };
+        env.finish()?;
+        Ok(config)
+    }
+}
+
+fn own(env: &mut Env) -> WorkloadKey {
+    WorkloadKey {
+        name: env.required("POD_NAME", "the name of this pod").into(),
+        namespace: env.required("POD_NAMESPACE", "the namespace of this pod").into(),
+        service_account: env.required("SERVICE_ACCOUNT", "the service account of this pod").into(),
+    }
+}
+
+/// Two by default, as many as Istio's template gives a waypoint, unless there is only one core.
+fn workers(env: &mut Env) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    env.number("AMBIT_WORKER_THREADS", cores.min(2), 1..=256)
+}
+
+fn bounds(env: &mut Env) -> Bounds {
+    Bounds {
+        header_bytes: env.number("AMBIT_MAX_HEADER_BYTES", 60 * 1024, 4096..=1 << 20),
+        headers: env.number("AMBIT_MAX_HEADERS", 100, 16..=1000),
+        streams: env.number("AMBIT_MAX_STREAMS", 100, 1..=10_000),
+        requests: env.number("AMBIT_MAX_REQUESTS", 16_384, 1..=1_000_000),
+        head: env.duration("AMBIT_HEADER_TIMEOUT", Duration::from_secs(10)),
+        idle: env.duration("AMBIT_IDLE_TIMEOUT", Duration::from_secs(3600)),
+        detection: env.duration("AMBIT_DETECTION_TIMEOUT", Duration::from_millis(100)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(variables: &[(&str, &str)]) -> Result<Config, InvalidEnvironment> {
+        let who = [("POD_NAME", "gate-1"), ("POD_NAMESPACE", "shop"), ("SERVICE_ACCOUNT", "gate")];
+        let all = who.iter().chain(variables);
+        Config::new(all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+    }
+
+    #[test]
+    fn a_waypoint_knows_who_it_is() {
+        let config = config(&[("INSTANCE_IP", "10.0.0.1")]).unwrap();
+        assert_eq!(config.own.to_string(), "shop/gate-1 (gate)");
+        assert_eq!(config.node_id.id, "waypoint~10.0.0.1~gate-1.shop~shop.svc.cluster.local");
+        assert_eq!(config.hbone.port(), 15008);
+    }
+
+    #[test]
+    fn every_mistake_is_named_at_once() {
+        let nobody = Config::new([]).unwrap_err().to_string();
+        for name in ["POD_NAME", "POD_NAMESPACE", "SERVICE_ACCOUNT"] {
+            assert!(nobody.contains(name), "{nobody}");
+        }
+        let error = config(&[("AMBIT_MAX_HEADERS", "0"), ("AMBIT_IDLE_TIMEOUT", "soon")]).unwrap_err();
+        assert!(
+            error.to_string().contains("AMBIT_MAX_HEADERS")
+                && error.to_string().contains("AMBIT_IDLE_TIMEOUT")
+        );
+    }
+}

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+//! HTTP/1.1 from clients, by hyper: one connection, one request at a time.
+
+use std::{convert::Infallible, sync::Arc};
+
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+
+use crate::{body::Body, link::Linked, patience::patience, serve::answer, shard::Shard};
+
+/// Bytes of a connection's read buffer at most; heads are bounded by themselves.
+const BUFFER: usize = 64 * 1024;
+
+/// Serves a connection until the client ends it, or the process does.
+pub async fn serve(shard: Arc<Shard>, linked: Linked) {
+    let Linked { link, inner } = linked;
+    let bounds = shard.waypoint.config.bounds;
+    let shutdown = shard.tasks.shutdown();
+    let service = service_fn(|request: Request<Incoming>| {
+        let (shard, link) = (Arc::clone(&shard), Arc::clone(&link));
+        async move { Ok::<_, Infallible>(Box::pin(answer(&shard, &link, request.map(Body::http1))).await) }
+    });
+    let (stream, patience) = patience(inner, bounds.head);
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(patience)
+        .header_read_timeout(bounds.idle)
+        .max_headers(bounds.headers)
+        .max_header_size(bounds.header_bytes as usize)
+        .max_buf_size(BUFFER.max(bounds.header_bytes as usize + 1))
+        .auto_date_header(false)
+        .preserve_header_case(false);
+    let serving = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    tokio::pin!(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = shutdown.requested() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(peer = %link.peer, error = %::proxy::chain(&error), "a client's HTTP/1 connection failed");
+    }
+}

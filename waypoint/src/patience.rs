@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How long a client of HTTP/1 is waited for: long before it begins a head, not long from its first byte to its last. So a
+//! connection may rest, but none is held by a head that comes drop by drop (slow loris).
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use hyper::rt::{Sleep, Timer};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// When the first byte of the head came that is waited for.
+#[derive(Clone, Debug, Default)]
+struct FirstByte(Arc<Mutex<Option<Instant>>>);
+
+/// What hyper measures a head with: its deadline is the end of the rest, the head's own is `head` after its first byte.
+#[derive(Clone, Debug)]
+pub struct Patience {
+    first: FirstByte,
+    head: Duration,
+}
+
+/// A stream that notes when something comes.
+#[derive(Debug)]
+pub struct Noted<S> {
+    stream: S,
+    first: FirstByte,
+}
+
+/// A stream, and the timer that belongs to it.
+pub fn patience<S>(stream: S, head: Duration) -> (Noted<S>, Patience) {
+    let first = FirstByte::default();
+    (Noted { stream, first: first.clone() }, Patience { first, head })
+}
+
+struct Waiting {
+    first: FirstByte,
+    head: Duration,
+    sleep: Pin<Box<tokio::time::Sleep>>,
+    begun: bool,
+}
+
+impl Timer for Patience {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
+        self.sleep_until(Instant::now() + duration)
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
+        *self.first.0.lock() = None;
+        let sleep = Box::pin(tokio::time::sleep_until(deadline.into()));
+        Box::pin(Waiting { first: self.first.clone(), head: self.head, sleep, begun: false })
+    }
+}
+
+impl Future for Waiting {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let first = if self.begun { None } else { *self.first.0.lock() };
+        if let Some(first) = first {
+            self.begun = true;
+            let deadline = (first + self.head).into();
+            self.sleep.as_mut().reset(deadline);
+        }
+        self.sleep.as_mut().poll(cx)
+    }
+}
+
+impl Sleep for Waiting {}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Noted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        if buf.filled().len() > before {
+            self.first.0.lock().get_or_insert_with(Instant::now);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Noted<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What all threads of this process share, and what changes of the mesh mean for what is open.
+
+use std::{
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
+
+use ::proxy::ask::{PATIENCE, ask_plain};
+use hbone::{Cause, PoolSettings, Settings};
+use identity::{Identities, Profile};
+use mesh::{Moved, SpiffeId, Touched};
+use parking_lot::{Mutex, RwLock};
+use plan::{Answer, Failure, Local, Missing, What};
+use runtime::Tasks;
+use rustls::ServerConfig;
+use tokio::sync::Semaphore;
+use xds::Replica;
+
+use crate::{
+    app::VERSION, budget::Budgets, config::Config, endpoints::Endpoints, metrics::Metrics, shard::Shard,
+};
+
+/// Tunnels whose destination's address belongs to somebody else now.
+const MOVED: Cause = Cause("the address belongs to another identity now");
+/// TLS handshakes at a time: they are what costs most.
+const HANDSHAKES: usize = 512;
+
+/// See the module.
+pub struct Waypoint {
+    /// What was set from outside.
+    pub config: Config,
+    /// The mesh.
+    pub replica: Replica,
+    /// The own certificate.
+    pub identities: Identities,
+    /// How mutual TLS is done.
+    pub profile: Profile,
+    /// Counters.
+    pub metrics: Metrics,
+    /// What endpoints have shown so far.
+    pub endpoints: Endpoints,
+    /// Requests under way by service.
+    pub budgets: Budgets,
+    /// Of tunnels to others.
+    pub pool: PoolSettings,
+    /// Of tunnels from others.
+    pub server: Settings,
+    /// Room for TLS handshakes.
+    pub handshakes: Semaphore,
+    /// Of the server's side of handshakes; it follows the certificate's renewals.
+    tls: Mutex<Option<(SpiffeId, Arc<ServerConfig>)>>,
+    /// Before and after the first sync.
+    locals: [Local; 2],
+    shards: RwLock<Vec<Weak<Shard>>>,
+    started: Instant,
+}
+
+/// What a waypoint is made of besides the configuration.
+#[derive(Debug)]
+pub struct Parts {
+    /// The mesh.
+    pub replica: Replica,
+    /// The own certificate.
+    pub identities: Identities,
+    /// How mutual TLS is done.
+    pub profile: Profile,
+}
+
+impl Waypoint {
+    /// One that listens to nobody yet.
+    pub fn new(config: Config, parts: Parts) -> Self {
+        let local = |synced| Local {
+            workload: config.own.clone(),
+            network: config.network.clone(),
+            cluster: config.cluster.as_str().into(),
+            synced,
+            preserve_source: false,
+            tunnel_on_loopback: false,
+        };
+        Self {
+            locals: [false, true].map(local),
+            pool: PoolSettings {
+                connection: config.tunnel.bound(Settings::client()),
+                idle_timeout: config.tunnel.idle,
+                ..PoolSettings::default()
+            },
+            server: Settings {
+                max_streams: Settings::server().max_streams,
+                ..config.tunnel.bound(Settings::server())
+            },
+            metrics: Metrics::new(VERSION),
+            endpoints: Endpoints::default(),
+            budgets: Budgets::default(),
+            handshakes: Semaphore::new(HANDSHAKES),
+            tls: Mutex::default(),
+            shards: RwLock::default(),
+            started: Instant::now(),
+            replica: parts.replica,
+            identities: parts.identities,
+            profile: parts.profile,
+            config,
+        }
+    }
+
+    /// Whom decisions are made for.
+    pub fn local(&self) -> &Local {
+        let [before, after] = &self.locals;
+        if self.replica.synced() { after } else { before }
+    }
+
+    /// Time since the start, which decisions about endpoints count by.
+    pub fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Who this pod is: what discovery says of it.
+    ///
+    /// # Errors
+    /// When discovery does not say it in time.
+    pub async fn identity(&self) -> Result<SpiffeId, Failure> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        ask_plain(&self.replica, deadline, |index| {
+            let own = &self.config.own;
+            match index.workloads_named(own).next() {
+                Some(workload) => Answer::Ready(workload.identity()),
+                None => Answer::Needs(Missing::Workload(own.clone())),
+            }
+        })
+        .await
+    }
+
+    /// The same, however long it takes.
+    pub async fn await_identity(&self) -> SpiffeId {
+        loop {
+            match self.identity().await {
+                Ok(identity) => return identity,
+                Err(failure) => tracing::warn!(error = %failure, "the own identity is not known"),
+            }
+        }
+    }
+
+    /// Made once: a handshake only reads it.
+    ///
+    /// # Errors
+    /// When there is no certificate, or none in time.
+    pub async fn server_config(&self) -> Result<Arc<ServerConfig>, Failure> {
+        let identity = self.identity().await?;
+        if self.identities.cached(&identity).is_none() {
+            let fetched = self.identities.certificate(&identity).await;
+            fetched.map_err(|error| ::proxy::dialling::identity_failure(&error))?;
+        }
+        let mut kept = self.tls.lock();
+        if let Some((known, config)) = kept.as_ref()
+            && *known == identity
+        {
+            return Ok(Arc::clone(config));
+        }
+        let config = self.profile.server_config(self.identities.follow(&identity));
+        let config = config.map_err(|error| What::Tls(::proxy::chain(&error).to_string()))?;
+        *kept = Some((identity, Arc::clone(&config)));
+        Ok(config)
+    }
+
+    /// Notes a thread's part.
+    pub fn enter(&self, shard: &Arc<Shard>) {
+        self.shards.write().push(Arc::downgrade(shard));
+    }
+
+    /// Every thread's part.
+    pub fn shards(&self) -> Vec<Arc<Shard>> {
+        self.shards.read().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Reacts to changes until the group ends.
+    pub async fn follow(self: Arc<Self>, tasks: Tasks) {
+        let mut touches = self.replica.touches();
+        let shutdown = tasks.shutdown();
+        loop {
+            let touched = tokio::select! {
+                () = shutdown.requested() => return,
+                touched = touches.next() => touched,
+            };
+            self.react(&touched);
+        }
+    }
+
+    /// An address that changed hands closes what leads there; an endpoint that is gone is forgotten.
+    fn react(&self, touched: &Touched) {
+        for shard in self.shards() {
+            if !touched.moved.is_empty() {
+                let moved = |ip, expected: &[SpiffeId]| self.has_moved(&touched.moved, ip, expected);
+                let closed = shard.tunnels.close(MOVED, |key| moved(key.address.ip(), &key.expected));
+                let plain = shard.http.close(|key| moved(key.next.ip(), &key.expected));
+                if closed + plain > 0 {
+                    tracing::info!(closed, plain, "connections closed: their address changed hands");
+                }
+            }
+            if touched.workloads {
+                shard.http.close(|key| {
+                    key.endpoint
+                        .as_ref()
+                        .is_some_and(|uid| self.replica.read(|index| index.workload(uid).is_none()))
+                });
+            }
+        }
+        if touched.workloads {
+            self.endpoints.retain(|uid| self.replica.read(|index| index.workload(uid).is_some()));
+        }
+    }
+
+    fn has_moved(&self, moved: &[Moved], ip: std::net::IpAddr, expected: &[SpiffeId]) -> bool {
+        moved.iter().any(|moved| {
+            moved.address.ip == ip
+                && moved.address.network == self.config.network
+                && moved.now.as_ref().is_none_or(|now| !expected.contains(now))
+        })
+    }
+}
+
+impl std::fmt::Debug for Waypoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Waypoint").field("own", &self.config.own).finish_non_exhaustive()
+    }
+}
