@@ -86,16 +86,18 @@ pub(crate) enum PartKind {
     Deployment,
     HorizontalPodAutoscaler,
     PodDisruptionBudget,
+    NetworkPolicy,
 }
 
 impl PartKind {
     /// All of them.
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::ServiceAccount,
         Self::Service,
         Self::Deployment,
         Self::HorizontalPodAutoscaler,
         Self::PodDisruptionBudget,
+        Self::NetworkPolicy,
     ];
 
     /// As in manifests.
@@ -106,6 +108,7 @@ impl PartKind {
             Self::Deployment => "Deployment",
             Self::HorizontalPodAutoscaler => "HorizontalPodAutoscaler",
             Self::PodDisruptionBudget => "PodDisruptionBudget",
+            Self::NetworkPolicy => "NetworkPolicy",
         }
     }
 
@@ -117,6 +120,7 @@ impl PartKind {
             Self::Deployment => "deployment",
             Self::HorizontalPodAutoscaler => "horizontalPodAutoscaler",
             Self::PodDisruptionBudget => "podDisruptionBudget",
+            Self::NetworkPolicy => "networkPolicy",
         }
     }
 
@@ -126,6 +130,7 @@ impl PartKind {
             Self::Deployment => "apps/v1",
             Self::HorizontalPodAutoscaler => "autoscaling/v2",
             Self::PodDisruptionBudget => "policy/v1",
+            Self::NetworkPolicy => "networking.k8s.io/v1",
         }
     }
 }

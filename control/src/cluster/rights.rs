@@ -64,7 +64,7 @@ const ALWAYS: [(&str, &str, &[&str], &str); 29] = [
 const WAYPOINTS: &str = "waypoints are not deployed, or not as their Gateways say";
 
 /// Those that are needed where waypoints are deployed.
-const DEPLOY: [(&str, &str, &[&str], &str); 10] = [
+const DEPLOY: [(&str, &str, &[&str], &str); 11] = [
     ("", "serviceaccounts", &["get", "create", "patch"], WAYPOINTS),
     ("", "services", &["get", "create", "patch"], WAYPOINTS),
     ("apps", "deployments", &["list", "watch", "get", "create", "patch"], WAYPOINTS),
@@ -75,6 +75,7 @@ const DEPLOY: [(&str, &str, &[&str], &str); 10] = [
         WAYPOINTS,
     ),
     ("policy", "poddisruptionbudgets", &["list", "watch", "get", "create", "patch", "delete"], WAYPOINTS),
+    ("networking.k8s.io", "networkpolicies", &["list", "watch", "get", "create", "patch"], WAYPOINTS),
     ("", "configmaps", &["get"], "Gateways with spec.infrastructure.parametersRef are not deployed"),
     (GATEWAY, "gatewayclasses", &["get", "create", "patch"], "there is no class for waypoints"),
     (GATEWAY, "gatewayclasses/status", PATCH, "nobody is told that the class for waypoints is served"),

@@ -327,10 +327,10 @@ enum Refused {
 
 impl Refused {
     fn of(error: ApiError) -> Self {
-        if error.is_outage() || error.code() == Some(403) || error.is_conflict() {
-            Self::Later(error)
-        } else {
-            Self::For(error.to_string())
+        match error.code() {
+            // Not now, or our role is to be mended first. A field that is not in the schema is a 500 to the API server.
+            None | Some(403 | 409 | 429 | 502..=504) => Self::Later(error),
+            Some(_) => Self::For(error.to_string()),
         }
     }
 
@@ -408,5 +408,6 @@ fn resource(kind: PartKind) -> Resource {
         PartKind::Deployment => Resource::new("apps", "v1", "deployments"),
         PartKind::HorizontalPodAutoscaler => Resource::new("autoscaling", "v2", "horizontalpodautoscalers"),
         PartKind::PodDisruptionBudget => Resource::new("policy", "v1", "poddisruptionbudgets"),
+        PartKind::NetworkPolicy => Resource::new("networking.k8s.io", "v1", "networkpolicies"),
     }
 }

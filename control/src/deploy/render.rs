@@ -31,6 +31,7 @@ pub(super) fn render(kind: PartKind, gateway: &Gateway, settings: &Settings) -> 
         PartKind::PodDisruptionBudget => {
             Some(json!({"maxUnavailable": 1, "selector": {"matchLabels": selector(gateway)}}))
         }
+        PartKind::NetworkPolicy => Some(policy(gateway)),
     };
     let mut object = json!({
         "apiVersion": kind.api_version(),
@@ -238,6 +239,16 @@ fn autoscaler(gateway: &Gateway) -> Value {
         "metrics": [{"type": "Resource", "resource": {
             "name": "cpu", "target": {"type": "Utilization", "averageUtilization": LOAD},
         }}],
+    })
+}
+
+/// Lets in what is served: tunnels, metrics and readiness. What it calls is not restricted: that is anything in the mesh.
+fn policy(gateway: &Gateway) -> Value {
+    let port = |port: u16| json!({"port": port, "protocol": "TCP"});
+    json!({
+        "podSelector": {"matchLabels": selector(gateway)},
+        "policyTypes": ["Ingress"],
+        "ingress": [{"ports": [port(15008), port(15020), port(15021)]}],
     })
 }
 

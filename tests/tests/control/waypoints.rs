@@ -253,6 +253,7 @@ async fn what_runs_a_waypoint_goes_with_its_gateway(stage: &Stage) -> Result<()>
     for path in [
         DEPLOYMENT,
         BUDGET,
+        "/apis/networking.k8s.io/v1/namespaces/shop/networkpolicies/front",
         "/api/v1/namespaces/shop/services/front",
         "/api/v1/namespaces/shop/serviceaccounts/front",
     ] {
