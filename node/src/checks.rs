@@ -16,6 +16,7 @@ use finding::{Finding, Grade};
 use kubernetes::Api;
 use nix::sched::{CloneFlags, setns};
 use runtime::Shutdown;
+use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
     config::{ClusterConfig, Config},
@@ -24,6 +25,8 @@ use crate::{
 
 /// How often the node is looked at without being asked.
 const LOOK: Duration = Duration::from_secs(60);
+/// How old an answer may be.
+const MOMENT: Duration = Duration::from_secs(1);
 const PROC: &str = "/proc";
 
 /// Everything that is looked at. Cheap to clone.
@@ -31,6 +34,14 @@ const PROC: &str = "/proc";
 pub struct Checks {
     settings: Arc<Settings>,
     api: Option<Api>,
+    last: Arc<Mutex<Option<Look>>>,
+}
+
+/// One look.
+#[derive(Debug)]
+struct Look {
+    taken: Instant,
+    found: Vec<Finding>,
 }
 
 #[derive(Debug)]
@@ -42,11 +53,24 @@ struct Settings {
 impl Checks {
     /// Of a node with these settings, in the cluster of this API server.
     pub fn new(config: &Config, api: Option<Api>) -> Self {
-        Self { settings: Arc::new(Settings { mode: config.mode, cluster: config.cluster.clone() }), api }
+        let settings = Settings { mode: config.mode, cluster: config.cluster.clone() };
+        Self { settings: Arc::new(settings), api, last: Arc::default() }
     }
 
-    /// Looks.
+    /// What is so now, or was a moment ago. However many ask, one looks, and the others wait for it: whoever reaches the
+    /// port may ask, and a look costs a network namespace and a question to the API server.
     pub async fn look(&self) -> Vec<Finding> {
+        let mut last = self.last.lock().await;
+        if let Some(Look { found, .. }) = last.as_ref().filter(|look| look.taken.elapsed() < MOMENT) {
+            return found.clone();
+        }
+        let found = self.look_now().await;
+        count(&found);
+        *last = Some(Look { taken: Instant::now(), found: found.clone() });
+        found
+    }
+
+    async fn look_now(&self) -> Vec<Finding> {
         let settings = Arc::clone(&self.settings);
         // A thread of its own: it changes how it sees the control groups, and does not come back.
         let (tell, told) = tokio::sync::oneshot::channel();
@@ -70,7 +94,6 @@ impl Checks {
         let mut last = Vec::new();
         loop {
             let found = self.look().await;
-            count(&found);
             for Finding { check, grade, found, fix } in
                 found.iter().filter(|finding| !last.contains(*finding))
             {

@@ -295,6 +295,9 @@ impl Round {
                 let (_, faults) = Exclusions::of(&pod.annotations, &Labels::new());
                 let news = self.told.news(About::pod(&pod), Matter::Exclusions, &faults);
                 self.watcher.say(news);
+                let rerouting = told::rerouting(&pod.annotations);
+                let news = self.told.news(About::pod(&pod), Matter::Rerouting, rerouting.as_slice());
+                self.watcher.say(news);
                 ledger.pod_is(*pod);
             }
             (_, Event::Applied(Object::Namespace(name, namespace))) => {

@@ -26,7 +26,7 @@ use crate::{
     metrics::{IDLE, Metrics},
     netns::Netns,
     node::Node,
-    pods::{LAST_WORDS, Pods},
+    pods::{LAST_WORDS, Pods, cut_off},
     record::chain,
     resolver::Resolver,
     socket::{Capture, SocketOptions},
@@ -75,6 +75,7 @@ async fn supervise(config: Config, log: log::LogControl, workers: Vec<Handle>) -
     let data = tasks.group("data plane");
     let readiness = Readiness::new();
     let exported = runtime::metrics::install(metrics_settings(), &tasks)?;
+    metrics::gauge!("ambit_restarts").set(f64::from(config.restarts));
     let quit = Arc::new(Notify::new());
 
     let writer = Writer::new();
@@ -150,13 +151,14 @@ async fn drain(node: &Node, tasks: &Tasks, data: &Tasks) {
     let drained = data.drain(deadline + LAST_WORDS);
     tokio::pin!(drained);
     if tokio::time::timeout(deadline, &mut drained).await.is_err() {
-        for shard in node.shards() {
-            shard.live.end_all(&plan::What::Drained.into());
-        }
+        let closed = cut_off(&node.shards());
+        tracing::info!(closed, deadline = ?deadline, "the drain's deadline has passed, connections were closed");
         let left = drained.await;
         if !left.forced.is_empty() {
             tracing::debug!(tasks = ?left.forced, "dropped at the end");
         }
+    } else {
+        tracing::info!(closed = 0, "every connection has ended by itself");
     }
     tasks.drain(LAST_WORDS).await;
     tracing::info!("ended");

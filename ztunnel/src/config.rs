@@ -17,6 +17,11 @@ use runtime::{
 
 use crate::socket::Keepalive;
 
+/// Whether a parent starts this process again when it was killed.
+pub const RESTART: &str = "AMBIT_RESTART";
+/// Set by the parent: how often it did.
+pub const RESTARTS: &str = "AMBIT_RESTARTS";
+
 /// Everything that can be set from outside.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -70,6 +75,8 @@ pub struct Config {
     pub drain: Duration,
     /// `RUST_LOG`, `LOG_FORMAT`.
     pub log: LogSettings,
+    /// How often this process was started again by its parent (`AMBIT_RESTARTS`, which the parent sets).
+    pub restarts: u32,
     /// `15000`, on loopback.
     pub admin: SocketAddr,
     /// `15020`.
@@ -118,6 +125,7 @@ impl Config {
                 .list("AMBIT_TRUST_DOMAIN_ALIASES", "trust domains", |text| TrustDomain::parse(text).ok()),
             drain: settings::drain(&mut env),
             log: settings::log(&mut env),
+            restarts: env.number(RESTARTS, 0, 0..=u32::MAX),
             admin: env.address("AMBIT_ADMIN_ADDR", SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 15000)),
             metrics: env.address("AMBIT_METRICS_ADDR", at(15020)),
             readiness: env.address("AMBIT_READINESS_ADDR", at(15021)),

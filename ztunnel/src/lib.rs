@@ -11,6 +11,7 @@
 //! A thin shell: where a flow goes and whether it may is decided in `plan`; this asks, dials, copies and records.
 
 pub mod admin;
+pub mod again;
 pub mod app;
 pub mod config;
 pub mod deliver;

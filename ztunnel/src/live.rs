@@ -96,11 +96,13 @@ impl Live {
         self.connections.lock().values().cloned().collect()
     }
 
-    /// Ends all of them.
-    pub fn end_all(&self, failure: &Failure) {
-        for connection in self.snapshot() {
+    /// Ends all of them; how many there were.
+    pub fn end_all(&self, failure: &Failure) -> usize {
+        let open = self.snapshot();
+        for connection in &open {
             connection.end(failure.clone());
         }
+        open.len()
     }
 }
 
@@ -134,7 +136,7 @@ mod tests {
     async fn an_ended_connection_knows_the_first_reason() {
         let live = Live::default();
         let (registered, mut abort) = live.enter(Reporter::Destination, address(), address(), None);
-        live.end_all(&What::Drained.into());
+        assert_eq!(live.end_all(&What::Drained.into()), 1);
         registered.connection.end(What::NotSynced.into());
         assert_eq!(abort.aborted().await, ENDED);
         assert_eq!(registered.connection.failure().map(|failure| &failure.what), Some(&What::Drained));

@@ -10,7 +10,7 @@ use tikv_jemallocator::Jemalloc;
 static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
-    match ztunnel::app::run(std::env::vars()) {
+    match ztunnel::again::run(std::env::vars()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("ztunnel: {error:#}");

@@ -30,6 +30,7 @@ const CLOSED: &str = "istio_tcp_connections_closed_total";
 const FAILED: &str = "istio_tcp_connections_failed_total";
 const RECEIVED: &str = "istio_tcp_received_bytes_total";
 const SENT: &str = "istio_tcp_sent_bytes_total";
+const CUT_OFF: &str = "ambit_drain_closed_connections_total";
 
 /// Which end of a connection this proxy serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -169,6 +170,11 @@ impl Metrics {
     }
 }
 
+/// Connections that a drain's deadline has closed. Both ends of one that stays on the node count.
+pub fn cut_off(connections: usize) {
+    counter!(CUT_OFF).increment(u64::try_from(connections).unwrap_or(u64::MAX));
+}
+
 fn describe() {
     describe_counter!(OPENED, "Connections opened");
     describe_counter!(CLOSED, "Connections closed");
@@ -198,6 +204,14 @@ fn describe() {
         "What policies under trial would have done to connections let in"
     );
     describe_counter!("ambit_retries_total", "Connections tried again at another endpoint");
+    describe_counter!(
+        CUT_OFF,
+        "Connections that were closed because they had not ended at the deadline of a drain"
+    );
+    describe_gauge!(
+        "ambit_restarts",
+        "Times that this process was killed and started again since its container began"
+    );
 }
 
 fn render(labels: &Labels) -> Vec<Label> {

@@ -203,9 +203,7 @@ impl Pods {
             let drain = running.tasks.drain(deadline + LAST_WORDS);
             tokio::pin!(drain);
             if tokio::time::timeout(deadline, &mut drain).await.is_err() {
-                for shard in &running.shards {
-                    shard.live.end_all(&What::Drained.into());
-                }
+                cut_off(&running.shards);
                 drain.await;
             }
         }));
@@ -230,6 +228,13 @@ impl Pods {
             self.gate.pending();
         }
     }
+}
+
+/// Ends what has outlived its drain; how many connections that are.
+pub fn cut_off(shards: &[Arc<Shard>]) -> usize {
+    let closed = shards.iter().map(|shard| shard.live.end_all(&What::Drained.into())).sum();
+    crate::metrics::cut_off(closed);
+    closed
 }
 
 fn key(add: &AddWorkload) -> WorkloadKey {

@@ -40,7 +40,7 @@ impl Waypoint {
         let enforcement = label(ENFORCEMENT).or_else(|| annotations.get(ENFORCEMENT).cloned());
         let problems = tree::list(gateway, "/status/conditions").iter().filter(|condition| {
             let kind = condition["type"].as_str().unwrap_or_default();
-            ["Accepted", "Programmed", "AmbitAccepted"].contains(&kind) && condition["status"] != "True"
+            ["Accepted", "Programmed", "AmbitAccepted"].contains(&kind) && condition["status"] == "False"
         });
         Self {
             namespace: tree::text(gateway, "/metadata/namespace"),

@@ -127,6 +127,9 @@ pub(crate) fn tcp(objects: &Objects, settings: &Settings, object: &TCPRoute) -> 
     reader.done(RouteKind::Tcp, Rules::Tcp(rules), &spec.parent_refs)
 }
 
+/// A port of a service, and what is missing there.
+type Resolved = (ServiceName, u16, Option<String>);
+
 /// Reads one route.
 struct Reader<'a> {
     objects: &'a Objects,
@@ -271,50 +274,57 @@ impl<'a> Reader<'a> {
 
     fn target(&mut self, field: &str, reference: &ServiceRef) -> Target {
         match self.resolve(reference) {
-            Ok((target, known)) => {
-                if let Some(message) = known {
+            Ok((name, port, missing)) => {
+                if let Some(message) = missing {
                     self.unresolved(field, "BackendNotFound", message);
                 }
-                target
+                Target::Service { name, port }
             }
-            Err(message) => {
-                self.unresolved(field, "InvalidKind", message.clone());
+            Err((reason, message)) => {
+                self.unresolved(field, reason, message.clone());
                 Target::Refused(format!("{field}: {message}").into())
             }
         }
     }
 
-    /// Where a reference leads; the second is what is missing there.
-    fn resolve(&self, reference: &ServiceRef) -> Result<(Target, Option<String>), String> {
+    /// Where a reference leads, and what is missing there; or the reason why it leads nowhere.
+    fn resolve(&self, reference: &ServiceRef) -> Result<Resolved, (&'static str, String)> {
         let group = reference.group.as_deref().unwrap_or_default();
         let kind = reference.kind.as_deref().unwrap_or("Service");
-        let port = reference.port.ok_or("has no port: services need one")?;
-        let namespace = reference.namespace.as_ref().unwrap_or(&self.metadata.namespace);
-        match (group, kind) {
-            ("" | "core", "Service") => {
-                let known = (namespace.clone(), reference.name.clone());
-                let missing = match self.objects.service(&known) {
-                    None => Some(format!("Service {}/{} does not exist", known.0, known.1)),
-                    Some(service) if !service.spec.ports.iter().any(|known| known.port == port) => {
-                        Some(format!("Service {}/{} has no port {port}", known.0, known.1))
-                    }
-                    Some(_) => None,
-                };
-                let name = service::named(self.settings, &known.0, &known.1)
-                    .ok_or_else(|| format!("{:?} is no name of a service", reference.name))?;
-                Ok((Target::Service { name, port }, missing))
-            }
-            (NETWORKING, "Hostname") => {
-                let hostname = Hostname::parse(&reference.name).map_err(|error| error.to_string())?;
-                let found = self.objects.entries_for(&hostname).map(|(name, _)| name.0.clone()).next();
-                let missing = found.is_none().then(|| format!("no ServiceEntry has host {hostname}"));
-                let namespace = found.unwrap_or_else(|| namespace.clone());
-                Ok((Target::Service { name: ServiceName { namespace, hostname }, port }, missing))
-            }
+        let find = match (group, kind) {
+            ("" | "core", "Service") => Self::service,
+            (NETWORKING, "Hostname") => Self::host,
             _ => {
-                Err(format!("{group}/{kind} is no kind of backend: use Service, or Hostname of {NETWORKING}"))
+                let shown = if group.is_empty() { kind.to_owned() } else { format!("{kind} of {group}") };
+                let message =
+                    format!("{shown} is no kind of backend: use Service, or Hostname of {NETWORKING}");
+                return Err(("InvalidKind", message));
             }
-        }
+        };
+        let not_found = |message: String| ("BackendNotFound", message);
+        let port = reference.port.ok_or_else(|| not_found("has no port: name one".to_owned()))?;
+        let (name, missing) = find(self, reference, port).map_err(not_found)?;
+        Ok((name, port, missing))
+    }
+
+    fn service(&self, reference: &ServiceRef, port: u16) -> Result<(ServiceName, Option<String>), String> {
+        let namespace = reference.namespace.as_ref().unwrap_or(&self.metadata.namespace);
+        let shown = format!("Service {namespace}/{}", reference.name);
+        let missing = match self.objects.service(&(namespace.clone(), reference.name.clone())) {
+            None => Some(format!("{shown} does not exist")),
+            Some(found) if found.spec.ports.iter().any(|known| known.port == port) => None,
+            Some(_) => Some(format!("{shown} has no port {port}")),
+        };
+        let name = service::named(self.settings, namespace, &reference.name);
+        Ok((name.ok_or_else(|| format!("{:?} is no name of a service", reference.name))?, missing))
+    }
+
+    fn host(&self, reference: &ServiceRef, _: u16) -> Result<(ServiceName, Option<String>), String> {
+        let hostname = Hostname::parse(&reference.name).map_err(|error| error.to_string())?;
+        let found = self.objects.entries_for(&hostname).map(|(name, _)| name.0.clone()).next();
+        let missing = found.is_none().then(|| format!("no ServiceEntry has host {hostname}"));
+        let namespace = found.unwrap_or_else(|| self.metadata.namespace.clone());
+        Ok((ServiceName { namespace, hostname }, missing))
     }
 
     fn unresolved(&mut self, field: &str, reason: &'static str, message: String) {

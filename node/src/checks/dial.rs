@@ -6,13 +6,18 @@
 use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::mpsc::sync_channel,
     thread,
+    time::Duration,
 };
 
 use nix::sched::{CloneFlags, unshare};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
 use crate::routes;
+
+/// Nothing of it waits for a peer; the kernel's lock for interfaces may be busy.
+const DEADLINE: Duration = Duration::from_secs(5);
 
 /// What became of the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,19 +32,18 @@ pub(super) enum Dialled {
 
 /// Tries it.
 pub(super) fn dial(service: SocketAddr) -> Dialled {
-    let found = thread::scope(|scope| {
-        let trying = thread::Builder::new().name("dial".to_owned()).spawn_scoped(scope, || attempt(service));
-        trying
-            .ok()?
-            .join()
-            .ok()?
-            .inspect_err(|error| tracing::debug!(%error, "no service address could be tried"))
-            .ok()
-    });
+    let (tell, told) = sync_channel(1);
+    // Whoever asked may have gone by then; the thread and its namespace end with what it does.
+    let trying = move || drop(tell.send(attempt(service)));
+    let started = thread::Builder::new().name("dial".to_owned()).spawn(trying);
+    let found = started.and_then(|_thread| told.recv_timeout(DEADLINE).map_err(io::Error::other)).flatten();
     match found {
-        Some(met) if met == service => Dialled::Kept(service),
-        Some(met) => Dialled::Rewritten(service, met),
-        None => Dialled::Unknown,
+        Ok(met) if met == service => Dialled::Kept(service),
+        Ok(met) => Dialled::Rewritten(service, met),
+        Err(error) => {
+            tracing::debug!(%error, "no service address could be tried");
+            Dialled::Unknown
+        }
     }
 }
 

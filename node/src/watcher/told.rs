@@ -4,12 +4,14 @@
 use std::{collections::BTreeMap, fmt::Display};
 
 use super::events::{About, Ignored};
+use crate::objects::Labels;
 
 /// What can be ignored of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Matter {
     Bypass,
     Exclusions,
+    Rerouting,
 }
 
 impl Matter {
@@ -17,6 +19,7 @@ impl Matter {
         match self {
             Self::Bypass => "BypassIgnored",
             Self::Exclusions => "ExclusionIgnored",
+            Self::Rerouting => "ReroutingIgnored",
         }
     }
 
@@ -24,8 +27,20 @@ impl Matter {
         match self {
             Self::Bypass => "the namespace stays in the mesh, its bypass is ignored",
             Self::Exclusions => "what they name stays captured",
+            Self::Rerouting => {
+                "connections that come out of interfaces inside the pod are not captured as its own"
+            }
         }
     }
+}
+
+/// Interfaces of virtual machines or containers inside the pod, whose connections are to count as the pod's. Istio's name.
+const REROUTE: &str = "ambient.istio.io/reroute-virtual-interfaces";
+
+/// What a pod asks for and no agent does.
+pub(super) fn rerouting(annotations: &Labels) -> Option<String> {
+    let interfaces = annotations.get(REROUTE).filter(|interfaces| !interfaces.trim().is_empty())?;
+    Some(format!("annotation {REROUTE}: {interfaces:?}"))
 }
 
 /// The last word on each object.
@@ -75,6 +90,9 @@ mod tests {
         assert_eq!(say(&["port 0"]), named("port 0"), "it is wrong again");
         let bypass = told.news(shop(), Matter::Bypass, &["no end"]).expect("another matter");
         assert_eq!(bypass.reason, "BypassIgnored");
+        let pod = Labels::from([(REROUTE.to_owned(), "virbr0".to_owned())]);
+        let rerouting = told.news(shop(), Matter::Rerouting, rerouting(&pod).as_slice()).unwrap();
+        assert!(rerouting.message.ends_with("\"virbr0\""), "{}", rerouting.message);
         told.forget(|about| *about == shop());
         assert!(told.said.is_empty());
     }

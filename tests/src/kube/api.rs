@@ -19,7 +19,7 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, client::conn::http1::SendRequest};
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, client::WantsClientCert};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
 use serde_json::Value;
 use tokio::{net::TcpStream, time::timeout};
@@ -37,6 +37,7 @@ const LONGEST_EVENT: usize = 4 << 20;
 pub struct Api {
     address: SocketAddr,
     tls: TlsConnector,
+    token: Option<String>,
 }
 
 impl std::fmt::Debug for Api {
@@ -52,22 +53,24 @@ impl Api {
     /// When a file is missing or holds something else.
     pub fn new(address: SocketAddr, folder: &Path, user: &str) -> Result<Self> {
         let read = |file: String| fs::read(folder.join(&file)).with_context(|| format!("reading {file}"));
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(&read("ca.crt".to_owned())?) {
-            roots.add(certificate.context("the cluster's root")?).context("the cluster's root")?;
-        }
         let chain: Vec<CertificateDer<'static>> =
             CertificateDer::pem_slice_iter(&read(format!("{user}.crt"))?)
                 .collect::<Result<_, _>>()
                 .context("the client's certificate")?;
         let key = PrivateKeyDer::from_pem_slice(&read(format!("{user}.key"))?).context("the client's key")?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
+        let config = believing(folder)?
             .with_client_auth_cert(chain, key)
             .context("the client's certificate and key")?;
-        Ok(Self { address, tls: TlsConnector::from(Arc::new(config)) })
+        Ok(Self { address, tls: TlsConnector::from(Arc::new(config)), token: None })
+    }
+
+    /// The same server, asked by the owner of a token.
+    ///
+    /// # Errors
+    /// When `<folder>/ca.crt` is missing or holds something else.
+    pub fn with_token(address: SocketAddr, folder: &Path, token: String) -> Result<Self> {
+        let config = believing(folder)?.with_no_client_auth();
+        Ok(Self { address, tls: TlsConnector::from(Arc::new(config)), token: Some(token) })
     }
 
     /// The answer to `GET path`.
@@ -101,6 +104,14 @@ impl Api {
     /// When the server refuses it, or does not answer within 30 s.
     pub async fn merge(&self, path: &str, change: &Value) -> Result<Value> {
         self.call("PATCH", path, Some(("application/merge-patch+json", change))).await
+    }
+
+    /// Puts an object in place of what is there.
+    ///
+    /// # Errors
+    /// When the server refuses it, or does not answer within 30 s.
+    pub async fn replace(&self, path: &str, object: &Value) -> Result<Value> {
+        self.call("PUT", path, Some(("application/json", object))).await
     }
 
     /// A connection for many requests, one after the other.
@@ -162,6 +173,9 @@ impl Api {
     ) -> Result<Request<Full<Bytes>>> {
         let mut request =
             Request::builder().method(method).uri(path).header("host", self.address.to_string());
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
         let mut bytes = Bytes::new();
         if let Some((kind, value)) = body {
             request = request.header("content-type", kind);
@@ -179,6 +193,18 @@ impl Api {
         let name = ServerName::IpAddress(IpAddr::into(self.address.ip()));
         self.tls.connect(name, stream).await.context("TLS with the API server")
     }
+}
+
+/// TLS that believes `<folder>/ca.crt`.
+fn believing(folder: &Path) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>> {
+    let mut roots = RootCertStore::empty();
+    let root = fs::read(folder.join("ca.crt")).context("reading ca.crt")?;
+    for certificate in CertificateDer::pem_slice_iter(&root) {
+        roots.add(certificate.context("the cluster's root")?).context("the cluster's root")?;
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(config.with_root_certificates(roots))
 }
 
 /// A connection to an API server; it works only while it is asked something.

@@ -129,7 +129,11 @@ async fn a_waypoint_that_is_deleted_is_gone(stage: &Stage) -> Result<()> {
     let rest = stage.ambit(&["waypoint", "delete", "-n", "front", "--all"]).await?;
     rest.is(0)?;
     ensure!(rest.noted.contains("still names waypoint other"), "{}", rest.noted);
-    let left = stage.ambit(&["waypoint", "list", "-n", "front"]).await?;
-    ensure!(left.said.contains("no waypoints"), "{}", left.said);
-    Ok(())
+    // They go when what they own has gone.
+    eventually(SOON, "their end", async || {
+        let left = stage.ambit(&["waypoint", "list", "-n", "front"]).await?;
+        ensure!(left.said.contains("no waypoints"), "{}", left.said);
+        Ok(())
+    })
+    .await
 }

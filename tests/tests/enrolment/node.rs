@@ -10,10 +10,10 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use lab::{
     Settings, eventually, http,
-    kube::{KubeCluster, place::Program},
+    kube::{KubeCluster, mesh, place::Program},
     process::Process,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub(crate) const NODE: &str = "node-a";
 const START: Duration = Duration::from_secs(30);
@@ -54,14 +54,37 @@ impl Files {
         self.folder.join(name).display().to_string()
     }
 
+    /// What the chart lets an agent of this node do, and nothing else: a kubeconfig with its token.
+    async fn identity(&self, cluster: &KubeCluster) -> Result<PathBuf> {
+        let chart = mesh::repository().join("charts/node").display().to_string();
+        let template = ["template", mesh::RELEASE, &chart, "-n", mesh::NAMESPACE];
+        let parts = ["serviceaccount", "role", "admission"];
+        let parts = parts.map(|part| format!("--show-only=templates/{part}.yaml"));
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let objects = cluster.helm(&[&template, parts.as_slice()].concat()).await?;
+        let namespace =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": mesh::NAMESPACE}});
+        cluster.apply(&format!("{namespace}\n---\n{objects}")).await?;
+        let token = ["-n", mesh::NAMESPACE, "create", "token", "node", "--bound-object-kind=Node"];
+        let of_node = format!("--bound-object-name={NODE}");
+        let token = cluster.kubectl(&[&token, [of_node.as_str()].as_slice()].concat()).await?;
+        let config = fs::read_to_string(cluster.shape().kubeconfig()).context("reading the kubeconfig")?;
+        let mut config: Value = serde_json::from_str(&config).context("the kubeconfig")?;
+        config["users"][0]["user"] = json!({"token": token});
+        let path = self.folder.join("kubeconfig");
+        fs::write(&path, config.to_string()).context("writing a kubeconfig")?;
+        Ok(path)
+    }
+
     /// Starts the agent and waits until it answers.
     pub(crate) async fn agent(&self, cluster: &KubeCluster) -> Result<Process> {
         let plugin = match &self.binaries.plugin {
             Some(plugin) => plugin.clone(),
             None => self.binaries.binary("cni")?,
         };
+        let identity = self.identity(cluster).await?;
         let environment = [
-            ("AMBIT_KUBERNETES", cluster.shape().kubeconfig().display().to_string()),
+            ("AMBIT_KUBERNETES", identity.display().to_string()),
             ("NODE_NAME", NODE.to_owned()),
             ("POD_NAMESPACE", "ambit-system".to_owned()),
             ("AMBIT_DAEMONSET", "node".to_owned()),

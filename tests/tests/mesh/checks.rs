@@ -4,18 +4,23 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Context as _, Result, ensure};
-use lab::{checks, eventually, kube::suite::Check};
+use lab::{
+    checks, eventually,
+    kube::{api::Api, control_plane, mesh, suite::Check},
+};
 use serde_json::{Value, json};
 
 use crate::{
     balancer::{Balancer, PROGRAM},
-    scene::{SOON, Scene},
+    load::on,
+    scene::{NODES, SOON, Scene, name},
 };
 
 pub(crate) fn all() -> Vec<Check<Scene>> {
     checks![
         a_program_that_rewrites_service_addresses_at_the_socket_is_named,
         a_rule_that_a_role_has_lost_is_named_with_what_it_breaks,
+        an_agent_s_token_changes_only_what_is_of_its_own_node,
     ]
 }
 
@@ -43,13 +48,8 @@ async fn found(scene: &Scene, check: &str) -> Result<Vec<String>> {
     Ok(texts.collect())
 }
 
-async fn at_sockets(scene: &Scene) -> Result<Vec<String>> {
-    found(scene, "socket LB").await
-}
-
 async fn a_program_that_rewrites_service_addresses_at_the_socket_is_named(scene: &Scene) -> Result<()> {
-    let before = at_sockets(scene).await?;
-    ensure!(before.is_empty(), "before there is one: {before:?}");
+    nothing_at_sockets(scene).await?;
     let service = scene.object("/api/v1/namespaces/default/services/kubernetes").await?;
     let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=\
                   kubernetes.io%2Fservice-name%3Dkubernetes";
@@ -64,7 +64,7 @@ async fn a_program_that_rewrites_service_addresses_at_the_socket_is_named(scene:
     let slice = slice.into_iter().find(|slice| slice["addressType"] == "IPv4").context("no endpoints")?;
     let endpoint = address(slice, "/endpoints/0/addresses/0", "/ports/0/port")?;
     let balancer = Balancer::attach(service, endpoint)?;
-    let found = at_sockets(scene).await?;
+    let found = something_at_sockets(scene, "failure: ").await?;
     let [found] = found.as_slice() else { anyhow::bail!("not once for both nodes: {found:?}") };
     let named = format!("({PROGRAM}, of an unknown owner) at connect4 of the control group /");
     ensure!(found.starts_with("failure: node-a, node-b: program ") && found.contains(&named), "{found}");
@@ -75,12 +75,31 @@ async fn a_program_that_rewrites_service_addresses_at_the_socket_is_named(scene:
     // It rewrites, but not what was tried.
     let elsewhere = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 1);
     let balancer = Balancer::attach(elsewhere, endpoint)?;
-    let found = at_sockets(scene).await?;
-    ensure!(found.concat().contains("warning: ") && found.concat().contains("stayed as it was"), "{found:?}");
+    let found = something_at_sockets(scene, "warning: ").await?;
+    ensure!(found.concat().contains("stayed as it was"), "{found:?}");
     drop(balancer);
-    let after = at_sockets(scene).await?;
-    ensure!(after.is_empty(), "after it has gone: {after:?}");
-    Ok(())
+    nothing_at_sockets(scene).await
+}
+
+async fn nothing_at_sockets(scene: &Scene) -> Result<()> {
+    eventually(SOON, "nothing at the sockets", async || {
+        let found = found(scene, "socket LB").await?;
+        ensure!(found.is_empty(), "{found:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// What the nodes say, when all of it begins like this.
+async fn something_at_sockets(scene: &Scene, grade: &str) -> Result<Vec<String>> {
+    eventually(SOON, &format!("{grade} at the sockets"), async || {
+        let found = found(scene, "socket LB").await?;
+        // A node that has just looked says what was so then.
+        let both = found.len() == 1 && found.concat().contains("node-a, node-b: ");
+        ensure!(both && found.iter().all(|text| text.starts_with(grade)), "{found:?}");
+        Ok(found)
+    })
+    .await
 }
 
 /// One rule of each role at a time: no two of them break the same.
@@ -122,6 +141,41 @@ async fn a_rule_that_a_role_has_lost_is_named_with_what_it_breaks(scene: &Scene)
         Ok(())
     })
     .await
+}
+
+/// What the agent may do by its role, tried with a token as the agent of the first node has it.
+async fn an_agent_s_token_changes_only_what_is_of_its_own_node(scene: &Scene) -> Result<()> {
+    let agents = scene.pods(mesh::NAMESPACE, "app.kubernetes.io/name=node").await?;
+    let agent = agents.iter().find(|pod| on(pod) == Some(NODES[0])).context("no agent on the first node")?;
+    let bound = ["--bound-object-kind=Pod", &format!("--bound-object-name={}", name(agent)?)];
+    let token = ["-n", mesh::NAMESPACE, "create", "token", "node"];
+    let ask = async |arguments: &[&str]| {
+        let token = scene.cluster.kubectl(arguments).await?;
+        let shape = scene.cluster.shape();
+        Api::with_token(control_plane::server(shape), &shape.pki(""), token)
+    };
+    let of_node = ask(&[&token, bound.as_slice()].concat()).await?;
+    let of_nobody = ask(&token).await?;
+    let mark = json!({"metadata": {"annotations": {"ambient.istio.io/redirection": "enabled"}}});
+    let marks = async |who: &Api, pod: &str| {
+        who.merge(&format!("/api/v1/namespaces/shop/pods/{pod}/status"), &mark).await
+    };
+    let replaces = async |node: &str| {
+        let path = format!("/api/v1/nodes/{node}");
+        of_node.replace(&path, &scene.object(&path).await?).await
+    };
+    marks(&of_node, "client-a").await.context("a pod of its own node")?;
+    for (tried, what) in [
+        (marks(&of_node, "client-b").await, "a pod of the other node"),
+        (marks(&of_nobody, "client-a").await, "a pod, with a token of no node"),
+        (replaces(NODES[1]).await, "the other node"),
+    ] {
+        let Err(error) = tried else { anyhow::bail!("{what} was changed") };
+        let text = format!("{error:#}");
+        ensure!(text.contains("of that node only"), "{what}: {text}");
+    }
+    // Kubelet may write at the same time.
+    eventually(SOON, "a change of its own node", async || replaces(NODES[0]).await.map(drop)).await
 }
 
 /// How the loss of a rule is told, for each of its resources.

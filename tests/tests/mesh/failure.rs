@@ -20,11 +20,16 @@ const CLIENT: (&str, &str) = ("shop", "client-a");
 /// New connections must work again within this, whatever is slow on the machine; the figure itself is said.
 const BACK: Duration = Duration::from_secs(20);
 
+/// Times that ztunnel's process is killed, and how soon a new connection is answered each time.
+const KILLS: u32 = 20;
+const AGAIN: Duration = Duration::from_secs(2);
+
 pub(crate) fn all() -> Vec<Check<Scene>> {
     checks![
         traffic_goes_on_without_control_and_a_pod_that_starts_then_is_captured,
         traffic_goes_on_without_the_agent_and_a_pod_that_starts_then_waits_for_it,
         a_killed_ztunnel_comes_back_and_nothing_is_in_plaintext_meanwhile,
+        twenty_times_killed_ztunnel_is_back_for_new_connections_within_two_seconds,
     ]
 }
 
@@ -76,6 +81,34 @@ async fn a_killed_ztunnel_comes_back_and_nothing_is_in_plaintext_meanwhile(scene
     for outcome in outcomes {
         say(&outcome.said);
     }
+    scene.cluster.rolled_out(mesh::NAMESPACE, "daemonset/ztunnel", SOON).await
+}
+
+/// The process that serves, on both nodes at once; its parent starts it again. What counts is the time from the kill to a
+/// new connection that was answered.
+async fn twenty_times_killed_ztunnel_is_back_for_new_connections_within_two_seconds(
+    scene: &Scene,
+) -> Result<()> {
+    let by_address = url(scene.address_of("shop", "web").await?, 80);
+    let mut taken = Vec::new();
+    for _ in 0..KILLS {
+        scene.answers(CLIENT, &by_address).await?;
+        let killed = Instant::now();
+        scene.kill_serving("ztunnel").await?;
+        let again = async |url: &str| {
+            let ask = async || scene.run(CLIENT, &["call", url, "--timeout-ms", "2000"]).await;
+            eventually(BACK, &format!("{url} after ztunnel was killed"), ask).await?;
+            anyhow::Ok(killed.elapsed())
+        };
+        let (address, name) = tokio::try_join!(again(&by_address), again("http://web/"))?;
+        taken.extend([address, name]);
+    }
+    taken.sort_unstable();
+    let (median, most) = (taken.get(taken.len() / 2), taken.last().copied().unwrap_or_default());
+    say(&format!("ztunnel's process killed {KILLS} times: answered after {median:?}, at most {most:?}"));
+    ensure!(most <= AGAIN, "answered after {taken:?}");
+    let restarts = scene.count("ambit_restarts", &[]).await?;
+    ensure!(restarts >= f64::from(KILLS) * 2.0, "counted are {restarts} restarts");
     scene.cluster.rolled_out(mesh::NAMESPACE, "daemonset/ztunnel", SOON).await
 }
 

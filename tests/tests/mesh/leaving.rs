@@ -3,10 +3,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use futures_util::future::join_all;
 use lab::{
     checks, eventually,
-    kube::{mesh, suite::Check},
+    kube::{
+        mesh,
+        suite::{Check, say},
+    },
 };
 use serde_json::Value;
 
@@ -15,12 +19,14 @@ use crate::scene::{LABEL, NODES, ROLL_OUT, SOON, Scene, name};
 
 /// How long a connection outlives the ztunnel that has it.
 const KEPT: Duration = Duration::from_secs(20);
+const ZTUNNEL: &str = "app.kubernetes.io/name=ztunnel";
 const CLIENT: (&str, &str) = ("shop", "client-a");
 
 pub(crate) fn all() -> Vec<Check<Scene>> {
     checks![
         a_roll_out_of_control_and_the_agent_fails_no_request,
         a_roll_out_of_ztunnel_fails_no_new_connection_and_resets_none,
+        an_upgrade_with_other_values_and_its_rollback_fail_no_request,
         a_namespace_that_loses_its_label_is_plain_again,
         an_uninstall_leaves_nothing_and_pods_keep_talking,
     ]
@@ -32,7 +38,73 @@ async fn a_roll_out_of_control_and_the_agent_fails_no_request(scene: &Scene) -> 
 
 /// The connection that is kept stays with the old one, which has minutes to go; the next node waits for its end.
 async fn a_roll_out_of_ztunnel_fails_no_new_connection_and_resets_none(scene: &Scene) -> Result<()> {
-    none_failed(&scene.meanwhile(Box::pin(roll_out(scene, &["daemonset/ztunnel"])), KEPT).await?)
+    let mut closed = Vec::new();
+    let rolled_out = async {
+        let old = scene.pods(mesh::NAMESPACE, ZTUNNEL).await?;
+        let names = old.iter().map(name).collect::<Result<Vec<_>>>()?;
+        // Their logs go with them.
+        let logs = join_all(names.iter().map(|pod| scene.log_to_its_end(pod)));
+        let (rolled_out, logs) = tokio::join!(roll_out(scene, &["daemonset/ztunnel"]), logs);
+        for log in logs {
+            closed.push(closed_at_the_deadline(&log?)?);
+        }
+        rolled_out
+    };
+    none_failed(&scene.meanwhile(Box::pin(rolled_out), KEPT).await?)?;
+    say(&format!("ztunnel rolled out: connections closed at the end of the drain on each node: {closed:?}"));
+    ensure!(closed.len() == NODES.len() && closed.iter().all(|count| *count == 0), "closed: {closed:?}");
+    Ok(())
+}
+
+/// Every part gets something else, and what it had before again.
+async fn an_upgrade_with_other_values_and_its_rollback_fail_no_request(scene: &Scene) -> Result<()> {
+    let parts = ["deployment/control", "daemonset/node", "daemonset/ztunnel"];
+    let generations = async || {
+        let mut generations = Vec::new();
+        for part in parts {
+            let get = ["-n", mesh::NAMESPACE, "get", part, "-o", "jsonpath={.metadata.generation}"];
+            generations.push(scene.cluster.kubectl(&get).await?);
+        }
+        anyhow::Ok(generations)
+    };
+    let chart = mesh::repository().join("charts/ambit").display().to_string();
+    let wait = ["-n", mesh::NAMESPACE, "--wait", "--timeout", "4m"];
+    let changed = async {
+        let before = generations().await?;
+        let values = "global.logLevel=info\\,access=off,control.replicas=3,node.resources.limits.memory=300Mi,\
+                      ztunnel.resources.limits.memory=1100Mi";
+        let upgrade = ["upgrade", mesh::RELEASE, &chart, "--reuse-values", "--set", values];
+        scene.cluster.helm(&[&upgrade, wait.as_slice()].concat()).await?;
+        let upgraded = generations().await?;
+        ensure!(before.iter().zip(&upgraded).all(|(old, new)| old != new), "{before:?} and {upgraded:?}");
+        for part in parts {
+            scene.cluster.rolled_out(mesh::NAMESPACE, part, ROLL_OUT).await?;
+        }
+        scene.start_pod("late").await?;
+        scene.joins_and_leaves("late").await?;
+        scene.cluster.helm(&[["rollback", mesh::RELEASE].as_slice(), wait.as_slice()].concat()).await?;
+        for part in parts {
+            scene.cluster.rolled_out(mesh::NAMESPACE, part, ROLL_OUT).await?;
+        }
+        scene.start_pod("later").await?;
+        scene.joins_and_leaves("later").await
+    };
+    none_failed(&scene.meanwhile(Box::pin(changed), KEPT).await?)
+}
+
+/// What a ztunnel says at the end of its drain.
+fn closed_at_the_deadline(log: &str) -> Result<u64> {
+    let line = log.lines().rev().find(|line| line.contains("closed=")).context("no word on the drain")?;
+    let (_, count) = line.rsplit_once("closed=").context("no count")?;
+    let count: String = count.chars().take_while(char::is_ascii_digit).collect();
+    count.parse().with_context(|| format!("the count in {line}"))
+}
+
+impl Scene {
+    /// What a pod of the mesh says until it has ended.
+    async fn log_to_its_end(&self, pod: &str) -> Result<String> {
+        self.cluster.kubectl(&["-n", mesh::NAMESPACE, "logs", "-f", "--tail=-1", pod]).await
+    }
 }
 
 async fn roll_out(scene: &Scene, parts: &[&str]) -> Result<()> {
@@ -71,7 +143,8 @@ async fn an_uninstall_leaves_nothing_and_pods_keep_talking(scene: &Scene) -> Res
         );
     }
     let label = "app.kubernetes.io/part-of=ambit";
-    let kinds = "clusterroles,clusterrolebindings,validatingwebhookconfigurations";
+    let kinds = "clusterroles,clusterrolebindings,validatingwebhookconfigurations,validatingadmissionpolicies,\
+                 validatingadmissionpolicybindings";
     let left = scene.cluster.kubectl(&["get", kinds, "-l", label, "-o", "name"]).await?;
     ensure!(left.is_empty(), "left in the cluster: {left}");
     let own =

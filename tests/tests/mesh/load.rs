@@ -160,6 +160,23 @@ impl Scene {
         }
         Ok(())
     }
+
+    /// Kills the process of a part that serves, and not the parent that starts it again.
+    pub(crate) async fn kill_serving(&self, part: &str) -> Result<()> {
+        let label = format!("app.kubernetes.io/name={part}");
+        for pod in self.pods(mesh::NAMESPACE, &label).await? {
+            let processes = processes(&pod)?;
+            // The parent is the one whose parent is outside of the container.
+            let served = processes
+                .iter()
+                .copied()
+                .filter(|process| parent(*process).is_some_and(|parent| processes.contains(&parent)));
+            let served: Vec<i32> = served.collect();
+            ensure!(!served.is_empty(), "{part} has no process with a parent among {processes:?}");
+            served.into_iter().try_for_each(|process| signal(process, Signal::SIGKILL))?;
+        }
+        Ok(())
+    }
 }
 
 /// Fails when a request has.
@@ -176,8 +193,21 @@ pub(crate) fn on(pod: &Value) -> Option<&str> {
 }
 
 /// Sends a signal to every process of every container of a pod that has not ended.
-fn signal_containers(pod: &Value, signal: Signal) -> Result<()> {
+fn signal_containers(pod: &Value, which: Signal) -> Result<()> {
+    processes(pod)?.into_iter().try_for_each(|process| signal(process, which))
+}
+
+fn signal(process: i32, which: Signal) -> Result<()> {
+    match kill(Pid::from_raw(process), which) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("{which} to process {process}")),
+    }
+}
+
+/// Every process of every container of a pod that has not ended.
+fn processes(pod: &Value) -> Result<Vec<i32>> {
     let statuses = pod.pointer("/status/containerStatuses").and_then(Value::as_array);
+    let mut processes = Vec::new();
     for status in statuses.into_iter().flatten() {
         if status.pointer("/state/terminated").is_some() {
             continue;
@@ -185,16 +215,17 @@ fn signal_containers(pod: &Value, signal: Signal) -> Result<()> {
         let id = status.get("containerID").and_then(Value::as_str);
         let id = id.and_then(|id| id.strip_prefix("containerd://")).context("it has no container")?;
         let groups = cgroup::containers(&[id.to_owned()])?;
-        let mut processes: Vec<i32> = groups.iter().flat_map(|group| cgroup::processes(group)).collect();
-        // A process is in a group of every hierarchy.
-        processes.sort_unstable();
-        processes.dedup();
-        for process in processes {
-            match kill(Pid::from_raw(process), signal) {
-                Ok(()) | Err(Errno::ESRCH) => {}
-                Err(error) => return Err(error).with_context(|| format!("{signal} to process {process}")),
-            }
-        }
+        processes.extend(groups.iter().flat_map(|group| cgroup::processes(group)));
     }
-    Ok(())
+    // A process is in a group of every hierarchy.
+    processes.sort_unstable();
+    processes.dedup();
+    Ok(processes)
+}
+
+/// The process that started a process.
+fn parent(process: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let (_, behind) = stat.rsplit_once(')')?;
+    behind.split_ascii_whitespace().nth(1)?.parse().ok()
 }

@@ -52,8 +52,6 @@ const FRESH: u32 = 10;
 const FRESH_RATE: f64 = 50.0;
 /// Longest time for one request.
 const LIMIT: Duration = Duration::from_secs(5);
-/// One request of so many may meet a replica that is just ending.
-const SELDOM: u64 = 2_000;
 /// How long a replica may take to finish what is open.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -76,9 +74,7 @@ async fn a_roll_out_of_ten_replicas_fails_no_more_requests_than_without_the_mesh
     for tally in [&with_mesh, &without] {
         ensure!(tally.ok > 2_000 && tally.answered_by.len() > REPLICAS, "too little load: {both}");
     }
-    // A replica that ends closes what it has accepted and was not asked on yet, and through the mesh a request arrives a hop
-    // later: on a machine that is busy with something else that is seen now and then.
-    ensure!(with_mesh.failed() <= without.failed() + with_mesh.ok / SELDOM, "{both}");
+    ensure!(with_mesh.failed() <= without.failed(), "{both}");
     Ok(())
 }
 

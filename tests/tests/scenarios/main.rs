@@ -8,6 +8,7 @@ mod change;
 mod connection;
 mod failure;
 mod ground;
+mod guard;
 mod hostile;
 mod identity;
 mod interop;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         traffic::all(),
         names::all(),
         policy::all(),
+        guard::all(),
         identity::all(),
         connection::all(),
         change::all(),

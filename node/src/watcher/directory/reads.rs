@@ -114,11 +114,11 @@ mod tests {
         let hangs = reads.read("shop", std::future::pending::<Result<u8, &str>>);
         let mut hangs = Box::pin(hangs);
         assert!(futures_util::poll!(hangs.as_mut()).is_pending());
-        let mut fails = Box::pin(reads.read("shop", async || Err("away")));
+        let mut fails = Box::pin(reads.read("shop", async || Err::<u8, &str>("away")));
         assert!(futures_util::poll!(fails.as_mut()).is_pending());
-        let mut reads_well = Box::pin(reads.read("shop", async || Ok(1)));
+        let mut reads_well = Box::pin(reads.read("shop", async || Ok::<u8, &str>(1)));
         assert!(futures_util::poll!(reads_well.as_mut()).is_pending());
-        assert_eq!(reads.read("other", async || Ok::<_, &str>(2)).await, Ok(2), "another does not wait");
+        assert_eq!(reads.read("other", async || Ok::<u8, &str>(2)).await, Ok(2), "another does not wait");
         drop(hangs);
         assert_eq!(fails.await, Err("away"));
         assert_eq!(reads_well.await, Ok(1));

@@ -19,13 +19,15 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
-    sync::{Semaphore, watch},
+    sync::{Notify, Semaphore, watch},
     task::JoinSet,
     time::{sleep, timeout},
 };
 
 /// Connections that are served at the same time, over all ports.
 const CONNECTIONS: usize = 16_384;
+/// How long after SIGTERM a connection that was not asked anything yet is waited for.
+const FIRST: Duration = Duration::from_secs(1);
 
 /// Serves until SIGTERM, then finishes what is open.
 #[derive(Args, Clone)]
@@ -109,19 +111,36 @@ async fn accept(
             Some(_ended) = connections.join_next() => continue,
             _ = stopped.changed() => break,
         };
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
-        if serve.close {
-            continue;
-        }
-        let (serve, stopped) = (Arc::clone(&serve), stopped.clone());
-        connections.spawn(async move {
-            // The client sees a connection that broke; there is nobody else to tell.
-            drop(connection(stream, peer, kind, &serve, stopped).await);
-            drop(permit);
-        });
+        take((stream, peer), kind, &serve, (&room, &stopped), &mut connections);
     }
-    drop(listener);
+    // What the kernel has accepted already is answered too: its end would be a reset.
+    if let Ok(listener) = listener.into_std() {
+        while let Ok((stream, peer)) = listener.accept() {
+            if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+                take((stream, peer), kind, &serve, (&room, &stopped), &mut connections);
+            }
+        }
+    }
     connections.join_all().await;
+}
+
+fn take(
+    (stream, peer): (TcpStream, SocketAddr),
+    kind: Kind,
+    serve: &Arc<Serve>,
+    (room, stopped): (&Arc<Semaphore>, &watch::Receiver<bool>),
+    connections: &mut JoinSet<()>,
+) {
+    let Ok(permit) = Arc::clone(room).try_acquire_owned() else { return };
+    if serve.close {
+        return;
+    }
+    let (serve, stopped) = (Arc::clone(serve), stopped.clone());
+    connections.spawn(async move {
+        // The client sees a connection that broke; there is nobody else to tell.
+        drop(connection(stream, peer, kind, &serve, stopped).await);
+        drop(permit);
+    });
 }
 
 async fn connection(
@@ -164,14 +183,25 @@ async fn http(
 ) -> Result<()> {
     let local = canonical(stream.local_addr()?);
     let peer = canonical(peer);
-    let service = service_fn(move |request| answer(Arc::clone(serve), request, peer, local));
+    let asked = Notify::new();
+    let service = service_fn(|request| {
+        asked.notify_one();
+        answer(Arc::clone(serve), request, peer, local)
+    });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new());
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         ended = connection.as_mut() => return Ok(ended?),
-        _ = stopped.wait_for(|stopped| *stopped) => connection.as_mut().graceful_shutdown(),
+        _ = stopped.wait_for(|stopped| *stopped) => {}
     }
+    // Who has just connected gets an answer, as its request is on the way.
+    tokio::select! {
+        ended = connection.as_mut() => return Ok(ended?),
+        () = asked.notified() => {}
+        () = sleep(FIRST) => {}
+    }
+    connection.as_mut().graceful_shutdown();
     Ok(connection.await?)
 }
 
