@@ -35,7 +35,7 @@ enum Payload {
     /// Nothing.
     Empty,
     /// Until it is taken.
-    Once(Option<Body>),
+    Once(Option<Box<Body>>),
     /// As long as it is kept.
     Kept(Original),
 }
@@ -45,14 +45,14 @@ impl Payload {
         match (body.is_end_stream(), kept) {
             (true, _) => Self::Empty,
             (false, true) => Self::Kept(Original::new(body)),
-            (false, false) => Self::Once(Some(body)),
+            (false, false) => Self::Once(Some(Box::new(body))),
         }
     }
 
     fn take(&mut self) -> Option<Body> {
         match self {
             Self::Empty => Some(Body::default()),
-            Self::Once(body) => body.take(),
+            Self::Once(body) => body.take().map(|body| *body),
             Self::Kept(original) => original.is_whole().then(|| Body::replay(original.copy())),
         }
     }
@@ -60,7 +60,7 @@ impl Payload {
     /// Nothing of it was sent.
     fn give_back(&mut self, body: Body) {
         if let Self::Once(slot) = self {
-            *slot = Some(body);
+            *slot = Some(Box::new(body));
         }
     }
 
@@ -87,7 +87,7 @@ pub async fn send(
     wire: Wire,
     request: Request<Body>,
 ) -> Result<Answered, Fault> {
-    let timeouts = routed.rule.as_ref().map_or(Timeouts::default(), |rule| rule.timeouts);
+    let timeouts = routed.rule.as_ref().map_or_else(Timeouts::default, |rule| rule.timeouts);
     let started = exchange.started;
     let sending = repeat(shard, exchange, (routed, timeouts.attempt), wire, request);
     match timeouts.request {

@@ -21,6 +21,7 @@ use tokio::{task::JoinSet, time::timeout};
 use tonic::{
     Code, Status, Streaming,
     body::Body,
+    metadata::MetadataValue,
     server::{Grpc, NamedService, StreamingService, UnaryService},
     transport::{Channel, Endpoint, Server},
 };
@@ -83,7 +84,7 @@ impl UnaryService<Note> for Unary {
             match text.as_str() {
                 "fail" => {
                     let mut status = Status::failed_precondition("not like this");
-                    status.metadata_mut().insert("x-why", "because".parse().unwrap());
+                    status.metadata_mut().insert("x-why", MetadataValue::from_static("because"));
                     Err(status)
                 }
                 "wait" => {
