@@ -110,7 +110,7 @@ fn check_attachment(spec: &AuthorizationPolicySpec, reports: &mut Reports) {
         if spec.selector.is_some() {
             reports.error(field, "cannot stand beside a selector: remove one of them");
         }
-        reports.warning(field, "only a waypoint enforces an attached policy, and waypoints are not served");
+        reports.warning(field, "no waypoint enforces attached policies yet: select the workloads instead");
         return;
     }
     match spec.action {
