@@ -361,6 +361,7 @@ impl<'a> Reader<'a> {
     fn persistence(&mut self, field: &str, wanted: Option<&SessionPersistence>) -> Option<Persistence> {
         let wanted = wanted?;
         let field = format!("{field}.sessionPersistence");
+        self.reports.warning(&field, "is not served yet: every request is balanced by itself");
         let lifetime = wanted.cookie_config.as_ref().and_then(|config| config.lifetime_type.as_deref());
         let carrier = match (wanted.kind.as_deref().unwrap_or("Cookie"), lifetime.unwrap_or("Session")) {
             ("Header", _) => Carrier::Header,
