@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use crate::{
     bypass::BypassCommand,
     check::CheckCommand,
+    explain::ExplainCommand,
     install::{InstallCommand, UninstallCommand},
     report::ReportCommand,
     status::StatusCommand,
@@ -90,6 +91,8 @@ pub(crate) enum Command {
     Bypass(BypassCommand),
     /// Gather what a report of a fault needs into one archive, without secrets
     BugReport(ReportCommand),
+    /// What would become of a request, from a pod over all hops to its destination
+    Explain(ExplainCommand),
     /// What the ztunnels know
     Ztunnel(ZtunnelCommand),
     /// Waypoints: L7 proxies of a namespace, a service, a workload or a service account

@@ -149,7 +149,8 @@ pub(crate) async fn text(api: &Api, at: &PodPort, path: &str) -> Answer<String> 
     Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
-async fn ask<T: DeserializeOwned>(api: &Api, at: &PodPort, path: &str) -> Answer<T> {
+/// What a port of a pod answers, read as JSON.
+pub(crate) async fn ask<T: DeserializeOwned>(api: &Api, at: &PodPort, path: &str) -> Answer<T> {
     // Kubelet repeats itself at length.
     let short =
         |error: kubernetes::ForwardError| chain(&error).chars().take(LONGEST_REASON).collect::<String>();

@@ -15,6 +15,7 @@ mod check;
 mod control;
 mod dump;
 mod exit;
+mod explain;
 mod facts;
 mod gather;
 mod install;
@@ -67,6 +68,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
             Command::Uninstall(uninstall) => uninstall.run(&to).await,
             Command::Bypass(bypass) => bypass.run(&to).await,
             Command::BugReport(report) => report.run(&to).await,
+            Command::Explain(explain) => explain.run(&to).await,
             Command::Ztunnel(ztunnel) => ztunnel.run(&to).await,
             Command::Waypoint(waypoint) => waypoint.run(&to).await,
             Command::Completion(_) => Ok(Outcome::Well),

@@ -18,7 +18,7 @@ use runtime::{
 };
 use tokio::net::TcpListener;
 use tonic::service::Routes;
-use xds::server::ServerSettings;
+use xds::server::{Scopes, ServerSettings};
 
 use crate::{
     authenticate::{Authenticate, Authenticator, Discovery, Reviews, StaticTokens},
@@ -113,7 +113,9 @@ pub async fn start(config: Config, render: Render, tasks: &Tasks) -> anyhow::Res
     let authenticator = Arc::new(authenticator);
     let reader =
         Discovery { authenticator: Arc::clone(&authenticator), trust_domain: live.trust_domain().clone() };
-    let server = xds::Server::new(live.catalogue(), reader, ServerSettings::default());
+    let world = Arc::clone(&live);
+    let scopes = Scopes::new(move |node, caller| world.scope(node, caller));
+    let server = xds::Server::with_scopes(live.catalogue(), reader, scopes, ServerSettings::default());
     let certificates = CertificateService {
         authenticator,
         live: Arc::clone(&live),

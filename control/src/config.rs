@@ -2,13 +2,19 @@
 //! What the environment says, read once, with every mistake at once. Names without the prefix `AMBIT_` are Istio's.
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv6Addr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
+use arcstr::ArcStr;
 use kubernetes::Access;
-use mesh::{Hostname, Network, TrustDomain};
+use mesh::{
+    Hostname, Network, TrustDomain,
+    telemetry::{Provider, SpanWire},
+};
 use runtime::{
     env::{Env, InvalidEnvironment},
     log::LogSettings,
@@ -223,7 +229,33 @@ fn mesh_settings(env: &mut Env, source: &Source) -> Settings {
         cluster_domain,
         network: Network(env.string("NETWORK", "").into()),
         root_namespace: env.string("AMBIT_ROOT_NAMESPACE", root_namespace).into(),
+        providers: providers(env),
     }
+}
+
+/// `AMBIT_PROVIDERS`: `name=zipkin://host:port[/path]` or `name=otlp://host:port`, between commas.
+fn providers(env: &mut Env) -> BTreeMap<ArcStr, Arc<Provider>> {
+    let accepted = "name=zipkin://host:port[/path] or name=otlp://host:port, between commas";
+    let all = env.list("AMBIT_PROVIDERS", accepted, provider);
+    all.into_iter().map(|provider| (provider.name.clone(), Arc::new(provider))).collect()
+}
+
+fn provider(text: &str) -> Option<Provider> {
+    let (name, uri) = text.split_once('=')?;
+    let uri: http::Uri = uri.parse().ok()?;
+    let (wire, usual) = match uri.scheme_str()? {
+        "zipkin" => (SpanWire::Zipkin, "/api/v2/spans"),
+        "otlp" => (SpanWire::Otlp, ""),
+        _ => return None,
+    };
+    let path = Some(uri.path()).filter(|path| wire == SpanWire::Zipkin && path.len() > 1);
+    Some(Provider {
+        name: Some(name).filter(|name| !name.is_empty())?.into(),
+        wire,
+        host: uri.host()?.trim_start_matches('[').trim_end_matches(']').into(),
+        port: uri.port_u16()?,
+        path: path.unwrap_or(usual).into(),
+    })
 }
 
 #[expect(clippy::expect_used, reason = "a constant")]
@@ -276,6 +308,21 @@ mod tests {
         assert_eq!(config.certificate_ttl, DAY);
         assert_eq!(config.tls_names.len(), 3);
         assert_eq!(config.node_accounts.len(), 2);
+    }
+
+    #[test]
+    fn providers_of_traces_are_told_by_name() {
+        let text = "a=zipkin://zipkin.observe:9411,b=otlp://[::1]:4317";
+        let providers = read(&[("AMBIT_PROVIDERS", text)]).unwrap().mesh.providers;
+        let shown = |name: &str| {
+            let provider = &providers[name];
+            format!("{:?} {} {} {}", provider.wire, provider.host, provider.port, provider.path)
+        };
+        assert_eq!(shown("a"), "Zipkin zipkin.observe 9411 /api/v2/spans");
+        assert_eq!(shown("b"), "Otlp ::1 4317 ");
+        for wrong in ["zipkin://a:1", "=zipkin://a:1", "a=http://a:1", "a=otlp://a"] {
+            assert!(read(&[("AMBIT_PROVIDERS", wrong)]).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -4,10 +4,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mesh::{Change, TrustDomain};
+use mesh::{Change, SpiffeId, TrustDomain};
 use parking_lot::RwLock;
 use tokio::sync::watch;
-use xds::{Catalogue, Kind, Resource, Update};
+use xds::{Catalogue, Kind, Resource, Update, server::Scope};
 
 use crate::{
     report::Report,
@@ -56,6 +56,15 @@ impl Live {
         look(&self.world.read())
     }
 
+    /// The part of the mesh that is for a proxy; see [`World::scope`].
+    pub fn scope(&self, node: &str, caller: &SpiffeId) -> Option<Scope> {
+        // Most proxies are no waypoints, and need not wait for who writes.
+        if !node.starts_with("waypoint~") {
+            return None;
+        }
+        self.read(|world| world.scope(node, caller))
+    }
+
     /// Applies events and publishes what they change; says whether that is anything.
     pub fn apply(&self, events: impl IntoIterator<Item = Event>) -> bool {
         let mut world = self.world.write();
@@ -97,10 +106,18 @@ fn update(change: Change) -> Update {
         Change::Service(service) => Update::Put(service.into()),
         Change::Policy(policy) => Update::Put(policy.into()),
         Change::Route(route) => Update::Put(route.into()),
+        Change::Telemetry(telemetry) => Update::Put(telemetry.into()),
+        Change::Traffic(traffic) => Update::Put(traffic.into()),
+        Change::Guard(guard) => Update::Put(guard.into()),
+        Change::Authentication(authentication) => Update::Put(authentication.into()),
         Change::WorkloadGone(uid) => Update::Remove(Kind::Address, uid.as_str().into()),
         Change::ServiceGone(name) => Update::Remove(Kind::Address, arcstr::format!("{name}")),
         Change::PolicyGone(name) => Update::Remove(Kind::Authorization, arcstr::format!("{name}")),
         Change::RouteGone(name) => Update::Remove(Kind::Route, arcstr::format!("{name}")),
+        Change::TelemetryGone(name) => Update::Remove(Kind::Telemetry, arcstr::format!("{name}")),
+        Change::TrafficGone(name) => Update::Remove(Kind::Traffic, arcstr::format!("{name}")),
+        Change::GuardGone(name) => Update::Remove(Kind::Guard, arcstr::format!("{name}")),
+        Change::AuthenticationGone(name) => Update::Remove(Kind::Authentication, arcstr::format!("{name}")),
     }
 }
 

@@ -13,6 +13,7 @@ mod pod;
 mod route;
 mod security;
 mod service;
+mod telemetry;
 
 use std::fmt;
 
@@ -44,13 +45,18 @@ pub use self::{
         StreamRouteRule, StreamRouteSpec, TCPRoute, TLSRoute, UrlRewrite,
     },
     security::{
-        AuthorizationAction, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule,
-        ExtensionProvider, From, MtlsMode, MutualTls, Operation, PeerAuthentication, PeerAuthenticationSpec,
-        Source, TargetReference, To, When,
+        AuthorizationAction, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, ClaimToHeader,
+        ExtensionProvider, From, JwtHeader, JwtRule, MtlsMode, MutualTls, Operation, PeerAuthentication,
+        PeerAuthenticationSpec, RequestAuthentication, RequestAuthenticationSpec, Source, TargetReference,
+        To, When,
     },
     service::{
         ClusterIp, Ingress, IpFamily, LoadBalancerStatus, Port, Service, ServiceSpec, ServiceStatus,
         TargetPort, TrafficPolicy,
+    },
+    telemetry::{
+        CustomTag, LiteralTag, LogFilter, LoggingRule, NamedTag, ProviderRef, Side, SideMatch, Telemetry,
+        TelemetrySpec, TracingRule,
     },
 };
 
@@ -165,6 +171,8 @@ kinds! {
     TCPRoute: true, ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha2"];
     AuthorizationPolicy: true, ["security.istio.io/v1", "security.istio.io/v1beta1"];
     PeerAuthentication: true, ["security.istio.io/v1", "security.istio.io/v1beta1"];
+    Telemetry: true, ["telemetry.istio.io/v1", "telemetry.istio.io/v1alpha1"];
+    RequestAuthentication: true, ["security.istio.io/v1", "security.istio.io/v1beta1"];
 }
 
 impl fmt::Display for Kind {

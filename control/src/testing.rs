@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What several tests of this crate need.
 
+use std::collections::BTreeMap;
+
 use mesh::{Network, TrustDomain};
 
 use crate::{
@@ -17,6 +19,7 @@ pub(crate) fn settings() -> Settings {
         cluster_domain: "cluster.local".into(),
         network: Network::default(),
         root_namespace: "istio-system".into(),
+        providers: BTreeMap::new(),
     }
 }
 

@@ -8,21 +8,26 @@
 //!         └───────────► service  ◄── Namespace (traffic distribution), Gateway (waypoint)
 //!   Service ──────────► service  ◄┘
 //!   EndpointSlice ────► workload     (endpoints that are no pods; pods by reference: member)
-//!   AuthorizationPolicy ► policy
+//!   AuthorizationPolicy ► policy   (for node proxies; with a target ► guard, for waypoints)
+//!   RequestAuthentication ► guard
 //!   PeerAuthentication ─► peer     (synthesized policies; a proxy never sees the object)
 //!   HTTPRoute, GRPCRoute, TLSRoute, TCPRoute ─► route   (for waypoints)
+//!   Telemetry ──────────► telemetry (for waypoints)
 //!   Gateway ────────────► waypoint (who is bound to it; synthesized policies that guard workloads behind it)
 //! ```
 //! Nothing is ignored in silence: what cannot be honoured comes back as a report beside the output.
 
 mod check;
 pub(crate) mod entry;
+pub(crate) mod guard;
 pub(crate) mod member;
 pub(crate) mod peer;
 pub(crate) mod policy;
 pub(crate) mod route;
 pub(crate) mod service;
 pub(crate) mod slice;
+pub(crate) mod telemetry;
+pub(crate) mod traffic;
 pub(crate) mod waypoint;
 pub(crate) mod workload;
 pub(crate) mod workload_entry;

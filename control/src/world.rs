@@ -6,6 +6,7 @@
 
 mod affected;
 mod automatic;
+mod bindings;
 mod guards;
 mod objects;
 mod outputs;
@@ -13,10 +14,14 @@ mod settings;
 
 use std::collections::BTreeMap;
 
-use mesh::{Change, Policy, PolicyName, Route, RouteName, Service, ServiceName, Workload, WorkloadUid};
+use mesh::{
+    Authentication, Change, Policy, PolicyName, Route, RouteName, Service, ServiceName, Telemetry,
+    TelemetryName, Traffic, Workload, WorkloadUid,
+};
 
 use self::{
     affected::Affected,
+    bindings::Bindings,
     guards::Guards,
     outputs::{Batch, Outputs, Replaced},
 };
@@ -26,11 +31,11 @@ use crate::{
     objects::{Kind, Object, ObjectKey},
     report::Report,
     translate::{
-        self, Translation, entry,
+        self, Translation, entry, guard,
         member::Guarded,
         peer, policy,
         route::{self, Attachment, Routed},
-        service, slice,
+        service, slice, telemetry, traffic,
         waypoint::{Binder, Bound, Guard},
         workload, workload_entry,
     },
@@ -62,10 +67,16 @@ pub struct World {
     services: Outputs<ServiceName, Service>,
     policies: Outputs<PolicyName, Policy>,
     routes: Outputs<RouteName, Route>,
+    telemetries: Outputs<TelemetryName, Telemetry>,
+    traffic: Outputs<ServiceName, Traffic>,
+    /// Policies that waypoints enforce, and whose tokens they believe.
+    attached: Outputs<PolicyName, mesh::Guard>,
+    authentications: Outputs<PolicyName, Authentication>,
     /// What became of the parents of a route.
     attachments: BTreeMap<ObjectKey, Vec<Attachment>>,
     static_strict: Option<Policy>,
     guards: Guards,
+    bindings: Bindings,
     reports: BTreeMap<ObjectKey, Vec<Report>>,
     /// What the source of an object has said.
     notes: BTreeMap<ObjectKey, Vec<Report>>,
@@ -82,9 +93,14 @@ impl World {
             services: Outputs::default(),
             policies: Outputs::default(),
             routes: Outputs::default(),
+            telemetries: Outputs::default(),
+            traffic: Outputs::default(),
+            attached: Outputs::default(),
+            authentications: Outputs::default(),
             attachments: BTreeMap::new(),
             static_strict: None,
             guards: Guards::default(),
+            bindings: Bindings::default(),
             reports: BTreeMap::new(),
             notes: BTreeMap::new(),
             news: Vec::new(),
@@ -111,6 +127,11 @@ impl World {
         self.attachments.get(key).map_or(&[], Vec::as_slice)
     }
 
+    /// What is said of a policy with a target.
+    pub(crate) fn standing(&self, key: &ObjectKey, reports: &[&Report]) -> Option<guard::Standing> {
+        guard::standing(&self.objects, &self.settings, key, reports)
+    }
+
     /// What is said of the waypoint of an object, if it is to have one.
     pub(crate) fn bound(&self, key: &ObjectKey) -> Option<Bound> {
         Binder { objects: &self.objects, settings: &self.settings }.bound(key)
@@ -120,7 +141,11 @@ impl World {
     pub(crate) fn opinion(&self, object: &Object) -> Vec<Report> {
         let (objects, settings) = (&self.objects, &self.settings);
         match object {
+            Object::AuthorizationPolicy(object) if object.spec.is_for_waypoints() => {
+                guard::translate(objects, settings, object).reports
+            }
             Object::AuthorizationPolicy(object) => policy::translate(settings, object).reports,
+            Object::RequestAuthentication(object) => guard::authentication(objects, settings, object).reports,
             Object::PeerAuthentication(object) => peer::translate(objects, settings, object).reports,
             Object::ServiceEntry(object) => entry::translate(objects, settings, object).reports,
             Object::WorkloadEntry(object) => workload_entry::translate(objects, settings, object).reports,
@@ -137,6 +162,7 @@ impl World {
             Object::GRPCRoute(object) => route::grpc(objects, settings, object).reports,
             Object::TLSRoute(object) => route::tls(objects, settings, object).reports,
             Object::TCPRoute(object) => route::tcp(objects, settings, object).reports,
+            Object::Telemetry(object) => telemetry::translate(settings, object).reports,
         }
     }
 
@@ -151,7 +177,12 @@ impl World {
         let services = self.services.values().cloned().map(Change::Service);
         let workloads = self.workloads.values().cloned().map(Change::Workload);
         let routes = self.routes.values().cloned().map(Change::Route);
-        policies.cloned().map(Change::Policy).chain(services).chain(workloads).chain(routes)
+        let attached = self.attached.values().cloned().map(Change::Guard);
+        let authentications = self.authentications.values().cloned().map(Change::Authentication);
+        let telemetries = self.telemetries.values().cloned().map(Change::Telemetry);
+        let traffic = self.traffic.values().cloned().map(Change::Traffic);
+        let told = policies.cloned().map(Change::Policy).chain(authentications).chain(attached);
+        told.chain(services).chain(workloads).chain(traffic).chain(routes).chain(telemetries)
     }
 
     /// Takes events and returns what changes for proxies. What others name comes before them and goes after them: a
@@ -215,14 +246,29 @@ impl World {
         for replaced in self.guards.replace(batches.guards, &gateways, (&self.objects, &self.settings)) {
             changes.policy(replaced);
         }
+        for replaced in self.authentications.replace(batches.authentications) {
+            changes.authentication(replaced);
+        }
+        for replaced in self.attached.replace(batches.attached) {
+            changes.guard(replaced);
+        }
         for replaced in self.services.replace(batches.services) {
+            self.bindings.service(&replaced);
             changes.service(replaced);
         }
         for replaced in self.workloads.replace(batches.workloads) {
+            self.bindings.workload(&replaced);
             changes.workload(replaced);
         }
+        for replaced in self.traffic.replace(batches.traffic) {
+            changes.traffic(replaced);
+        }
         for replaced in self.routes.replace(batches.routes) {
+            self.bindings.route(&replaced);
             changes.route(replaced);
+        }
+        for replaced in self.telemetries.replace(batches.telemetries) {
+            changes.telemetry(replaced);
         }
         for (key, attachments) in batches.attachments {
             if attachments.is_empty() {
@@ -258,7 +304,11 @@ struct Batches {
     services: Batch<ServiceName, Service>,
     workloads: Batch<WorkloadUid, Workload>,
     routes: Batch<RouteName, Route>,
+    telemetries: Batch<TelemetryName, Telemetry>,
+    traffic: Batch<ServiceName, Traffic>,
     attachments: Vec<(ObjectKey, Vec<Attachment>)>,
+    attached: Batch<PolicyName, mesh::Guard>,
+    authentications: Batch<PolicyName, Authentication>,
     guards: Vec<(ObjectKey, Vec<Guard>)>,
 }
 
@@ -290,11 +340,7 @@ impl Batches {
                 let (output, reports) = said(found);
                 self.take_workloads(key, (output.into_iter().flatten(), reports))
             }
-            Kind::Service => {
-                let found =
-                    objects.service(&name).map(|object| service::translate(objects, settings, object));
-                self.take_services(key, said(found))
-            }
+            Kind::Service => self.translate_service(objects, settings, key, &name),
             Kind::ServiceEntry => {
                 let found = objects.entry(&name).map(|object| entry::translate(objects, settings, object));
                 let (output, reports) = said(found);
@@ -312,15 +358,33 @@ impl Batches {
             Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute => {
                 self.take_route(key, said(route::translate(objects, settings, key)))
             }
-            Kind::AuthorizationPolicy => {
-                let found = objects.authorization(&name).map(|object| policy::translate(settings, object));
-                self.take_policies(key, said(found))
-            }
+            Kind::AuthorizationPolicy => self.take_authorization(objects, settings, key),
+            Kind::RequestAuthentication => self.take_authentication(objects, settings, key),
             Kind::PeerAuthentication => {
                 let found = objects.peer(&name).map(|object| peer::translate(objects, settings, object));
                 self.take_policies(key, said(found))
             }
+            Kind::Telemetry => {
+                let found = objects.telemetry(&name).map(|object| telemetry::translate(settings, object));
+                self.take_telemetry(key, said(found))
+            }
         }
+    }
+
+    /// Where a service is, and how its traffic is handled.
+    fn translate_service(
+        &mut self,
+        objects: &Objects,
+        settings: &Settings,
+        key: &ObjectKey,
+        name: &Name,
+    ) -> Vec<Report> {
+        let object = objects.service(name);
+        let found = object.map(|object| service::translate(objects, settings, object));
+        let traffic = object.map(|object| traffic::translate(settings, object));
+        let mut reports = self.take_services(key, said(found));
+        reports.extend(self.take_traffic(key, said(traffic)));
+        reports
     }
 
     fn take_guarded(&mut self, key: &ObjectKey, said: Said<Option<Guarded>>) -> Vec<Report> {
@@ -328,6 +392,34 @@ impl Batches {
             said.0.map(|Guarded { workload, guards }| (Some(workload), guards)).unwrap_or_default();
         self.guards.push((key.clone(), guards));
         self.take_workloads(key, (workload, said.1))
+    }
+
+    fn take_authorization(&mut self, objects: &Objects, settings: &Settings, key: &ObjectKey) -> Vec<Report> {
+        let found = objects.authorization(&(key.namespace.clone(), key.name.clone()));
+        let (attached, of_nodes) = match found {
+            Some(object) if object.spec.is_for_waypoints() => {
+                (Some(guard::translate(objects, settings, object)), None)
+            }
+            _ => (None, found.map(|object| policy::translate(settings, object))),
+        };
+        let (attached, mut reports) = said(attached);
+        let outputs = attached.into_iter().map(|output| (output.name.clone(), output));
+        self.attached.push((key.clone(), outputs.collect()));
+        reports.extend(self.take_policies(key, said(of_nodes)));
+        reports
+    }
+
+    fn take_authentication(
+        &mut self,
+        objects: &Objects,
+        settings: &Settings,
+        key: &ObjectKey,
+    ) -> Vec<Report> {
+        let found = objects.request_authentication(&(key.namespace.clone(), key.name.clone()));
+        let (output, reports) = said(found.map(|object| guard::authentication(objects, settings, object)));
+        let outputs = output.into_iter().map(|output| (output.name.clone(), output));
+        self.authentications.push((key.clone(), outputs.collect()));
+        reports
     }
 
     fn take_policies(
@@ -346,6 +438,18 @@ impl Batches {
         let outputs = route.into_iter().map(|route| (route.name.clone(), route));
         self.routes.push((key.clone(), outputs.collect()));
         self.attachments.push((key.clone(), attachments));
+        said.1
+    }
+
+    fn take_telemetry(&mut self, key: &ObjectKey, said: Said<Option<Telemetry>>) -> Vec<Report> {
+        let outputs = said.0.into_iter().map(|output| (output.name.clone(), output));
+        self.telemetries.push((key.clone(), outputs.collect()));
+        said.1
+    }
+
+    fn take_traffic(&mut self, key: &ObjectKey, said: Said<Option<Traffic>>) -> Vec<Report> {
+        let outputs = said.0.into_iter().map(|output| (output.service.clone(), output));
+        self.traffic.push((key.clone(), outputs.collect()));
         said.1
     }
 
@@ -385,6 +489,9 @@ struct Changes {
     workloads: Vec<Change>,
     routes: Vec<Change>,
     routes_gone: Vec<Change>,
+    telemetries: Vec<Change>,
+    traffic: Vec<Change>,
+    traffic_gone: Vec<Change>,
     gone: Vec<Change>,
     policies_gone: Vec<Change>,
 }
@@ -394,6 +501,22 @@ impl Changes {
         match replaced {
             (_, Some(now)) => self.policies.push(Change::Policy(now)),
             (Some(was), None) => self.policies_gone.push(Change::PolicyGone(was.name)),
+            (None, None) => {}
+        }
+    }
+
+    fn guard(&mut self, replaced: Replaced<mesh::Guard>) {
+        match replaced {
+            (_, Some(now)) => self.policies.push(Change::Guard(now)),
+            (Some(was), None) => self.policies_gone.push(Change::GuardGone(was.name)),
+            (None, None) => {}
+        }
+    }
+
+    fn authentication(&mut self, replaced: Replaced<Authentication>) {
+        match replaced {
+            (_, Some(now)) => self.policies.push(Change::Authentication(now)),
+            (Some(was), None) => self.policies_gone.push(Change::AuthenticationGone(was.name)),
             (None, None) => {}
         }
     }
@@ -422,9 +545,28 @@ impl Changes {
         }
     }
 
+    /// Nothing else depends on them, nor they on anything.
+    fn telemetry(&mut self, replaced: Replaced<Telemetry>) {
+        match replaced {
+            (_, Some(now)) => self.telemetries.push(Change::Telemetry(now)),
+            (Some(was), None) => self.telemetries.push(Change::TelemetryGone(was.name)),
+            (None, None) => {}
+        }
+    }
+
+    fn traffic(&mut self, replaced: Replaced<Traffic>) {
+        match replaced {
+            (_, Some(now)) => self.traffic.push(Change::Traffic(now)),
+            (Some(was), None) => self.traffic_gone.push(Change::TrafficGone(was.service)),
+            (None, None) => {}
+        }
+    }
+
     fn in_order(self) -> Vec<Change> {
-        let told = [self.policies, self.services, self.workloads, self.routes];
-        let groups = told.into_iter().chain([self.routes_gone, self.gone, self.policies_gone]);
+        let told =
+            [self.policies, self.services, self.workloads, self.traffic, self.routes, self.telemetries];
+        let gone = [self.routes_gone, self.traffic_gone, self.gone, self.policies_gone];
+        let groups = told.into_iter().chain(gone);
         groups.into_iter().flatten().collect()
     }
 }

@@ -5,16 +5,37 @@
 //! code.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing test panics")]
 
+#[path = "golden/attached.rs"]
+mod attached;
 #[path = "golden/view.rs"]
 mod view;
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use control::{
     manifests,
     world::{Event, Settings, World},
 };
-use mesh::{Network, TrustDomain};
+use mesh::{
+    Network, TrustDomain,
+    telemetry::{Provider, SpanWire},
+};
+
+/// One provider of each kind.
+fn providers() -> BTreeMap<arcstr::ArcStr, Arc<Provider>> {
+    let provider = |name: &str, wire, port, path: &str| Provider {
+        name: name.into(),
+        wire,
+        host: format!("{name}.istio-system.svc.cluster.local").into(),
+        port,
+        path: path.into(),
+    };
+    let all = [
+        provider("zipkin", SpanWire::Zipkin, 9411, "/api/v2/spans"),
+        provider("otel", SpanWire::Otlp, 4317, ""),
+    ];
+    all.into_iter().map(|provider| (provider.name.clone(), Arc::new(provider))).collect()
+}
 
 fn check(case: &str) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case);
@@ -27,6 +48,7 @@ fn check(case: &str) {
         cluster_domain: "cluster.local".into(),
         network: Network::default(),
         root_namespace: "istio-system".into(),
+        providers: providers(),
     });
     world.apply(content.objects.into_iter().map(|(object, _)| Event::Applied(Box::new(object))));
     let output = view::yaml(&world);
@@ -51,6 +73,11 @@ fn routes_become_what_a_waypoint_decides_by() {
 #[test]
 fn services_keep_their_ports_addresses_and_preferences() {
     check("services");
+}
+
+#[test]
+fn policies_with_a_target_become_what_a_waypoint_can_enforce() {
+    check("guards");
 }
 
 #[test]
@@ -146,4 +173,9 @@ fn services_outside_of_the_cluster() {
 #[test]
 fn the_policies_of_security_tasks() {
     check("security-tasks");
+}
+
+#[test]
+fn what_is_observed_of_requests() {
+    check("telemetry");
 }

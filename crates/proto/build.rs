@@ -3,8 +3,9 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = ["workload", "authorization", "route", "discovery", "ca", "zds"]
-        .map(|name| format!("proto/{name}.proto"));
+    let ours = ["route", "traffic", "guard", "telemetry"];
+    let others = ["workload", "authorization", "discovery", "ca", "zds", "otlp"];
+    let files = ours.into_iter().chain(others).map(|name| format!("proto/{name}.proto"));
     let descriptors = protox::compile(files, ["proto"])?;
     tonic_prost_build::configure().bytes(".").btree_map(".istio.workload").compile_fds(descriptors)?;
     Ok(())

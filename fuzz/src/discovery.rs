@@ -31,10 +31,14 @@ const LONGEST_COMPLAINT: usize = 8192;
 /// A kind, then a message of it.
 pub(crate) fn resource(bytes: &[u8]) {
     let Some((kind, message)) = bytes.split_first() else { return };
-    let kind = match kind % 3 {
+    let kind = match kind % 7 {
         0 => Kind::Address,
         1 => Kind::Authorization,
-        _ => Kind::Route,
+        2 => Kind::Route,
+        3 => Kind::Telemetry,
+        4 => Kind::Traffic,
+        5 => Kind::Guard,
+        _ => Kind::Authentication,
     };
     let name = called(kind, message).unwrap_or_default();
     let Ok(resource) = codec::decode(kind, &name, message) else { return };
@@ -47,7 +51,8 @@ pub(crate) fn resource(bytes: &[u8]) {
     index.apply(Change::from(resource));
     index.apply(key.gone());
     assert_eq!(index.workloads().count() + index.services().count() + index.policies().count(), 0);
-    assert_eq!(index.routes().count(), 0);
+    assert_eq!(index.routes().count() + index.telemetries().count() + index.traffics().count(), 0);
+    assert_eq!(index.guards().count() + index.authentications().count(), 0);
 }
 
 /// The name that a message would be sent under.
@@ -62,6 +67,22 @@ fn called(kind: Kind, message: &[u8]) -> Option<String> {
             let kind =
                 mesh::l7::RouteKind::ALL.into_iter().find(|kind| wire_kind(*kind) as i32 == route.kind)?;
             format!("{}/{}/{}", kind.as_str(), route.namespace, route.name)
+        }
+        Kind::Telemetry => {
+            let telemetry = proto::waypoint::Telemetry::decode(message).ok()?;
+            format!("{}/{}", telemetry.namespace, telemetry.name)
+        }
+        Kind::Traffic => {
+            let service = proto::waypoint::Traffic::decode(message).ok()?.service?;
+            format!("{}/{}", service.namespace, service.hostname)
+        }
+        Kind::Guard => {
+            let guard = proto::waypoint::Guard::decode(message).ok()?;
+            format!("{}/{}", guard.namespace, guard.name)
+        }
+        Kind::Authentication => {
+            let authentication = proto::waypoint::Authentication::decode(message).ok()?;
+            format!("{}/{}", authentication.namespace, authentication.name)
         }
         Kind::Address => match proto::workload::Address::decode(message).ok()?.r#type? {
             address::Type::Workload(workload) => workload.uid,
@@ -103,6 +124,10 @@ pub(crate) fn response(bytes: &[u8]) {
             assert_eq!(subscriber.len(Kind::Address), known);
             assert_eq!(subscriber.len(Kind::Authorization), index.policies().count());
             assert_eq!(subscriber.len(Kind::Route), index.routes().count());
+            assert_eq!(subscriber.len(Kind::Telemetry), index.telemetries().count());
+            assert_eq!(subscriber.len(Kind::Traffic), index.traffics().count());
+            assert_eq!(subscriber.len(Kind::Guard), index.guards().count());
+            assert_eq!(subscriber.len(Kind::Authentication), index.authentications().count());
         }
         assert_eq!(subscriber.connect().len(), Kind::ALL.len());
     }

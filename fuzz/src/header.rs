@@ -3,7 +3,7 @@
 
 use std::{fmt::Display, net::SocketAddr, str::FromStr, sync::Arc, time::Instant};
 
-use hbone::{Head, HeaderMap};
+use hbone::{Head, HeaderMap, HeaderValue};
 use mesh::{
     Hostname, Network, PolicyName, ServiceName, SpiffeId, TrustDomain, Workload, WorkloadUid,
     workload::{Health, Locality, NetworkMode, TunnelProtocol, WorkloadType},
@@ -101,9 +101,26 @@ pub(crate) fn forwarded(bytes: &[u8]) {
 }
 
 pub(crate) fn traceparent(bytes: &[u8]) {
+    for name in ["traceparent", "b3", "x-b3-traceid", "x-b3-sampled"] {
+        carried(name, bytes);
+    }
     let Some(trace) = text(bytes).and_then(trace::parse) else { return };
     assert_ne!(trace, 0);
     assert_eq!(trace::parse(&trace::header(trace, 1)), Some(trace));
+}
+
+/// What a caller says of a trace is passed on as it was understood.
+fn carried(name: &'static str, bytes: &[u8]) {
+    let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
+    let mut headers = HeaderMap::new();
+    headers.insert(name, value);
+    let said = trace::carried::read(&headers);
+    let Some(parent) = said.parent else { return };
+    assert!(parent.trace != 0 && parent.span != 0, "{parent:?}");
+    let sampled = said.sampled.unwrap_or_default();
+    trace::carried::write(&mut headers, parent, None, sampled, said.forms);
+    let again = trace::carried::read(&headers);
+    assert_eq!((again.parent, again.sampled), (Some(parent), Some(sampled)));
 }
 
 pub(crate) fn name(bytes: &[u8]) {

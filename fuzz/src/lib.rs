@@ -11,6 +11,7 @@ mod certificate;
 mod connect;
 mod discovery;
 mod dns;
+mod guard;
 mod header;
 mod local;
 mod manifest;
@@ -26,7 +27,7 @@ pub struct Target {
 }
 
 /// All of them, by name.
-pub const TARGETS: [Target; 22] = [
+pub const TARGETS: [Target; 24] = [
     Target { name: "authority", run: header::authority },
     Target { name: "baggage", run: header::baggage },
     Target { name: "certificate", run: certificate::certificate },
@@ -39,8 +40,10 @@ pub const TARGETS: [Target; 22] = [
     Target { name: "first-bytes", run: request::first_bytes },
     Target { name: "forwarded", run: header::forwarded },
     Target { name: "grpc-messages", run: request::grpc_messages },
+    Target { name: "jwt", run: guard::jwt },
     Target { name: "manifest", run: manifest::manifest },
     Target { name: "name", run: header::name },
+    Target { name: "path", run: guard::path },
     Target { name: "pod", run: local::pod },
     Target { name: "request-head", run: request::head },
     Target { name: "resolv-conf", run: dns::resolv_conf },

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What users write: manifests, from text to what proxies are told, and the file of tokens.
 
-use std::{collections::BTreeSet, fs};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
 
 use control::{
     authenticate::StaticTokens,
@@ -50,10 +53,18 @@ fn resource(change: Change) -> Resource {
         Change::Service(service) => service.into(),
         Change::Policy(policy) => policy.into(),
         Change::Route(route) => route.into(),
+        Change::Telemetry(telemetry) => telemetry.into(),
+        Change::Traffic(traffic) => traffic.into(),
+        Change::Guard(guard) => guard.into(),
+        Change::Authentication(authentication) => authentication.into(),
         gone @ (Change::WorkloadGone(_)
         | Change::ServiceGone(_)
         | Change::PolicyGone(_)
-        | Change::RouteGone(_)) => {
+        | Change::RouteGone(_)
+        | Change::GuardGone(_)
+        | Change::AuthenticationGone(_)
+        | Change::TelemetryGone(_)
+        | Change::TrafficGone(_)) => {
             panic!("{gone:?} is told to somebody who knows nothing")
         }
     }
@@ -70,6 +81,7 @@ fn settings() -> Settings {
         cluster_domain: "cluster.local".into(),
         network: Network::default(),
         root_namespace: "istio-system".into(),
+        providers: BTreeMap::new(),
     }
 }
 

@@ -243,9 +243,9 @@ impl Cluster {
         }
         let followers = self.whole.followers.lock().clone();
         for follower in followers.iter().filter(|follower| follower.process.pid().is_some()) {
+            // It is told only of what it serves: that it has nothing to learn any more is known by control.
             let what = format!("{} learning of a change", follower.process.name());
-            eventually(SETTLE, &what, async || shows(&follower.config_dump().await?, &quoted, &before))
-                .await?;
+            eventually(SETTLE, &what, async || self.whole.control.has_told(&follower.node).await).await?;
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ pub mod build;
 pub mod certificates;
 pub mod cgroup;
 pub mod clean;
+pub mod conformance;
 pub mod control_plane;
 pub mod gateway_api;
 pub mod mesh;
@@ -32,6 +33,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::Output,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -44,7 +46,7 @@ use futures_util::future::try_join_all;
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 
-pub use build::Tools;
+pub use build::{Conformance, Tools};
 pub use shape::Shape;
 
 use crate::{
@@ -302,9 +304,8 @@ impl KubeCluster {
     /// # Errors
     /// When it fails: with what it wrote.
     pub async fn run_program(&self, name: &str, path: PathBuf, arguments: &[&str]) -> Result<String> {
-        let launch = self.tool((name, path), arguments, PathBuf::new());
-        let line = launch.name.clone();
-        let output = process::output(launch, KUBECTL).await?;
+        let line = format!("{name} {}", arguments.join(" "));
+        let output = self.outcome_of((name, path), arguments, KUBECTL).await?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
         ensure!(
             output.status.success(),
@@ -314,6 +315,19 @@ impl KubeCluster {
             text(&output.stdout)
         );
         Ok(text(&output.stdout))
+    }
+
+    /// Runs such a program, which may end badly.
+    ///
+    /// # Errors
+    /// When it cannot be executed, or does not end in time.
+    pub async fn outcome_of(
+        &self,
+        program: (&str, PathBuf),
+        arguments: &[&str],
+        deadline: Duration,
+    ) -> Result<Output> {
+        process::output(self.tool(program, arguments, PathBuf::new()), deadline).await
     }
 
     /// A program that finds the API server by its environment.

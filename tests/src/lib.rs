@@ -7,6 +7,7 @@
 
 pub mod clean;
 pub mod cluster;
+pub mod collectors;
 pub mod config;
 pub mod dns;
 pub mod echo;

@@ -17,7 +17,7 @@ use runtime::{
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use crate::{app::VERSION, waypoint::Waypoint};
+use crate::{app::VERSION, explain, tap, waypoint::Waypoint};
 
 /// What the admin interface shows and changes.
 #[derive(Clone)]
@@ -36,6 +36,8 @@ pub struct Admin {
 
 const INDEX: &str = "\
 GET  /config_dump                 workloads, services, policies, certificates, connections
+GET  /explain?...                 what would become of a request; /explain says how to ask
+GET  /tap[?...]                   requests as they end, a line of JSON each; /tap?x=y says how to ask
 POST /logging[?level=L|?reset]    L: a level, or target=level,target=level
 POST /quitquitquit                drain and end
 metrics on :15020/metrics, readiness on :15021/healthz/ready
@@ -59,9 +61,13 @@ pub fn serve(tasks: &Tasks, addresses: Addresses, admin: Admin) -> anyhow::Resul
         on(|admin, _request| admin.scrape()),
     );
     listen(tasks, "metrics", addresses.metrics, metrics)?;
+    let (tapped, group) = (Arc::clone(&admin.waypoint), tasks.clone());
+    let tap = move |request: Request| std::future::ready(tap::answer(&tapped, &group, &request));
     let router = Router::new()
         .route(Method::GET, "/", on(|_admin, _request| respond::text(StatusCode::OK, INDEX)))
         .route(Method::GET, "/config_dump", on(|admin, _request| admin.dump()))
+        .route(Method::GET, "/explain", on(|admin, request| explain::answer(&admin.waypoint, request)))
+        .stream(Method::GET, "/tap", tap)
         .route(Method::POST, "/logging", on(|admin, request| shown::logging(&admin.log, request)))
         .route(
             Method::POST,

@@ -89,11 +89,15 @@ async fn supervise(config: Config, log: log::LogControl, workers: Vec<Handle>) -
     serve_readiness(&tasks.on(first), addresses, &readiness)?;
 
     let waypoint = Arc::new(Waypoint::new(config, Parts { replica, identities, profile }));
+    waypoint.exporters.start(&tasks.on(Handle::current()));
     let shown = Admin { waypoint: Arc::clone(&waypoint), log, exported, stats, quit: Arc::clone(&quit) };
     admin::serve(&tasks, addresses, shown)?;
     for worker in workers {
         Shard::start(&waypoint, &data.on(worker.clone()), &servers.on(worker))?;
     }
+    let keyring = Arc::clone(&waypoint.keyring);
+    let tending = keyring.tend(waypoint.replica.clone(), tasks.clone(), tasks.shutdown());
+    drop(tasks.spawn_vital("keyring", tending));
     drop(tasks.spawn_vital("follow", Arc::clone(&waypoint).follow(tasks.clone())));
     let ready = Arc::clone(&waypoint);
     drop(tasks.spawn("ready", async move {

@@ -8,9 +8,9 @@ use std::{
 };
 
 use ::proxy::ends::End;
-use http::{Method, Request, Response, request};
+use http::{Method, Request, Response, StatusCode, header::RETRY_AFTER, request};
 use hyper::body::Body as _;
-use mesh::l7::route::Timeouts;
+use mesh::l7::{Traffic, route::Timeouts};
 use plan::{
     Fault,
     outbound::{Hop, Transport},
@@ -20,12 +20,14 @@ use plan::{
 
 use crate::{
     body::Body,
-    budget::Underway,
+    budget::{Most, Underway},
     exchange::Exchange,
-    pick::{Aim, pick},
+    keys::key,
+    pick::{self, Aim, pick},
     pools::Wire,
     replay::Original,
     route::Routed,
+    session::Session,
     shard::Shard,
     upstream::{self, Held},
 };
@@ -112,14 +114,14 @@ async fn repeat(
     let policy = routed.rule.as_ref().and_then(|rule| rule.retry.clone());
     let (head, body) = request.into_parts();
     let mut payload = Payload::new(body, policy.is_some());
-    let mut underway = exchange.service().map(|service| shard.waypoint.budgets.begin(&service.key()));
-    let mut aim = Aim {
-        target: exchange.target.clone(),
-        asked: exchange.asked,
-        source: exchange.link.peer,
-        seed: exchange.seed,
-        failed: HashSet::new(),
+    let traffic = pick::traffic(shard, &exchange.target);
+    let mut underway = match exchange.service() {
+        Some(service) => {
+            Some(shard.waypoint.budgets.begin(&service.key(), most(shard, traffic.as_deref())).await?)
+        }
+        None => None,
     };
+    let mut aim = aim(exchange, routed, traffic, &head);
     let mut last = None;
     loop {
         let Some(body) = payload.take() else { return Err(last.unwrap_or(Fault::NoBackend)) };
@@ -136,12 +138,17 @@ async fn repeat(
         }
         exchange.attempts += 1;
         exchange.aim_at(&hop);
-        let request = Request::from_parts(head.clone(), body);
+        let mut request = Request::from_parts(head.clone(), body);
+        exchange.trail.sent(&hop, request.headers_mut());
         let outcome = once(shard, exchange, &hop, (wire, limit), request).await;
         let seen = match outcome {
-            Ok(answered) => Ok(answered),
+            Ok(answered) => {
+                exchange.trail.answered(answered.0.status().as_u16());
+                Ok(answered)
+            }
             Err(refused) => {
                 let upstream::Refused { fault, request: unsent } = *refused;
+                exchange.trail.failed(&fault);
                 let unseen = unsent.is_some();
                 if let Some(unsent) = unsent {
                     payload.give_back(unsent.into_body());
@@ -162,6 +169,19 @@ async fn repeat(
             underway.repeat();
         }
         tokio::time::sleep(wait).await;
+    }
+}
+
+fn aim(exchange: &Exchange, routed: &Routed, traffic: Option<Arc<Traffic>>, head: &request::Parts) -> Aim {
+    Aim {
+        target: exchange.target.clone(),
+        asked: exchange.asked,
+        source: exchange.link.peer,
+        seed: exchange.seed,
+        key: traffic.as_ref().and_then(|traffic| key(traffic, exchange.link.peer, head)),
+        session: routed.session.as_ref().and_then(Session::mark),
+        traffic,
+        failed: HashSet::new(),
     }
 }
 
@@ -226,9 +246,28 @@ async fn once(
         if let Some(shown) = shown {
             endpoints.note(uid, shown, began.elapsed(), shard.waypoint.now());
         }
+        if let Some(wish) = outcome.as_ref().ok().and_then(|(response, _lease)| rest(response)) {
+            endpoints.rest(uid, wish, shard.waypoint.now());
+        }
     }
     let (response, lease) = outcome?;
     Ok((response, Held { lease: Some(lease), in_flight, room: None }))
+}
+
+/// How long a server that cannot serve now wants to be left alone (RFC 9110 §10.2.3); a date is not read, as it is of another
+/// clock.
+fn rest(response: &Response<Body>) -> Option<Duration> {
+    let unavailable = response.status() == StatusCode::SERVICE_UNAVAILABLE;
+    let seconds = response.headers().get(RETRY_AFTER).filter(|_| unavailable)?.to_str().ok()?;
+    seconds.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// What may be under way to a service: what is said of it, else what this proxy is configured for.
+pub fn most(shard: &Shard, traffic: Option<&Traffic>) -> Most {
+    let bounds = &shard.waypoint.config.bounds;
+    let said = |limit: Option<u32>, or: usize| limit.map_or(or, |limit| limit as usize);
+    let limits = traffic.map(|traffic| traffic.limits).unwrap_or_default();
+    Most { active: said(limits.active, bounds.service), waiting: said(limits.waiting, bounds.pending) }
 }
 
 /// Whether a fault is the endpoint's.

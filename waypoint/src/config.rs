@@ -3,16 +3,23 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
 use identity::Token;
-use mesh::{Network, TrustDomain, WorkloadKey};
+use mesh::{
+    Network, TrustDomain, WorkloadKey,
+    telemetry::{Provider, Share, SpanWire, Tracing},
+};
+use plan::guard::path::Normalisation;
 use proxy::settings::{self, NodeId, TunnelConfig, Upstream};
 use runtime::{
     env::{Env, InvalidEnvironment},
     log::LogSettings,
 };
+
+const NORMALISATIONS: &str = "NONE, BASE, MERGE_SLASHES or DECODE_AND_MERGE_SLASHES";
 
 /// Everything that can be set from outside.
 #[derive(Clone, Debug)]
@@ -43,8 +50,12 @@ pub struct Config {
     pub trust_domain_aliases: Vec<TrustDomain>,
     /// Whether servers are told who the client is, in `x-forwarded-client-cert` (`AMBIT_FORWARD_CLIENT_CERT`).
     pub forward_client: bool,
+    /// How far paths are normalised (`AMBIT_PATH_NORMALIZATION`).
+    pub normalisation: Normalisation,
     /// Bounds of what clients may take.
     pub bounds: Bounds,
+    /// Where spans go and how many, unless a Telemetry says otherwise.
+    pub tracing: Tracing,
     /// Time that running requests get at the end.
     pub drain: Duration,
     /// `RUST_LOG`, `LOG_FORMAT`.
@@ -70,6 +81,10 @@ pub struct Bounds {
     pub streams: u32,
     /// Requests at a time on one thread (`AMBIT_MAX_REQUESTS`).
     pub requests: usize,
+    /// Requests and connections at a time to one service, unless the service says otherwise (`AMBIT_MAX_SERVICE_REQUESTS`).
+    pub service: usize,
+    /// Those that may wait for their turn (`AMBIT_MAX_SERVICE_PENDING`).
+    pub pending: usize,
     /// A client that has begun a head finishes it in this time (`AMBIT_HEADER_TIMEOUT`).
     pub head: Duration,
     /// A connection without a request is closed after this (`AMBIT_IDLE_TIMEOUT`).
@@ -107,7 +122,11 @@ impl Config {
             trust_domain_aliases: env
                 .list("AMBIT_TRUST_DOMAIN_ALIASES", "trust domains", |text| TrustDomain::parse(text).ok()),
             forward_client: env.flag("AMBIT_FORWARD_CLIENT_CERT", false),
+            normalisation: env
+                .optional("AMBIT_PATH_NORMALIZATION", NORMALISATIONS, |text| text.parse().ok())
+                .unwrap_or_default(),
             bounds: bounds(&mut env),
+            tracing: tracing(&mut env),
             drain: settings::drain(&mut env),
             log: settings::log(&mut env),
             hbone: env.address("AMBIT_HBONE_ADDR", at(plan::HBONE_PORT)),
@@ -135,12 +154,51 @@ fn workers(env: &mut Env) -> usize {
     env.number("AMBIT_WORKER_THREADS", cores.min(2), 1..=256)
 }
 
+/// `OTEL_EXPORTER_OTLP_ENDPOINT` (gRPC) or `OTEL_EXPORTER_ZIPKIN_ENDPOINT`, and `AMBIT_TRACE_SAMPLING` in percent.
+fn tracing(env: &mut Env) -> Tracing {
+    let [otlp, zipkin] = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", SpanWire::Otlp, 4317, ""),
+        ("OTEL_EXPORTER_ZIPKIN_ENDPOINT", SpanWire::Zipkin, 9411, "/api/v2/spans"),
+    ]
+    .map(|(name, wire, port, path)| {
+        env.optional(name, "http://host[:port]", |text| provider(text, wire, port, path))
+    });
+    if otlp.is_some() && zipkin.is_some() {
+        env.reject("OTEL_EXPORTER_ZIPKIN_ENDPOINT", "unset where OTEL_EXPORTER_OTLP_ENDPOINT is set");
+    }
+    let share = env.optional("AMBIT_TRACE_SAMPLING", "a percentage, 0 to 100", |text| {
+        Share::percent(text.parse().ok()?)
+    });
+    Tracing {
+        provider: otlp.or(zipkin).map(Arc::new),
+        share: share.or_else(|| Share::percent(1.0)),
+        ..Tracing::default()
+    }
+}
+
+fn provider(text: &str, wire: SpanWire, port: u16, path: &str) -> Option<Provider> {
+    let uri: http::Uri = text.parse().ok()?;
+    if uri.scheme_str() != Some("http") {
+        return None;
+    }
+    let given = Some(uri.path()).filter(|given| *given != "/" && !given.is_empty());
+    Some(Provider {
+        name: arcstr::ArcStr::default(),
+        wire,
+        host: uri.host()?.trim_start_matches('[').trim_end_matches(']').into(),
+        port: uri.port_u16().unwrap_or(port),
+        path: given.unwrap_or(path).into(),
+    })
+}
+
 fn bounds(env: &mut Env) -> Bounds {
     Bounds {
         header_bytes: env.number("AMBIT_MAX_HEADER_BYTES", 60 * 1024, 4096..=1 << 20),
         headers: env.number("AMBIT_MAX_HEADERS", 100, 16..=1000),
         streams: env.number("AMBIT_MAX_STREAMS", 100, 1..=10_000),
         requests: env.number("AMBIT_MAX_REQUESTS", 16_384, 1..=1_000_000),
+        service: env.number("AMBIT_MAX_SERVICE_REQUESTS", 16_384, 1..=1_000_000),
+        pending: env.number("AMBIT_MAX_SERVICE_PENDING", 1024, 0..=1_000_000),
         head: env.duration("AMBIT_HEADER_TIMEOUT", Duration::from_secs(10)),
         idle: env.duration("AMBIT_IDLE_TIMEOUT", Duration::from_secs(3600)),
         detection: env.duration("AMBIT_DETECTION_TIMEOUT", Duration::from_millis(100)),
@@ -163,6 +221,26 @@ mod tests {
         assert_eq!(config.own.to_string(), "shop/gate-1 (gate)");
         assert_eq!(config.node_id.id, "waypoint~10.0.0.1~gate-1.shop~shop.svc.cluster.local");
         assert_eq!(config.hbone.port(), 15008);
+    }
+
+    #[test]
+    fn spans_go_where_the_environment_says() {
+        assert_eq!(config(&[]).unwrap().tracing.provider, None);
+        let to = |name: &'static str, value: &'static str| {
+            let provider = config(&[(name, value)]).unwrap().tracing.provider.unwrap();
+            (provider.host.to_string(), provider.port, provider.path.to_string())
+        };
+        let zipkin = |value| to("OTEL_EXPORTER_ZIPKIN_ENDPOINT", value);
+        assert_eq!(zipkin("http://zipkin"), ("zipkin".into(), 9411, "/api/v2/spans".into()));
+        assert_eq!(zipkin("http://[::1]:1/x"), ("::1".into(), 1, "/x".into()));
+        assert_eq!(to("OTEL_EXPORTER_OTLP_ENDPOINT", "http://10.0.0.1").1, 4317);
+        let both =
+            [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a"), ("OTEL_EXPORTER_ZIPKIN_ENDPOINT", "http://b")];
+        for wrong in
+            [&both[..], &[("OTEL_EXPORTER_OTLP_ENDPOINT", "a:1")], &[("AMBIT_TRACE_SAMPLING", "101")]]
+        {
+            assert!(config(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use mesh::service::AppProtocol;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::{
+    guard,
     hello::{Hello, hello},
     http1, http2,
     link::Linked,
@@ -135,9 +136,16 @@ async fn server_name(shard: &Shard, linked: &mut Linked, buffer: &mut Vec<u8>) -
 
 async fn bytes(shard: &Arc<Shard>, linked: Linked, far: Option<Reached>, server: Option<String>) {
     let started = Instant::now();
-    let far = match far {
-        Some(far) => Ok(far),
-        None => tcp::reach(shard, &linked.link, server.as_deref()).await,
+    let judged = guard::connection(&shard.waypoint, &linked.link, server.as_deref());
+    let far = match (judged, far) {
+        (Err(failure), _) => Err(failure),
+        (Ok(judgement), far) => {
+            guard::begun(&linked.link, &judgement);
+            match far {
+                Some(far) => Ok(far),
+                None => tcp::reach(shard, &linked.link, server.as_deref()).await,
+            }
+        }
     };
     match far {
         Ok(far) => tcp::carry(shard, linked, far, started).await,
@@ -164,13 +172,19 @@ async fn declared(shard: &Shard, linked: &mut Linked, buffer: &mut Vec<u8>) -> F
 async fn undeclared(shard: &Arc<Shard>, linked: &mut Linked, buffer: &mut Vec<u8>) -> Found {
     let bounds = &shard.waypoint.config.bounds;
     let mut far = None;
+    // A client that may only send requests is given all the time that it needs to begin one.
+    let may_be_silent = guard::connection(&shard.waypoint, &linked.link, None).is_ok();
     loop {
         if !buffer.is_empty()
             && let Some(spoken) = spoken(buffer)
         {
             return Some((spoken, far));
         }
-        let limit = if is_likely_http(buffer) && !buffer.is_empty() { bounds.head } else { bounds.detection };
+        let limit = match buffer.is_empty() {
+            true if !may_be_silent => bounds.idle,
+            false if is_likely_http(buffer) => bounds.head,
+            true | false => bounds.detection,
+        };
         match tokio::time::timeout(limit, linked.inner.look(buffer)).await {
             Ok(Ok(count)) if count > 0 => {}
             // The end, without anything that says what it is.
@@ -180,6 +194,7 @@ async fn undeclared(shard: &Arc<Shard>, linked: &mut Linked, buffer: &mut Vec<u8
                 return None;
             }
             Err(_elapsed) if !buffer.is_empty() => return Some((Spoken::Other, far)),
+            Err(_elapsed) if !may_be_silent => return None,
             Err(_elapsed) => match silent(shard, linked, buffer).await {
                 Ok(Silence::Broken(server)) => return Some((Spoken::Other, Some(server))),
                 Ok(Silence::Client(server)) => far = Some(server),

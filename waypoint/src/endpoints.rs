@@ -2,11 +2,7 @@
 //! What endpoints have shown so far, shared by all threads: what one request learned at its own cost, the others need
 //! not. What follows from it is decided in `plan::upstream`.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use mesh::WorkloadUid;
 use parking_lot::{Mutex, RwLock};
@@ -19,6 +15,8 @@ use plan::upstream::{
 #[derive(Debug, Default)]
 pub struct Endpoints {
     known: RwLock<HashMap<WorkloadUid, Arc<Mutex<Standing>>>>,
+    /// Those that are set aside: usually none, so that a request need not look at all.
+    aside: Mutex<HashMap<WorkloadUid, Duration>>,
     limits: Limits,
 }
 
@@ -57,20 +55,39 @@ impl Endpoints {
         }
         if standing.health.note(outcome, &self.limits, now) {
             tracing::info!(endpoint = %uid, "an endpoint is set aside");
-            metrics::counter!("ambit_endpoints_set_aside_total").increment(1);
+            metrics::counter!("ambit_endpoints_set_aside_total", "reason" => "failures").increment(1);
+            self.aside.lock().insert(uid.clone(), standing.health.until());
         }
     }
 
-    /// Who is set aside now.
-    pub fn aside(&self, now: Duration) -> HashSet<WorkloadUid> {
-        let known = self.known.read();
-        let aside = known.iter().filter(|(_uid, standing)| standing.lock().health.is_aside(now));
-        aside.map(|(uid, _standing)| uid.clone()).collect()
+    /// An endpoint said that it wants to be left alone for a while.
+    pub fn rest(&self, uid: &WorkloadUid, wish: Duration, now: Duration) {
+        let standing = self.standing(uid, now);
+        let mut standing = standing.lock();
+        standing.health.rest(wish, &self.limits, now);
+        metrics::counter!("ambit_endpoints_set_aside_total", "reason" => "retry_after").increment(1);
+        self.aside.lock().insert(uid.clone(), standing.health.until());
+    }
+
+    /// Who is set aside now, and until when.
+    pub fn aside(&self, now: Duration) -> Vec<(WorkloadUid, Duration)> {
+        let mut aside = self.aside.lock();
+        if aside.is_empty() {
+            return Vec::new();
+        }
+        aside.retain(|_uid, until| now < *until);
+        aside.iter().map(|(uid, until)| (uid.clone(), *until)).collect()
+    }
+
+    /// When an endpoint is set aside, and how many.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Forgets endpoints that are gone.
     pub fn retain(&self, exists: impl Fn(&WorkloadUid) -> bool) {
         self.known.write().retain(|uid, _standing| exists(uid));
+        self.aside.lock().retain(|uid, _until| exists(uid));
     }
 }
 
@@ -107,7 +124,11 @@ mod tests {
             assert!(endpoints.aside(Duration::from_secs(1)).is_empty());
             endpoints.note(&uid, Outcome::Failed, Duration::ZERO, Duration::from_secs(1));
         }
-        assert!(endpoints.aside(Duration::from_secs(2)).contains(&uid));
+        let until = Duration::from_secs(3);
+        assert_eq!(endpoints.aside(Duration::from_secs(2)), [(uid.clone(), until)]);
+        assert!(endpoints.aside(until).is_empty());
+        endpoints.rest(&uid, Duration::from_secs(9), until);
+        assert_eq!(endpoints.aside(until).len(), 1);
         endpoints.retain(|_uid| false);
         assert!(endpoints.aside(Duration::from_secs(2)).is_empty());
     }

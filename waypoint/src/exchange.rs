@@ -9,7 +9,7 @@ use http::{Method, Version, header::CONTENT_TYPE, request};
 use mesh::{Service, service::AppProtocol};
 use plan::{Fault, waypoint::Target};
 
-use crate::{body::Count, headers, link::Link};
+use crate::{body::Count, headers, link::Link, trail::Trail};
 
 /// What a request speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,6 +73,8 @@ pub struct Exchange {
     pub grpc_status: Option<ArcStr>,
     /// Why there is no answer of a server.
     pub fault: Option<Fault>,
+    /// By what it is found again.
+    pub trail: Trail,
 }
 
 impl Exchange {
@@ -103,6 +105,7 @@ impl Exchange {
             status: 0,
             grpc_status: None,
             fault: None,
+            trail: Trail::default(),
         }
     }
 

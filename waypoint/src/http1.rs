@@ -20,6 +20,7 @@ pub async fn serve(shard: Arc<Shard>, linked: Linked) {
         let (shard, link) = (Arc::clone(&shard), Arc::clone(&link));
         async move { Ok::<_, Infallible>(Box::pin(answer(&shard, &link, request.map(Body::http1))).await) }
     });
+    let answered = inner.answered();
     let (stream, patience) = patience(inner, bounds.head);
     let mut builder = http1::Builder::new();
     builder
@@ -40,6 +41,10 @@ pub async fn serve(shard: Arc<Shard>, linked: Linked) {
         }
     };
     if let Err(error) = ended {
+        // hyper has answered what it could not read, and leaves the end to whoever holds the connection.
+        if error.is_parse() {
+            answered.note();
+        }
         tracing::debug!(peer = %link.peer, error = %::proxy::chain(&error), "a client's HTTP/1 connection failed");
     }
 }

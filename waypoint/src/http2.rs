@@ -20,6 +20,7 @@ use crate::{
     body::{self, Body},
     config::Bounds,
     expect,
+    frames::Watched,
     link::{Link, Linked},
     serve::answer,
     shard::Shard,
@@ -56,7 +57,8 @@ fn builder(bounds: &Bounds) -> h2::server::Builder {
 pub async fn serve(shard: Arc<Shard>, linked: Linked) {
     let Linked { link, inner } = linked;
     let bounds = shard.waypoint.config.bounds;
-    let handshake = tokio::time::timeout(HANDSHAKE, builder(&bounds).handshake::<_, Bytes>(inner)).await;
+    let handshake =
+        tokio::time::timeout(HANDSHAKE, builder(&bounds).handshake::<_, Bytes>(Watched::new(inner))).await;
     let mut connection = match handshake {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
@@ -97,7 +99,25 @@ pub async fn serve(shard: Arc<Shard>, linked: Linked) {
         }
     };
     if let Some(error) = failed {
+        if let Some(kind) = attack(&error) {
+            metrics::counter!("ambit_attacks_total", "kind" => kind).increment(1);
+        }
         tracing::debug!(peer = %link.peer, %error, "a client's HTTP/2 connection failed");
+    }
+}
+
+/// What `h2` itself ended a connection for, if that was the client's doing; floods of frames are counted where they are seen.
+fn attack(error: &h2::Error) -> Option<&'static str> {
+    if error.is_io() || error.is_remote() {
+        return None;
+    }
+    match error.reason()? {
+        Reason::ENHANCE_YOUR_CALM => Some("too_much_at_once"),
+        Reason::FLOW_CONTROL_ERROR => Some("flow_control"),
+        Reason::FRAME_SIZE_ERROR => Some("frame_size"),
+        Reason::COMPRESSION_ERROR => Some("compression"),
+        Reason::PROTOCOL_ERROR => Some("protocol"),
+        _ => None,
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tracing::Instrument as _;
 
 use crate::{
-    detect,
+    detect, guard,
     link::{Inner, Link, Linked},
     record::{self, ACCESS},
     shard::Shard,
@@ -121,7 +121,14 @@ pub(crate) async fn tunnel(shard: Arc<Shard>, peer: Arc<Peer>, trace: u128, mut 
 
 async fn carry(shard: &Arc<Shard>, link: Arc<Link>, connect: Connect) {
     let started = Instant::now();
-    match tcp::reach(shard, &link, None).await {
+    let reached = match guard::connection(&shard.waypoint, &link, None) {
+        Ok(judgement) => {
+            guard::begun(&link, &judgement);
+            tcp::reach(shard, &link, None).await
+        }
+        Err(failure) => Err(failure),
+    };
+    match reached {
         Ok(far) => match connect.accept(answer(shard)) {
             Ok(tunnel) => tcp::carry(shard, Linked { link, inner: Inner::new(tunnel) }, far, started).await,
             Err(error) => tracing::debug!(error = %chain(&error), "a client left"),
@@ -159,7 +166,8 @@ async fn find(
     })
 }
 
-/// The client: what discovery says of its address, if that fits its identity; else what it says of itself.
+/// The client: what discovery says of its address, if that fits its identity; else what it says of itself, unless it calls
+/// itself one of another namespace than its certificate does.
 fn source(shard: &Shard, peer: &Peer, headers: &HeaderMap) -> End {
     let waypoint = &shard.waypoint;
     let at = mesh::NetworkAddress::new(waypoint.config.network.clone(), peer.address.ip());
@@ -168,8 +176,11 @@ fn source(shard: &Shard, peer: &Peer, headers: &HeaderMap) -> End {
     });
     let hearsay = match workload {
         Some(_) => None,
-        None => text(headers, "baggage")
-            .and_then(|words| waypoint.metrics.hear(&baggage::parse(&words), Instant::now())),
+        None => text(headers, "baggage").and_then(|words| {
+            let told = baggage::parse(&words);
+            let fits = told.namespace == Some(peer.identity.namespace().as_str());
+            fits.then(|| waypoint.metrics.hear(&told, Instant::now())).flatten()
+        }),
     };
     End { workload, hearsay, principal: Some(peer.identity.clone()) }
 }

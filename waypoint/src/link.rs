@@ -6,8 +6,11 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Waker},
 };
 
 use ::proxy::ends::End;
@@ -42,12 +45,29 @@ pub struct Link {
 pub struct Inner {
     unread: Bytes,
     tunnel: Tunnel,
+    answered: Answered,
+}
+
+/// That the last that was to be said to a client has been said: what follows is an end, and no failure.
+#[derive(Clone, Debug, Default)]
+pub struct Answered(Arc<AtomicBool>);
+
+impl Answered {
+    /// It has.
+    pub fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Inner {
     /// Of a tunnel of which nothing was read.
     pub fn new(tunnel: Tunnel) -> Self {
-        Self { unread: Bytes::new(), tunnel }
+        Self { unread: Bytes::new(), tunnel, answered: Answered::default() }
+    }
+
+    /// A handle for whoever says the last.
+    pub fn answered(&self) -> Answered {
+        self.answered.clone()
     }
 
     /// Gives bytes back that were read to look at them.
@@ -66,9 +86,16 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if !self.tunnel.ledger().finished {
-            self.tunnel.reset();
+        if self.tunnel.ledger().finished {
+            return;
         }
+        if self.answered.0.load(Ordering::Relaxed) {
+            let mut cx = Context::from_waker(Waker::noop());
+            if let Poll::Ready(Ok(())) = Pin::new(&mut self.tunnel).poll_shutdown(&mut cx) {
+                return;
+            }
+        }
+        self.tunnel.reset();
     }
 }
 

@@ -256,6 +256,16 @@ fn describe() {
     describe_counter!("ambit_retries_total", "Requests sent again to another endpoint");
     describe_counter!("ambit_attacks_total", "Connections ended because of what they do");
     describe_counter!("ambit_tunnels_refused_total", "Tunnels that were asked for in vain");
-    describe_counter!("ambit_endpoints_set_aside_total", "Endpoints set aside after failures");
+    describe_counter!(
+        "ambit_endpoints_set_aside_total",
+        "Endpoints set aside after failures, or at their own wish"
+    );
+    describe_counter!(
+        "ambit_overflows_total",
+        "Requests refused because too many are under way to their service"
+    );
+    describe_counter!("ambit_sessions_moved_total", "Sessions whose endpoint could not be used any more");
+    describe_counter!("ambit_spans_sent_total", "Spans that a collector took");
+    describe_counter!("ambit_spans_dropped_total", "Spans that no collector took");
     describe_counter!("ambit_upgraded_bytes_total", "Bytes carried after a switch of protocols");
 }

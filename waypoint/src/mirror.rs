@@ -14,8 +14,9 @@ use tokio::sync::mpsc;
 use crate::{
     body::Body,
     exchange::Exchange,
+    keys::key,
     link::Link,
-    pick::{Aim, pick},
+    pick::{self, Aim, pick},
     pools::Wire,
     shard::Shard,
     upstream,
@@ -44,11 +45,15 @@ pub fn copies(
     (head, body): (&request::Parts, &mut Body),
 ) {
     for target in targets {
+        let traffic = pick::traffic(shard, &target);
         let aim = Aim {
             target,
             asked: exchange.asked,
             source: exchange.link.peer,
             seed: exchange.seed,
+            key: traffic.as_ref().and_then(|traffic| key(traffic, exchange.link.peer, head)),
+            session: None,
+            traffic,
             failed: HashSet::new(),
         };
         let copy = if body.is_end_stream() {

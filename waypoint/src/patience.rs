@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How long a client of HTTP/1 is waited for: long before it begins a head, not long from its first byte to its last. So a
-//! connection may rest, but none is held by a head that comes drop by drop (slow loris).
+//! connection may rest, but none is held by a head that comes drop by drop (slow loris). And what of its bytes is let through: from
+//! a flaw in them on, nothing.
 
 use std::{
     io,
@@ -13,6 +14,8 @@ use std::{
 use hyper::rt::{Sleep, Timer};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::framing::{Flaw, Framing};
 
 /// When the first byte of the head came that is waited for.
 #[derive(Clone, Debug, Default)]
@@ -30,12 +33,15 @@ pub struct Patience {
 pub struct Noted<S> {
     stream: S,
     first: FirstByte,
+    framing: Framing,
+    flaw: Option<Flaw>,
 }
 
 /// A stream, and the timer that belongs to it.
 pub fn patience<S>(stream: S, head: Duration) -> (Noted<S>, Patience) {
     let first = FirstByte::default();
-    (Noted { stream, first: first.clone() }, Patience { first, head })
+    let noted = Noted { stream, first: first.clone(), framing: Framing::default(), flaw: None };
+    (noted, Patience { first, head })
 }
 
 struct Waiting {
@@ -73,23 +79,46 @@ impl Future for Waiting {
 
 impl Sleep for Waiting {}
 
+impl<S> Noted<S> {
+    /// Looks at what came after `before`. A byte that no request may have takes the place of a flaw, so that whoever reads
+    /// answers 400 as to any other broken request, and nothing comes after it.
+    fn check(&mut self, buf: &mut ReadBuf<'_>, before: usize) {
+        let came = buf.filled().get(before..).unwrap_or_default();
+        let looked = self.framing.look(came);
+        let Err((at, flaw)) = looked else { return };
+        metrics::counter!("ambit_attacks_total", "kind" => flaw.as_str()).increment(1);
+        tracing::debug!(flaw = flaw.as_str(), "a client's request could be read in two ways");
+        self.flaw = Some(flaw);
+        if let Some(byte) = buf.filled_mut().get_mut(before + at) {
+            *byte = 0;
+        }
+        buf.set_filled(before + at + 1);
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Noted<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.flaw.is_some() {
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
-            self.first.0.lock().get_or_insert_with(Instant::now);
+        if buf.filled().len() == before {
+            return Poll::Ready(Ok(()));
         }
+        self.first.0.lock().get_or_insert_with(Instant::now);
+        self.check(buf, before);
         Poll::Ready(Ok(()))
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Noted<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.framing.answered(buf);
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 

@@ -21,6 +21,7 @@ use crate::{
     exchange::{Exchange, Spoken},
     link::Link,
     metrics::{Connections, Labels, Metrics},
+    trail,
     waypoint::Waypoint,
 };
 
@@ -61,7 +62,7 @@ impl Ending {
 
     fn write(&mut self) {
         if !std::mem::replace(&mut self.written, true) {
-            write(&self.waypoint.metrics, &self.exchange);
+            write(&self.waypoint, &mut self.exchange);
         }
     }
 }
@@ -103,10 +104,10 @@ impl Exchange {
     }
 }
 
-fn write(metrics: &Metrics, exchange: &Exchange) {
+fn write(waypoint: &Waypoint, exchange: &mut Exchange) {
     let took = exchange.started.elapsed();
     let labels = exchange.labels();
-    let series = metrics.requests(&labels);
+    let series = waypoint.metrics.requests(&labels);
     series.total.increment(1);
     series.duration.record(took.as_secs_f64() * 1000.0);
     let (sent, received) = (exchange.request.bytes(), exchange.response.bytes());
@@ -119,9 +120,11 @@ fn write(metrics: &Metrics, exchange: &Exchange) {
         asked.increment(exchange.request.messages());
         answered.increment(exchange.response.messages());
     }
-    if tracing::enabled!(target: ACCESS, tracing::Level::INFO) {
+    if exchange.trail.is_logged && tracing::enabled!(target: ACCESS, tracing::Level::INFO) {
         line(exchange, &labels, took);
     }
+    waypoint.taps.show(exchange, &labels, took);
+    trail::finish(waypoint, exchange, &labels);
 }
 
 fn line(exchange: &Exchange, labels: &Labels, took: Duration) {
@@ -153,6 +156,8 @@ fn line(exchange: &Exchange, labels: &Labels, took: Duration) {
         bytes_sent = exchange.request.bytes(),
         bytes_recv = exchange.response.bytes(),
         duration = %Millis(took),
+        request_id = exchange.trail.number.as_ref().and_then(|number| number.to_str().ok()),
+        trace = exchange.trail.trace.map(Hex).map(display),
         error = exchange.fault.as_ref().map(display),
         },
         "request complete"
@@ -273,6 +278,14 @@ pub fn turned_away(source: SocketAddr, authority: &str, failure: &Failure) {
         { src.addr = %source, dst.hbone_addr = authority, direction = "waypoint", error = %failure },
         "connection failed"
     );
+}
+
+struct Hex(u128);
+
+impl std::fmt::Display for Hex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
 }
 
 struct Millis(Duration);

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use http::{Method, Request, Response, StatusCode, Version, request};
+use http::{Method, Request, Response, StatusCode, Version, header::WWW_AUTHENTICATE, request};
 use mesh::service::AppProtocol;
 use plan::Fault;
 
@@ -12,7 +12,9 @@ use crate::{
     attempts::{self, Answered},
     body::Body,
     exchange::{Exchange, Spoken},
+    guard,
     headers::{self, Client},
+    jwt,
     link::Link,
     mirror,
     pools::Wire,
@@ -21,16 +23,22 @@ use crate::{
     route::{Way, route},
     shard::Shard,
     switch::Switch,
+    trail::Trail,
     upstream::Held,
 };
 
 /// Answers one request.
 pub async fn answer(shard: &Arc<Shard>, link: &Arc<Link>, request: Request<Body>) -> Response<Body> {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     let mut ending = Ending::new(&shard.waypoint, Exchange::new(link, &head));
+    ending.exchange.trail = Trail::begin(&shard.waypoint, &ending.exchange, &mut head.headers);
     let outcome = Box::pin(stages(shard, &mut ending.exchange, head, body)).await;
     let (mut response, held) = outcome.unwrap_or_else(|fault| {
-        let response = respond::fault(&fault, ending.exchange.spoken);
+        let mut response = respond::fault(&fault, ending.exchange.spoken);
+        if matches!(fault, Fault::Unauthenticated(_)) {
+            let fields = response.headers_mut();
+            fields.extend(jwt::challenge(&ending.exchange).map(|value| (WWW_AUTHENTICATE, value)));
+        }
         ending.exchange.fault = Some(fault);
         (response, Held::default())
     });
@@ -55,11 +63,14 @@ async fn stages(
     let room = Arc::clone(&shard.requests).try_acquire_owned();
     let room = room.map_err(|_full| Fault::Overloaded("requests"))?;
     body.counted(Arc::clone(&exchange.request), exchange.spoken == Spoken::Grpc);
+    guard::normalise(&shard.waypoint, &mut head)?;
+    let claims = jwt::authenticate(shard, exchange, &mut head).await?;
+    guard::request(shard, exchange, &head, claims.as_deref())?;
     let mut routed = match route(shard, exchange, &mut head)? {
         Way::On(routed) => routed,
         Way::Back(routed, answer) => {
             let mut response = Response::from_parts(*answer, Body::default());
-            routed.answered(response.headers_mut());
+            routed.answered(None, response.headers_mut());
             return Ok((response, Held::default()));
         }
     };
@@ -85,7 +96,8 @@ async fn stages(
     if let Some(upgrade) = kept {
         headers::ask_upgrade(response.headers_mut(), &upgrade);
     }
-    routed.answered(response.headers_mut());
+    let by = exchange.destination.workload.as_ref().map(|workload| &workload.uid);
+    routed.answered(by, response.headers_mut());
     Ok((response, held))
 }
 

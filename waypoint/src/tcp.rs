@@ -4,7 +4,8 @@
 use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Instant};
 
 use ::proxy::dialling::Origin;
-use hbone::{Copied, Counters, End, Leg, Side, Socket, TunnelError, abort_pair, copy};
+use arcstr::ArcStr;
+use hbone::{Abort, Copied, Counters, End, Leg, Side, Socket, TunnelError, copy};
 use mesh::l7::View;
 use plan::{
     Failure, Retry, What,
@@ -16,8 +17,10 @@ use plan::{
 
 use crate::{
     dial::{Far, dial},
+    guard,
+    keys::of_connection,
     link::{Link, Linked},
-    pick::{Aim, pick},
+    pick::{self, Aim, pick},
     record::{self, Facts},
     route::at,
     shard::Shard,
@@ -32,6 +35,7 @@ pub struct Reached {
     /// The bytes.
     pub far: Far,
     hop: Box<Hop>,
+    server: Option<ArcStr>,
 }
 
 /// Connects to an endpoint, and to another one while nothing has been delivered.
@@ -40,7 +44,17 @@ pub struct Reached {
 /// When none can be reached: the last reason.
 pub async fn reach(shard: &Arc<Shard>, link: &Link, server: Option<&str>) -> Result<Reached, Failure> {
     let (target, asked) = routed(shard, link, server)?;
-    let mut aim = Aim { target, asked, source: link.peer, seed: rand::random(), failed: HashSet::new() };
+    let traffic = pick::traffic(shard, &target);
+    let mut aim = Aim {
+        target,
+        asked,
+        source: link.peer,
+        seed: rand::random(),
+        key: traffic.as_ref().and_then(|traffic| of_connection(traffic, link.peer)),
+        session: None,
+        traffic,
+        failed: HashSet::new(),
+    };
     let origin = Origin { source: link.peer, trace: link.trace };
     let endpoints = &shard.waypoint.endpoints;
     let mut last = None;
@@ -60,7 +74,7 @@ pub async fn reach(shard: &Arc<Shard>, link: &Link, server: Option<&str>) -> Res
             endpoints.note(uid, noted, began.elapsed(), shard.waypoint.now());
         }
         match outcome {
-            Ok(far) => return Ok(Reached { far, hop: Box::new(hop) }),
+            Ok(far) => return Ok(Reached { far, hop: Box::new(hop), server: server.map(ArcStr::from) }),
             Err(failure) => {
                 let again = failure.retry == Retry::Elsewhere;
                 last = Some(failure);
@@ -90,12 +104,16 @@ fn routed(shard: &Shard, link: &Link, server: Option<&str>) -> Result<(Target, S
         };
         let backend = route::choose(backends, rand::random());
         let backend = backend.ok_or_else(|| nowhere(format!("{name} has no backend")))?;
-        at(shard, index, &backend.target).map_err(|_fault| nowhere(format!("a backend of {name} is none")))
+        at(&shard.waypoint, index, &backend.target)
+            .map_err(|_fault| nowhere(format!("a backend of {name} is none")))
     })
 }
 
-/// Whether the name in a TLS handshake decides where a connection goes.
+/// Whether the name in a TLS handshake decides where a connection goes, or whether it may.
 pub fn wants_server_name(shard: &Shard, link: &Link) -> bool {
+    if shard.waypoint.open.asks_server_name() {
+        return true;
+    }
     let Some(service) = link.addressed.target.service() else { return false };
     shard.waypoint.replica.read(|index| {
         let view = index.routes_for(&service.key(), link.addressed.port, link.identity.namespace());
@@ -111,20 +129,24 @@ pub fn unreached(shard: &Shard, link: &Link, failure: &Failure, started: Instant
 /// Copies until the connection ends, however it does.
 pub async fn carry(shard: &Shard, linked: Linked, reached: Reached, started: Instant) {
     let Linked { link, inner } = linked;
-    let Reached { far, hop } = reached;
+    let Reached { far, hop, server } = reached;
+    let (entered, abort) = shard.waypoint.open.enter(&link, server);
+    // What changed since it was let in has asked those only who were there.
+    let server = entered.connection.server.as_deref();
+    if let Err(refused) = guard::connection(&shard.waypoint, &link, server) {
+        entered.connection.end(guard::changed(refused));
+    }
     let open = record::Open::new(&shard.waypoint.metrics, Facts::new(&link, Some(&hop)), started);
     let near = Socket::new(inner);
     let (copied, counters) = match far {
-        Far::Plain(stream) => run(near, Socket::new(stream)).await,
-        Far::Tunnel(tunnel) => run(near, *tunnel).await,
+        Far::Plain(stream) => run(near, Socket::new(stream), abort).await,
+        Far::Tunnel(tunnel) => run(near, *tunnel, abort).await,
     };
-    let failure = failure(&copied);
+    let failure = entered.connection.failure().cloned().or_else(|| failure(&copied));
     open.close(&shard.waypoint.metrics, &counters, failure.as_ref());
 }
 
-async fn run<N: Leg, F: Leg>(near: N, far: F) -> (Copied, Arc<Counters>) {
-    // Nobody ends it but its two sides, or the end of the process.
-    let (_aborter, abort) = abort_pair();
+async fn run<N: Leg, F: Leg>(near: N, far: F, abort: Abort) -> (Copied, Arc<Counters>) {
     let counters = Arc::new(Counters::default());
     (copy(near, far, Arc::clone(&counters), abort).await, counters)
 }

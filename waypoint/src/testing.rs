@@ -69,6 +69,7 @@ impl Bench {
         let (identities, _renewal) = Identities::new(Arc::new(Nobody), settings, Arc::new(SystemClock));
         let profile = Profile::new(Compliance::Preferred, Trust::default());
         let waypoint = Waypoint::new(config, Parts { replica: writer.replica(), identities, profile });
+        waypoint.exporters.start(&tasks);
         let shard = Shard::new(&Arc::new(waypoint), tasks.clone(), tasks.clone());
         let gate = service("gate", "10.9.9.9", 15008, AppProtocol::Unknown);
         let own = Workload { services: of(&gate), ..workload("gate", "127.0.0.9") };

@@ -2,6 +2,7 @@
 //! What all threads of this process share, and what changes of the mesh mean for what is open.
 
 use std::{
+    path::Path,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
@@ -18,11 +19,26 @@ use tokio::sync::Semaphore;
 use xds::Replica;
 
 use crate::{
-    app::VERSION, budget::Budgets, config::Config, endpoints::Endpoints, metrics::Metrics, shard::Shard,
+    app::VERSION,
+    budget::Budgets,
+    config::Config,
+    endpoints::Endpoints,
+    guard,
+    jwt::keyring::Keyring,
+    lineups::Lineups,
+    metrics::Metrics,
+    names::Names,
+    observed::Observed,
+    open::Open,
+    shard::Shard,
+    spans::{Sender, export::Exporters},
+    tap::Taps,
 };
 
 /// Tunnels whose destination's address belongs to somebody else now.
 const MOVED: Cause = Cause("the address belongs to another identity now");
+/// Where the DNS servers of this pod are named.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// TLS handshakes at a time: they are what costs most.
 const HANDSHAKES: usize = 512;
 
@@ -40,8 +56,22 @@ pub struct Waypoint {
     pub metrics: Metrics,
     /// What endpoints have shown so far.
     pub endpoints: Endpoints,
+    /// Endpoints in the order of their turns.
+    pub lineups: Lineups,
+    /// Addresses of endpoints that are names.
+    pub names: Names,
+    /// Keys by which tokens are proven.
+    pub keyring: Arc<Keyring>,
+    /// Connections that are carried as bytes.
+    pub open: Open,
     /// Requests under way by service.
     pub budgets: Budgets,
+    /// What is to be observed of requests.
+    pub observed: Observed,
+    /// Who looks at requests.
+    pub taps: Taps,
+    /// What sends spans.
+    pub exporters: Exporters,
     /// Of tunnels to others.
     pub pool: PoolSettings,
     /// Of tunnels from others.
@@ -91,7 +121,19 @@ impl Waypoint {
             },
             metrics: Metrics::new(VERSION),
             endpoints: Endpoints::default(),
+            lineups: Lineups::default(),
+            names: Names::new(Path::new(RESOLV_CONF)),
             budgets: Budgets::default(),
+            taps: Taps::default(),
+            observed: Observed::new(config.tracing.clone()),
+            exporters: Exporters::new(Sender {
+                service: format!("{}.{}", config.own.service_account, config.own.namespace),
+                pod: config.own.name.to_string(),
+                namespace: config.own.namespace.to_string(),
+                version: VERSION,
+            }),
+            keyring: Arc::default(),
+            open: Open::default(),
             handshakes: Semaphore::new(HANDSHAKES),
             tls: Mutex::default(),
             shards: RwLock::default(),
@@ -185,8 +227,37 @@ impl Waypoint {
         }
     }
 
+    /// Asks the guards again about what is open.
+    fn judge_again(&self) {
+        let open = self.open.snapshot();
+        let mut ended = 0;
+        for connection in open {
+            if let Err(refused) = guard::connection(self, &connection.link, connection.server.as_deref()) {
+                connection.end(guard::changed(refused));
+                ended += 1;
+            }
+        }
+        if ended > 0 {
+            tracing::info!(ended, "connections ended: a policy refuses them from now on");
+        }
+    }
+
     /// An address that changed hands closes what leads there; an endpoint that is gone is forgotten.
     fn react(&self, touched: &Touched) {
+        if touched.telemetry {
+            self.observed.forget();
+            self.exporters.retain(|provider| self.observed.is_named(self, provider));
+        }
+        if touched.workloads || touched.services {
+            self.lineups.clear();
+        }
+        if touched.services {
+            self.lineups.retain(|name| self.replica.read(|index| index.service(name).is_some()));
+        }
+        if touched.guards {
+            self.replica.read(|index| self.open.follow(index));
+            self.judge_again();
+        }
         for shard in self.shards() {
             if !touched.moved.is_empty() {
                 let moved = |ip, expected: &[SpiffeId]| self.has_moved(&touched.moved, ip, expected);

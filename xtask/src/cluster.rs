@@ -13,7 +13,7 @@ use lab::{
     Settings,
     config::require_root,
     kube::{
-        self, KubeCluster, Options, Shape, Tools, api_of, clean,
+        self, Conformance, KubeCluster, Options, Shape, Tools, api_of, clean,
         node::place,
         place::Place,
         shape::{node_name, record_name},
@@ -140,6 +140,15 @@ impl Up {
 /// When something does not compile.
 pub(crate) fn tools() -> Result<Tools> {
     step("Kubernetes and its tools", || Tools::ensure(&mut |line| say(format!("   {line}"))))
+}
+
+/// The Gateway API's conformance tests, likewise.
+///
+/// # Errors
+/// As [`tools`].
+pub(crate) fn conformance() -> Result<()> {
+    let ensure = || Conformance::ensure(&mut |line| say(format!("   {line}")));
+    step("conformance tests", ensure).map(drop)
 }
 
 fn down(name: &str) -> Result<()> {

@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn our_own_definitions_can_be_read() {
         let own = own().unwrap();
-        assert_eq!(own.len(), 5);
+        assert_eq!(own.len(), 7);
         assert_eq!(own["authorizationpolicies.security.istio.io"]["v1 spec.action type"], "string");
     }
 }

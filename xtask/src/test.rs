@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use ::lab::config::PLUGIN;
+use ::lab::{collectors, config::PLUGIN};
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
@@ -38,7 +38,7 @@ enum Suite {
     Root,
     /// The scenarios in the lab.
     Lab,
-    /// The programs of a real Kubernetes, built from Go modules where the cache does not have them.
+    /// The programs of a real Kubernetes and the conformance tests, built from Go modules where the cache does not have them.
     Tools,
     /// What runs on a real Kubernetes.
     Cluster,
@@ -98,7 +98,7 @@ impl Test {
             Suite::Object => step("eBPF object", || ebpf::run(true)),
             Suite::Root => root_tests(),
             Suite::Lab => self.scenarios(),
-            Suite::Tools => cluster::tools().map(drop),
+            Suite::Tools => cluster::tools().and_then(|_tools| cluster::conformance()),
             Suite::Cluster => cluster_tests(),
         }
     }
@@ -107,6 +107,12 @@ impl Test {
         ::lab::config::require_root("test lab")?;
         packages::ensure_installed(&packages::STRANGERS)?;
         step("binaries", lab::build)?;
+        step("Zipkin and the OpenTelemetry Collector", || {
+            lab::runtime()?.block_on(async {
+                collectors::zipkin_jar().await?;
+                collectors::collector().await.map(drop)
+            })
+        })?;
         let mut arguments = vec![
             "test",
             "--workspace",
@@ -125,8 +131,9 @@ impl Test {
     }
 }
 
-/// The tooling itself, control and the command line against an API server, the node agent on a node, all of it installed by the charts.
-const CLUSTER_TESTS: [&str; 5] = ["kubernetes", "control", "cli", "enrolment", "mesh"];
+/// The tooling itself, control and the command line against an API server, the node agent on a node, all of it installed
+/// by the charts: held against the Gateway API's own tests, and against ours.
+const CLUSTER_TESTS: [&str; 6] = ["kubernetes", "control", "cli", "enrolment", "conformance", "mesh"];
 
 fn cluster_tests() -> Result<()> {
     ::lab::config::require_root("test cluster")?;

@@ -15,7 +15,7 @@ use runtime::{
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 
-use crate::{app::VERSION, dump, metrics::Reporter, node::Node};
+use crate::{app::VERSION, dump, explain, metrics::Reporter, node::Node};
 
 /// What the admin interface shows and changes.
 #[derive(Clone)]
@@ -60,6 +60,7 @@ pub fn serve(tasks: &Tasks, addresses: Addresses, admin: Admin) -> anyhow::Resul
     let router = Router::new()
         .route(Method::GET, "/", on(|_admin, _request| respond::text(StatusCode::OK, INDEX)))
         .route(Method::GET, "/config_dump", on(|admin, _request| admin.dump()))
+        .route(Method::GET, "/explain", on(|admin, request| explain::answer(&admin.node, request)))
         .route(Method::POST, "/logging", on(Admin::logging))
         .route(
             Method::POST,
@@ -74,6 +75,7 @@ pub fn serve(tasks: &Tasks, addresses: Addresses, admin: Admin) -> anyhow::Resul
 
 const INDEX: &str = "\
 GET  /config_dump                 workloads, services, policies, certificates, connections
+GET  /explain?...                 what would become of a connection; /explain says how to ask
 POST /logging[?level=L|?reset]    L: a level, or target=level,target=level
 POST /quitquitquit                drain and end
 metrics on :15020/metrics, readiness on :15021/healthz/ready

@@ -17,6 +17,7 @@ pub mod config;
 pub mod deliver;
 pub mod dial;
 pub mod dns;
+pub mod explain;
 pub mod inbound;
 pub mod live;
 pub mod metrics;

@@ -65,12 +65,12 @@ pub(super) fn peer(tree: &mut Node, fault: &Path) -> Option<&'static str> {
 }
 
 /// What to make of a policy that mending has led to nothing: what it does when nothing else of it is known, to those whom
-/// it selects; if they cannot be told, to all. Nothing for what node proxies do not enforce.
+/// it selects; if they cannot be told, to all. One with a target stays with its target. Nothing for what nobody enforces.
 pub(super) fn last_resorts(kind: Kind, tree: &Node) -> Option<(&'static str, Vec<Node>)> {
     let spec = tree.child("spec")?;
     let (effect, fields) = if kind == Kind::PeerAuthentication {
         (STRICT, vec![entry("mtls", strict())])
-    } else if kind != Kind::AuthorizationPolicy || is_attached(spec) {
+    } else if kind != Kind::AuthorizationPolicy {
         return None;
     } else {
         match action(tree) {
@@ -84,13 +84,16 @@ pub(super) fn last_resorts(kind: Kind, tree: &Node) -> Option<(&'static str, Vec
     };
     let Value::Mapping(top) = &tree.value else { return None };
     let top = top.iter().filter(|entry| matches!(entry.key.as_str(), "apiVersion" | "kind" | "metadata"));
-    let with = |selector: Option<&Node>| {
-        let selector = selector.map(|node| entry("selector", node.value.clone()));
-        let spec = entry("spec", Value::Mapping(fields.iter().cloned().chain(selector).collect()));
+    let with = |names: &[&'static str]| {
+        let kept = names.iter().filter_map(|name| Some(entry(name, spec.child(name)?.value.clone())));
+        let spec = entry("spec", Value::Mapping(fields.iter().cloned().chain(kept).collect()));
         Node { line: tree.line, value: Value::Mapping(top.clone().cloned().chain([spec]).collect()) }
     };
-    let selector = spec.child("selector").map(|selector| with(Some(selector)));
-    Some((effect, selector.into_iter().chain([with(None)]).collect()))
+    if kind == Kind::AuthorizationPolicy && is_attached(spec) {
+        return Some((effect, vec![with(&["targetRef", "targetRefs"])]));
+    }
+    let selector = spec.child("selector").map(|_| with(&["selector"]));
+    Some((effect, selector.into_iter().chain([with(&[])]).collect()))
 }
 
 /// Whether a policy is for waypoints, however that is written.

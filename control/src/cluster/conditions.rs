@@ -20,7 +20,10 @@ use crate::{
     live::Live,
     objects::{Kind, ObjectKey},
     report::{Report, Severity, line},
-    translate::waypoint::{Bound, has_condition},
+    translate::{
+        guard::Standing,
+        waypoint::{Bound, has_condition},
+    },
 };
 
 /// Between two rounds of writing: what changes again and again is written once.
@@ -83,7 +86,8 @@ impl Conditions {
                     json!({"parents": parents::missing(world.attachments_of(key), stated, now)?})
                 } else {
                     let reports: Vec<&Report> = world.reports_of(key).collect();
-                    let wanted = Wanted::all(key.kind, &reports, world.bound(key));
+                    let standing = world.standing(key, &reports);
+                    let wanted = Wanted::all(key.kind, &reports, (world.bound(key), standing));
                     let conditions = missing(key.kind, &wanted, stated, now)?;
                     // What is still there after it was taken away is somebody else's.
                     if conditions.is_empty() && self.taken.get(key) == Some(&stated.version) {
@@ -156,6 +160,9 @@ fn applied(key: &ObjectKey, stated: &Stated, status: &Value) -> Value {
 /// Istio's name for whether an object has the waypoint that it is to have.
 const WAYPOINT_BOUND: &str = "istio.io/WaypointBound";
 
+/// Istio's name for whether a policy with a target is in force.
+const WAYPOINT_ACCEPTED: &str = "WaypointAccepted";
+
 /// The type of the condition about an object as a whole.
 fn accepted(kind: Kind) -> &'static str {
     match kind {
@@ -168,13 +175,25 @@ fn accepted(kind: Kind) -> &'static str {
 /// Whether we are who writes a type of condition on a kind.
 fn is_ours(kind: Kind, condition: &Value) -> bool {
     let text = condition.get("type").and_then(Value::as_str);
-    text == Some(accepted(kind)) || text == Some(WAYPOINT_BOUND) && has_condition(kind)
+    text == Some(accepted(kind))
+        || text == Some(WAYPOINT_BOUND) && has_condition(kind)
+        || text == Some(WAYPOINT_ACCEPTED)
+            && matches!(kind, Kind::AuthorizationPolicy | Kind::RequestAuthentication)
 }
 
 impl Wanted {
     /// Those that an object is to have.
-    fn all(kind: Kind, reports: &[&Report], bound: Option<Bound>) -> Vec<Self> {
-        let whole = Self::of(kind, reports);
+    fn all(
+        kind: Kind,
+        reports: &[&Report],
+        (bound, standing): (Option<Bound>, Option<Standing>),
+    ) -> Vec<Self> {
+        let whole = match standing {
+            Some(Standing { is_accepted, reason, message }) => {
+                Self { kind: WAYPOINT_ACCEPTED, is_true: is_accepted, reason, message: short(message) }
+            }
+            None => Self::of(kind, reports),
+        };
         let is_said = match said(kind) {
             Said::Never | Said::PerParent => false,
             Said::WhenWrong => !whole.is_true,
@@ -193,10 +212,7 @@ impl Wanted {
         let said = reports.iter().filter(|report| report.severity != Severity::Info);
         let said: Vec<String> = said.map(|Report { field, message, .. }| line(field, message)).collect();
         let is_true = said.is_empty();
-        let mut message = if is_true { "wholly honoured".to_owned() } else { said.join("; ") };
-        if let Some((end, _)) = message.char_indices().nth(LONGEST) {
-            message.truncate(end);
-        }
+        let message = if is_true { "wholly honoured".to_owned() } else { short(said.join("; ")) };
         let reason = if is_true { "Accepted" } else { "UnsupportedValue" };
         Self { kind: accepted(kind), is_true, reason, message }
     }
@@ -226,6 +242,13 @@ impl Wanted {
         }
         (condition, !is_there)
     }
+}
+
+fn short(mut message: String) -> String {
+    if let Some((end, _)) = message.char_indices().nth(LONGEST) {
+        message.truncate(end);
+    }
+    message
 }
 
 /// The conditions to apply; nothing when what they say is there already, and no more of ours.
@@ -260,13 +283,13 @@ mod tests {
     }
 
     fn wanted(kind: Kind, reports: &[&Report]) -> Vec<Wanted> {
-        Wanted::all(kind, reports, None)
+        Wanted::all(kind, reports, (None, None))
     }
 
     #[test]
     fn a_condition_is_written_when_it_is_new_and_leaves_those_of_others() {
         const KIND: Kind = Kind::AuthorizationPolicy;
-        let foreign = json!({"type": "WaypointAccepted", "status": "True"});
+        let foreign = json!({"type": "example.com/Seen", "status": "True"});
         let mut stated = Stated { generation: 2, conditions: vec![foreign.clone()], ..Stated::default() };
         let bad = wanted(KIND, &[&report("spec.moon")]);
         let written = missing(KIND, &bad, &stated, Timestamp::UNIX_EPOCH).expect("it is new");
@@ -313,7 +336,7 @@ mod tests {
         };
         let bound = |is_bound, reason| {
             let message = "so it is".to_owned();
-            Wanted::all(Kind::Service, &[], Some(Bound { is_bound, reason, message }))
+            Wanted::all(Kind::Service, &[], (Some(Bound { is_bound, reason, message }), None))
         };
         let mut stated = Stated::default();
         let written = missing(&bound(true, "WaypointAccepted"), &stated).expect("it is new");

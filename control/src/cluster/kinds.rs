@@ -31,6 +31,8 @@ pub(crate) fn resources(kind: Kind) -> Vec<Resource> {
         Kind::TCPRoute => group("gateway.networking.k8s.io", "tcproutes", &["v1", "v1alpha2"]),
         Kind::AuthorizationPolicy => security("authorizationpolicies"),
         Kind::PeerAuthentication => security("peerauthentications"),
+        Kind::Telemetry => group("telemetry.istio.io", "telemetries", &["v1", "v1alpha1"]),
+        Kind::RequestAuthentication => security("requestauthentications"),
     }
 }
 

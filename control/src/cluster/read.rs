@@ -108,7 +108,7 @@ fn mend(kind: Kind, tree: &mut Node, error: &FieldError) -> Option<&'static str>
     match kind {
         Kind::AuthorizationPolicy => closed::authorization(tree, &error.path),
         Kind::PeerAuthentication => closed::peer(tree, &error.path),
-        Kind::ServiceEntry | Kind::WorkloadEntry | Kind::WorkloadGroup => {
+        Kind::ServiceEntry | Kind::WorkloadEntry | Kind::WorkloadGroup | Kind::Telemetry => {
             (error.unknown && tree.remove(&error.path.0)).then_some("it is left out")
         }
         Kind::Namespace
@@ -119,6 +119,8 @@ fn mend(kind: Kind, tree: &mut Node, error: &FieldError) -> Option<&'static str>
         | Kind::EndpointSlice
         | Kind::Gateway
         | Kind::GatewayClass => None,
+        // A rule that is understood in part could believe what its author would not.
+        Kind::RequestAuthentication => None,
         // A match without one of its conditions is for more requests than its author meant.
         Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute => None,
     }

@@ -21,10 +21,11 @@ const LOOK: Duration = Duration::from_secs(10);
 
 const NETWORKING: &str = "networking.istio.io";
 const SECURITY: &str = "security.istio.io";
+const TELEMETRY: &str = "telemetry.istio.io";
 const GATEWAY: &str = "gateway.networking.k8s.io";
 
 /// Those that are needed whatever is set: group, resource, verbs, what does not work without.
-const ALWAYS: [(&str, &str, &[&str], &str); 29] = [
+const ALWAYS: [(&str, &str, &[&str], &str); 33] = [
     ("", "namespaces", FOLLOW, "new namespaces and their labels do not count, and get no roots"),
     ("", "nodes", FOLLOW, "workloads have no locality, and new nodes none of their addresses"),
     (
@@ -41,6 +42,14 @@ const ALWAYS: [(&str, &str, &[&str], &str); 29] = [
     (NETWORKING, "workloadgroups", JUDGE, "groups of workloads outside of the cluster are not known"),
     (SECURITY, "authorizationpolicies", JUDGE, "new and changed policies are not enforced"),
     (SECURITY, "peerauthentications", JUDGE, "new and changed requirements of mutual TLS are not enforced"),
+    (
+        SECURITY,
+        "requestauthentications",
+        JUDGE,
+        "new and changed issuers of tokens are not known to waypoints",
+    ),
+    (TELEMETRY, "telemetries", JUDGE, "new and changed wishes for traces and logs do not count"),
+    (TELEMETRY, "telemetries/status", PATCH, "what became of them is not written into their status"),
     (GATEWAY, "gateways", FOLLOW, "waypoints are not known"),
     (GATEWAY, "gatewayclasses", FOLLOW, "waypoints are not known"),
     (GATEWAY, "httproutes", JUDGE, "new and changed routes do not count"),
@@ -56,6 +65,12 @@ const ALWAYS: [(&str, &str, &[&str], &str); 29] = [
     (NETWORKING, "workloadgroups/status", PATCH, "what became of them is not written into their status"),
     (SECURITY, "authorizationpolicies/status", PATCH, "what became of them is not written into their status"),
     (SECURITY, "peerauthentications/status", PATCH, "what became of them is not written into their status"),
+    (
+        SECURITY,
+        "requestauthentications/status",
+        PATCH,
+        "what became of them is not written into their status",
+    ),
     ("", "namespaces/status", PATCH, "what is wrong with them is not written into their status"),
     ("", "services/status", PATCH, "what is wrong with them is not written into their status"),
     (

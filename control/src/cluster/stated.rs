@@ -65,9 +65,11 @@ pub(super) fn said(kind: Kind) -> Said {
     match kind {
         Kind::AuthorizationPolicy
         | Kind::PeerAuthentication
+        | Kind::RequestAuthentication
         | Kind::ServiceEntry
         | Kind::WorkloadEntry
-        | Kind::WorkloadGroup => Said::Always,
+        | Kind::WorkloadGroup
+        | Kind::Telemetry => Said::Always,
         Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute => Said::PerParent,
         Kind::Namespace | Kind::Service | Kind::Gateway => Said::WhenWrong,
         // Who may write the status of a pod may give it another address: its trouble is in the log and at `/status`.

@@ -18,6 +18,8 @@ const LOAD: u32 = 75;
 /// Seconds from SIGTERM to SIGKILL: connections have this long to go elsewhere.
 const GRACE: u32 = 60;
 const NOBODY: u32 = 65532;
+/// Annotation of a Gateway: servers are told who the client is.
+const CLIENT_TO_SERVERS: &str = "ambient.istio.io/xfcc-include-client-identity";
 const ROOTS: &str = "/var/run/secrets/istio";
 const TOKENS: &str = "/var/run/secrets/tokens";
 
@@ -164,7 +166,7 @@ fn pod(gateway: &Gateway, settings: &Settings) -> Value {
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "topologySpreadConstraints": [apart("kubernetes.io/hostname"), apart("topology.kubernetes.io/zone")],
-        "containers": [container(settings)],
+        "containers": [container(gateway, settings)],
         "volumes": [
             {"name": "roots", "configMap": {"name": settings.roots}},
             {"name": "token", "projected": {"sources": [{"serviceAccountToken": {
@@ -174,12 +176,12 @@ fn pod(gateway: &Gateway, settings: &Settings) -> Value {
     })
 }
 
-fn container(settings: &Settings) -> Value {
+fn container(gateway: &Gateway, settings: &Settings) -> Value {
     json!({
         "name": "waypoint",
         "image": settings.image,
         "imagePullPolicy": settings.pull_policy,
-        "env": environment(settings),
+        "env": environment(gateway, settings),
         "ports": [
             {"name": "mesh", "containerPort": 15008, "protocol": "TCP"},
             {"name": "metrics", "containerPort": 15020, "protocol": "TCP"},
@@ -199,7 +201,7 @@ fn container(settings: &Settings) -> Value {
     })
 }
 
-fn environment(settings: &Settings) -> Value {
+fn environment(gateway: &Gateway, settings: &Settings) -> Value {
     let field =
         |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let fields = [
@@ -211,6 +213,7 @@ fn environment(settings: &Settings) -> Value {
     ];
     let (roots, token) = (format!("{ROOTS}/root-cert.pem"), format!("{TOKENS}/istio-token"));
     let grace = GRACE.to_string();
+    let told = gateway.metadata.annotations.get(CLIENT_TO_SERVERS).is_some_and(|told| told == "true");
     let values = [
         ("XDS_ADDRESS", settings.control.as_str()),
         ("CA_ADDRESS", &settings.control),
@@ -223,7 +226,8 @@ fn environment(settings: &Settings) -> Value {
         ("NETWORK", &settings.network),
         ("TERMINATION_GRACE_PERIOD_SECONDS", &grace),
     ];
-    let values = values.into_iter().map(|(name, value)| json!({"name": name, "value": value}));
+    let asked = told.then_some(("AMBIT_FORWARD_CLIENT_CERT", "true"));
+    let values = values.into_iter().chain(asked).map(|(name, value)| json!({"name": name, "value": value}));
     fields.into_iter().chain(values).collect()
 }
 

@@ -248,3 +248,78 @@ pub enum MtlsMode {
     /// Required.
     Strict,
 }
+
+/// Whose tokens are believed.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "Envelope<RequestAuthenticationSpec, IgnoredAny>")]
+pub struct RequestAuthentication {
+    /// Name and namespace.
+    pub metadata: Metadata,
+    /// The issuers.
+    pub spec: RequestAuthenticationSpec,
+}
+
+impl std::convert::From<Envelope<RequestAuthenticationSpec, IgnoredAny>> for RequestAuthentication {
+    fn from(envelope: Envelope<RequestAuthenticationSpec, IgnoredAny>) -> Self {
+        Self { metadata: envelope.metadata, spec: envelope.spec }
+    }
+}
+
+/// `spec` of a `RequestAuthentication`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RequestAuthenticationSpec {
+    /// Workloads it applies to; only of sidecars.
+    #[serde(default)]
+    pub selector: Option<LabelSelector>,
+    /// What it is attached to.
+    #[serde(default)]
+    pub target_ref: Option<TargetReference>,
+    /// Several of `targetRef`.
+    #[serde(default)]
+    pub target_refs: Vec<TargetReference>,
+    /// The issuers.
+    #[serde(default)]
+    pub jwt_rules: Vec<JwtRule>,
+}
+
+/// One of `spec.jwtRules`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "field by field the JWTRule of security.istio.io/v1")]
+pub struct JwtRule {
+    pub issuer: ArcStr,
+    pub audiences: Vec<ArcStr>,
+    #[serde(alias = "jwks_uri")]
+    pub jwks_uri: Option<ArcStr>,
+    pub jwks: Option<ArcStr>,
+    pub from_headers: Vec<JwtHeader>,
+    pub from_params: Vec<ArcStr>,
+    pub from_cookies: Vec<ArcStr>,
+    pub output_payload_to_header: Option<ArcStr>,
+    pub forward_original_token: bool,
+    pub output_claim_to_headers: Vec<ClaimToHeader>,
+    pub timeout: Option<ArcStr>,
+    pub space_delimited_claims: Vec<ArcStr>,
+}
+
+/// One of a rule's `fromHeaders`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JwtHeader {
+    /// Its name.
+    pub name: ArcStr,
+    /// What stands before the token.
+    #[serde(default)]
+    pub prefix: Option<ArcStr>,
+}
+
+/// One of a rule's `outputClaimToHeaders`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClaimToHeader {
+    /// The header.
+    pub header: ArcStr,
+    /// The claim.
+    pub claim: ArcStr,
+}

@@ -162,6 +162,10 @@ impl<A: Authenticate> Status<A> {
         metrics::resources("address", catalogue.len(ResourceKind::Address));
         metrics::resources("authorization", catalogue.len(ResourceKind::Authorization));
         metrics::resources("route", catalogue.len(ResourceKind::Route));
+        metrics::resources("telemetry", catalogue.len(ResourceKind::Telemetry));
+        metrics::resources("traffic", catalogue.len(ResourceKind::Traffic));
+        metrics::resources("guard", catalogue.len(ResourceKind::Guard));
+        metrics::resources("authentication", catalogue.len(ResourceKind::Authentication));
     }
 
     fn proxies(&self) -> Vec<ShownProxy> {

@@ -4,7 +4,7 @@
 
 use arcstr::ArcStr;
 
-use super::{entry, policy, service, workload_entry};
+use super::{entry, guard, policy, service, workload_entry};
 use crate::{
     objects::{Metadata, Object},
     report::{Report, Reports, Severity},
@@ -16,9 +16,13 @@ pub(crate) fn check(object: &Object) -> Vec<Report> {
     check_names(object, &mut reports);
     match object {
         Object::Service(object) => service::check(object, &mut reports),
+        Object::AuthorizationPolicy(object) if object.spec.is_for_waypoints() => {
+            guard::convert(object, &mut reports);
+        }
         Object::AuthorizationPolicy(object) => {
             policy::convert(object, &mut reports);
         }
+        Object::RequestAuthentication(object) => drop(guard::convert_tokens(object, &mut reports)),
         Object::ServiceEntry(object) => entry::check(object, &mut reports),
         Object::WorkloadEntry(object) => workload_entry::check(object, &mut reports),
         Object::Namespace(_)
@@ -33,7 +37,8 @@ pub(crate) fn check(object: &Object) -> Vec<Report> {
         | Object::GRPCRoute(_)
         | Object::TLSRoute(_)
         | Object::TCPRoute(_)
-        | Object::PeerAuthentication(_) => {}
+        | Object::PeerAuthentication(_)
+        | Object::Telemetry(_) => {}
     }
     let mut reports = reports.done();
     reports.retain(|report| report.severity == Severity::Error);
@@ -58,7 +63,9 @@ fn check_names(object: &Object, reports: &mut Reports) {
         | Object::TLSRoute(_)
         | Object::TCPRoute(_)
         | Object::AuthorizationPolicy(_)
-        | Object::PeerAuthentication(_) => is_subdomain(name),
+        | Object::PeerAuthentication(_)
+        | Object::RequestAuthentication(_)
+        | Object::Telemetry(_) => is_subdomain(name),
     };
     if !named {
         reports.error(

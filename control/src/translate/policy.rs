@@ -4,8 +4,8 @@
 //! What needs HTTP is dropped as in Istio: an ALLOW rule wholly, of a DENY rule only the HTTP attributes. An invalid value
 //! never widens what is allowed: its ALLOW rule is dropped, its DENY rule keeps the rest and so denies more.
 
-mod attribute;
-mod value;
+pub(super) mod attribute;
+pub(super) mod value;
 
 use arcstr::ArcStr;
 use mesh::{
@@ -105,14 +105,6 @@ pub(crate) fn convert(object: &AuthorizationPolicy, reports: &mut Reports) -> Op
 }
 
 fn check_attachment(spec: &AuthorizationPolicySpec, reports: &mut Reports) {
-    if spec.is_for_waypoints() {
-        let field = if spec.target_ref.is_some() { "spec.targetRef" } else { "spec.targetRefs" };
-        if spec.selector.is_some() {
-            reports.error(field, "cannot stand beside a selector: remove one of them");
-        }
-        reports.warning(field, "no waypoint enforces attached policies yet: select the workloads instead");
-        return;
-    }
     match spec.action {
         AuthorizationAction::Allow | AuthorizationAction::Deny => {}
         AuthorizationAction::Audit | AuthorizationAction::Custom => reports.warning(
@@ -122,7 +114,7 @@ fn check_attachment(spec: &AuthorizationPolicySpec, reports: &mut Reports) {
     }
 }
 
-fn dry_run(object: &AuthorizationPolicy, reports: &mut Reports) -> bool {
+pub(super) fn dry_run(object: &AuthorizationPolicy, reports: &mut Reports) -> bool {
     match object.metadata.annotation(DRY_RUN).map(ArcStr::as_str) {
         Some("true") => true,
         Some("false") | None => false,

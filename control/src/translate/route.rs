@@ -9,7 +9,7 @@ mod attach;
 mod filter;
 mod matching;
 mod reference;
-mod value;
+pub(super) mod value;
 
 pub(crate) use self::{
     attach::{Attachment, Outcome},
@@ -361,7 +361,6 @@ impl<'a> Reader<'a> {
     fn persistence(&mut self, field: &str, wanted: Option<&SessionPersistence>) -> Option<Persistence> {
         let wanted = wanted?;
         let field = format!("{field}.sessionPersistence");
-        self.reports.warning(&field, "is not served yet: every request is balanced by itself");
         let lifetime = wanted.cookie_config.as_ref().and_then(|config| config.lifetime_type.as_deref());
         let carrier = match (wanted.kind.as_deref().unwrap_or("Cookie"), lifetime.unwrap_or("Session")) {
             ("Header", _) => Carrier::Header,
@@ -379,6 +378,12 @@ impl<'a> Reader<'a> {
             return None;
         }
         let name = wanted.session_name.clone().unwrap_or_else(|| SESSION.into());
+        if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
+            // What a header may be called, a cookie may too (RFC 6265 §4.1.1).
+            self.reports
+                .error(format!("{field}.sessionName"), format!("{name:?} is no name of a header or cookie"));
+            return None;
+        }
         Some(Persistence { name, carrier, absolute })
     }
 }

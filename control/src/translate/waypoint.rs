@@ -66,7 +66,9 @@ pub(crate) fn own(object: &Object) -> Vec<Name> {
         | Object::TLSRoute(_)
         | Object::TCPRoute(_)
         | Object::AuthorizationPolicy(_)
-        | Object::PeerAuthentication(_) => return Vec::new(),
+        | Object::PeerAuthentication(_)
+        | Object::RequestAuthentication(_)
+        | Object::Telemetry(_) => return Vec::new(),
     };
     named(metadata, namespace)
         .flatten()

@@ -70,6 +70,7 @@ impl Affected {
             Kind::Gateway => add.gateway(&name, step!(Gateway, old, new)),
             Kind::GatewayClass => add.gateway_class(&name.1, step!(GatewayClass, old, new)),
             Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute => {}
+            Kind::RequestAuthentication | Kind::Telemetry => {}
             Kind::AuthorizationPolicy => add.authorization(&name.0, step!(AuthorizationPolicy, old, new)),
             Kind::PeerAuthentication => add.peer(&name.0, step!(PeerAuthentication, old, new)),
         }
@@ -77,16 +78,23 @@ impl Affected {
         for reference in referred {
             self.keys.extend(objects.routes_to(&reference).cloned());
         }
+        let (was, is): Step<'_, Gateway> = step!(Gateway, old, new);
+        let classes = was.into_iter().chain(is).map(|gateway| class(&gateway.spec.gateway_class_name));
+        for target in classes.chain([key.clone()]) {
+            self.keys.extend(objects.attached_to(&target).cloned());
+        }
         self.keys.insert(key);
     }
 
-    /// Adds the routes whose parents are affected: their waypoint may be another.
+    /// Adds the routes and policies whose parents and targets are affected: their waypoint may be another.
     pub(super) fn routes(&mut self, objects: &Objects) {
         let parents = self.keys.iter().filter(|key| matches!(key.kind, Kind::Service | Kind::ServiceEntry));
         let reference =
             |key: &ObjectKey| Reference::Object(key.kind, (key.namespace.clone(), key.name.clone()));
         let routes: Vec<_> = parents.flat_map(|key| objects.routes_to(&reference(key)).cloned()).collect();
-        self.keys.extend(routes);
+        let targets = self.keys.iter().filter(|key| matches!(key.kind, Kind::Service | Kind::ServiceEntry));
+        let policies: Vec<_> = targets.flat_map(|key| objects.attached_to(key).cloned()).collect();
+        self.keys.extend(routes.into_iter().chain(policies));
     }
 
     /// Adds service entries.
@@ -335,7 +343,9 @@ impl Adding<'_> {
                 | Kind::TLSRoute
                 | Kind::TCPRoute
                 | Kind::AuthorizationPolicy
-                | Kind::PeerAuthentication => {}
+                | Kind::PeerAuthentication
+                | Kind::RequestAuthentication
+                | Kind::Telemetry => {}
             }
             self.affected.keys.insert(key);
         }
@@ -414,6 +424,11 @@ impl Adding<'_> {
         self.affected.insert(Kind::Service, objects.services_of(namespace).map(|(name, _)| name.clone()));
         self.affected.insert(Kind::ServiceEntry, objects.entries_of(namespace).map(|(name, _)| name.clone()));
     }
+}
+
+/// The key of a class of gateways.
+fn class(name: &ArcStr) -> ObjectKey {
+    ObjectKey { kind: Kind::GatewayClass, namespace: ArcStr::new(), name: name.clone() }
 }
 
 /// Whether an object wishes another waypoint than before, for itself or for others.

@@ -14,11 +14,11 @@ use super::automatic::{Automatic, Claim, Pair};
 use crate::{
     objects::{
         AuthorizationPolicy, EndpointSlice, GRPCRoute, Gateway, GatewayClass, HTTPRoute, Kind, Namespace,
-        Node, Object, ObjectKey, PeerAuthentication, Pod, Service, ServiceAccount, ServiceEntry, TCPRoute,
-        TLSRoute, WorkloadEntry, WorkloadGroup,
+        Node, Object, ObjectKey, PeerAuthentication, Pod, RequestAuthentication, Service, ServiceAccount,
+        ServiceEntry, TCPRoute, TLSRoute, Telemetry, WorkloadEntry, WorkloadGroup,
     },
     translate::{
-        entry,
+        entry, guard,
         route::{self, Reference},
         slice, waypoint,
     },
@@ -50,6 +50,8 @@ pub struct Objects {
     tcp_routes: BTreeMap<Name, TCPRoute>,
     authorization: BTreeMap<Name, AuthorizationPolicy>,
     peer: BTreeMap<Name, PeerAuthentication>,
+    telemetries: BTreeMap<Name, Telemetry>,
+    request: BTreeMap<Name, RequestAuthentication>,
     /// Names of the pods that run under an account on a node.
     placements: BTreeMap<Placement, BTreeSet<Name>>,
     /// Names of the pods of a node.
@@ -64,6 +66,8 @@ pub struct Objects {
     bound: BTreeMap<Name, BTreeSet<ObjectKey>>,
     /// Routes that refer to a service, service entry or host.
     routes_to: BTreeMap<Reference, BTreeSet<ObjectKey>>,
+    /// Policies that are attached to an object.
+    attached: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
     /// Names of the gateways for a service account.
     for_account: BTreeMap<Name, BTreeSet<Name>>,
     automatic: Automatic,
@@ -94,6 +98,8 @@ impl Objects {
             Object::TCPRoute(object) => drop(self.tcp_routes.insert(name, object)),
             Object::AuthorizationPolicy(object) => drop(self.authorization.insert(name, object)),
             Object::PeerAuthentication(object) => drop(self.peer.insert(name, object)),
+            Object::Telemetry(object) => drop(self.telemetries.insert(name, object)),
+            Object::RequestAuthentication(object) => drop(self.request.insert(name, object)),
         }
         old
     }
@@ -119,6 +125,8 @@ impl Objects {
             Kind::TCPRoute => self.tcp_routes.remove(&name).map(Object::TCPRoute),
             Kind::AuthorizationPolicy => self.authorization.remove(&name).map(Object::AuthorizationPolicy),
             Kind::PeerAuthentication => self.peer.remove(&name).map(Object::PeerAuthentication),
+            Kind::Telemetry => self.telemetries.remove(&name).map(Object::Telemetry),
+            Kind::RequestAuthentication => self.request.remove(&name).map(Object::RequestAuthentication),
         }?;
         self.unindex(key, &old);
         Some(old)
@@ -145,6 +153,8 @@ impl Objects {
             Kind::TCPRoute => self.tcp_routes.contains_key(&name),
             Kind::AuthorizationPolicy => self.authorization.contains_key(&name),
             Kind::PeerAuthentication => self.peer.contains_key(&name),
+            Kind::Telemetry => self.telemetries.contains_key(&name),
+            Kind::RequestAuthentication => self.request.contains_key(&name),
         }
     }
 
@@ -168,6 +178,8 @@ impl Objects {
             Kind::TCPRoute => self.tcp_routes.len(),
             Kind::AuthorizationPolicy => self.authorization.len(),
             Kind::PeerAuthentication => self.peer.len(),
+            Kind::Telemetry => self.telemetries.len(),
+            Kind::RequestAuthentication => self.request.len(),
         }
     }
 
@@ -336,6 +348,11 @@ impl Objects {
         named(&self.for_account, account, &self.gateways)
     }
 
+    /// A telemetry.
+    pub(crate) fn telemetry(&self, name: &Name) -> Option<&Telemetry> {
+        self.telemetries.get(name)
+    }
+
     /// The oldest of them.
     pub(crate) fn gateway_for(&self, account: &Name) -> Option<&Gateway> {
         let age = |gateway: &Gateway| gateway.metadata.creation_timestamp.unwrap_or(Timestamp::MAX);
@@ -345,6 +362,15 @@ impl Objects {
 
     pub(crate) fn authorization(&self, name: &Name) -> Option<&AuthorizationPolicy> {
         self.authorization.get(name)
+    }
+
+    pub(crate) fn request_authentication(&self, name: &Name) -> Option<&RequestAuthentication> {
+        self.request.get(name)
+    }
+
+    /// Policies that are attached to an object.
+    pub(crate) fn attached_to(&self, target: &ObjectKey) -> impl Iterator<Item = &ObjectKey> + use<'_> {
+        self.attached.get(target).into_iter().flatten()
     }
 
     pub(crate) fn authorizations_of(
@@ -393,6 +419,9 @@ impl Objects {
         for reference in route::references(object) {
             self.routes_to.entry(reference).or_default().insert(key.clone());
         }
+        for target in guard::targets_of(object) {
+            self.attached.entry(target).or_default().insert(key.clone());
+        }
         if let Object::Gateway(gateway) = object
             && let Some(account) = waypoint::account(gateway)
         {
@@ -427,6 +456,9 @@ impl Objects {
         }
         for reference in route::references(object) {
             take(&mut self.routes_to, &reference, key);
+        }
+        for target in guard::targets_of(object) {
+            take(&mut self.attached, &target, key);
         }
         if let Object::Gateway(gateway) = object
             && let Some(account) = waypoint::account(gateway)

@@ -29,6 +29,10 @@ impl<K: Ord + Clone, V: Clone + PartialEq> Outputs<K, V> {
         self.all.values()
     }
 
+    pub(super) fn named(&self, name: &K) -> Option<&V> {
+        self.all.get(name)
+    }
+
     /// Puts a batch in place of what its objects were before; returns what is different. First all of the old goes, as a
     /// name may pass from one object to another.
     pub(super) fn replace(&mut self, batch: Batch<K, V>) -> Vec<Replaced<V>> {

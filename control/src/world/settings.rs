@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What translation knows of the mesh besides its objects.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use arcstr::ArcStr;
-use mesh::{Network, TrustDomain};
+use mesh::{Network, TrustDomain, telemetry::Provider};
 
 /// Constants of one mesh.
 #[derive(Clone, Debug)]
@@ -17,4 +19,6 @@ pub struct Settings {
     pub network: Network,
     /// Namespace whose policies without a selector hold for the whole mesh.
     pub root_namespace: ArcStr,
+    /// Where spans may go, by the names that Telemetries have for it.
+    pub providers: BTreeMap<ArcStr, Arc<Provider>>,
 }

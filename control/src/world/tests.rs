@@ -21,6 +21,10 @@ struct Told {
     services: BTreeMap<String, Service>,
     policies: BTreeMap<String, Policy>,
     routes: BTreeMap<String, Route>,
+    telemetries: BTreeMap<String, Telemetry>,
+    traffic: BTreeMap<String, Traffic>,
+    guards: BTreeMap<String, mesh::Guard>,
+    authentications: BTreeMap<String, Authentication>,
 }
 
 impl Told {
@@ -39,7 +43,25 @@ impl Told {
                 Change::Route(route) => {
                     self.routes.insert(route.name.to_string(), route);
                 }
+                Change::Telemetry(telemetry) => {
+                    self.telemetries.insert(telemetry.name.to_string(), telemetry);
+                }
+                Change::TelemetryGone(name) => assert!(self.telemetries.remove(&name.to_string()).is_some()),
                 Change::RouteGone(name) => assert!(self.routes.remove(&name.to_string()).is_some()),
+                Change::Traffic(traffic) => {
+                    self.traffic.insert(traffic.service.to_string(), traffic);
+                }
+                Change::TrafficGone(name) => assert!(self.traffic.remove(&name.to_string()).is_some()),
+                Change::Guard(guard) => {
+                    self.guards.insert(guard.name.to_string(), guard);
+                }
+                Change::GuardGone(name) => assert!(self.guards.remove(&name.to_string()).is_some()),
+                Change::Authentication(found) => {
+                    self.authentications.insert(found.name.to_string(), found);
+                }
+                Change::AuthenticationGone(name) => {
+                    assert!(self.authentications.remove(&name.to_string()).is_some());
+                }
                 Change::WorkloadGone(uid) => assert!(self.workloads.remove(&uid.to_string()).is_some()),
                 Change::ServiceGone(name) => assert!(self.services.remove(&name.to_string()).is_some()),
                 Change::PolicyGone(name) => assert!(self.policies.remove(&name.to_string()).is_some()),
@@ -59,8 +81,9 @@ fn object() -> impl Strategy<Value = String> {
         4 => (namespace.clone(), name.clone(), label.clone(), node.clone(), 0..4u8).prop_map(pod),
         2 => (namespace.clone(), name.clone(), label.clone(), flag).prop_map(|(namespace, name, label, named)| {
             let target = if named { "web" } else { "8080" };
+            let annotations = if named { "{ambit.mesh/load-balancer: maglev}" } else { "{}" };
             format!(
-                "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}, annotations: {annotations}}}\n\
                  spec: {{clusterIP: 10.30.0.1, selector: {{app: {label}}}, ports: [{{port: 80, targetPort: {target}}}]}}\n"
             )
         }),
@@ -366,6 +389,14 @@ fn what_is_named_comes_before_what_names_it_and_goes_after_it() {
                 Change::PolicyGone(_) => "policy gone",
                 Change::Route(_) => "route",
                 Change::RouteGone(_) => "route gone",
+                Change::Telemetry(_) => "telemetry",
+                Change::TelemetryGone(_) => "telemetry gone",
+                Change::Traffic(_) => "traffic",
+                Change::TrafficGone(_) => "traffic gone",
+                Change::Guard(_) => "guard",
+                Change::GuardGone(_) => "guard gone",
+                Change::Authentication(_) => "authentication",
+                Change::AuthenticationGone(_) => "authentication gone",
             })
             .collect()
     };

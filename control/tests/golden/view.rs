@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use control::world::World;
 use mesh::{
-    Change, Policy, Route, Service, Workload,
+    Change, Policy, Route, Service, Telemetry, Workload,
     l7::route::{Backend, HttpRule, Rules, Target},
     policy::{Clause, Match, Rule, ServiceAccountMatch, StringMatch},
     service::{LoadBalancing, PortMap, WeightedWaypoint},
@@ -17,16 +17,27 @@ use serde_json::{Map, Value, json};
 pub(crate) fn yaml(world: &World) -> String {
     let (mut workloads, mut services, mut policies, mut routes) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut telemetries = Vec::new();
+    let mut traffic = Vec::new();
+    let (mut guards, mut authentications) = (Vec::new(), Vec::new());
     for output in world.outputs() {
         match output {
             Change::Workload(output) => workloads.push(workload(&output)),
             Change::Service(output) => services.push(service(&output)),
             Change::Policy(output) => policies.push(policy(&output)),
             Change::Route(output) => routes.push(route(&output)),
+            Change::Telemetry(output) => telemetries.push(telemetry(&output)),
+            Change::Traffic(output) => traffic.push(json!(format!("{output:?}"))),
+            Change::Guard(output) => guards.push(crate::attached::guard(&output)),
+            Change::Authentication(output) => authentications.push(crate::attached::authentication(&output)),
             Change::WorkloadGone(_)
             | Change::ServiceGone(_)
             | Change::PolicyGone(_)
-            | Change::RouteGone(_) => {
+            | Change::RouteGone(_)
+            | Change::GuardGone(_)
+            | Change::AuthenticationGone(_)
+            | Change::TelemetryGone(_)
+            | Change::TrafficGone(_) => {
                 panic!("nothing is gone")
             }
         }
@@ -36,12 +47,34 @@ pub(crate) fn yaml(world: &World) -> String {
     });
     let all = map([
         ("policies", Value::Array(policies)),
+        ("guards", Value::Array(guards)),
+        ("authentications", Value::Array(authentications)),
         ("routes", Value::Array(routes)),
         ("services", Value::Array(services)),
+        ("telemetries", Value::Array(telemetries)),
+        ("traffic", Value::Array(traffic)),
         ("workloads", Value::Array(workloads)),
         ("reports", reports.collect()),
     ]);
     serde_saphyr::to_string(&all).unwrap()
+}
+
+fn telemetry(output: &Telemetry) -> Value {
+    let tracing = &output.tracing;
+    let provider = tracing.provider.as_deref().map(|provider| {
+        let (name, wire) = (&provider.name, provider.wire);
+        json!(format!("{name}: {wire:?} {}:{}{}", provider.host, provider.port, provider.path))
+    });
+    let tags = tracing.tags.iter().map(|(name, tag)| (name.to_string(), json!(format!("{tag:?}"))));
+    map([
+        ("name", text(&output.name)),
+        ("scope", json!(format!("{:?}", output.scope))),
+        ("provider", provider.unwrap_or_default()),
+        ("sampling", json!(tracing.share.map(|share| f64::from(share.parts()) / 100.0))),
+        ("report", json!(tracing.report)),
+        ("tags", Value::Object(tags.collect())),
+        ("accessLog", json!(output.logging.enabled)),
+    ])
 }
 
 fn workload(output: &Workload) -> Value {
@@ -223,16 +256,16 @@ fn accounts(accounts: &[ServiceAccountMatch]) -> Value {
     list(accounts.iter().map(|account| format!("{}/{}", account.namespace, account.service_account)))
 }
 
-fn list(items: impl IntoIterator<Item = impl Display>) -> Value {
+pub(crate) fn list(items: impl IntoIterator<Item = impl Display>) -> Value {
     items.into_iter().map(text).collect()
 }
 
-fn text(value: impl Display) -> Value {
+pub(crate) fn text(value: impl Display) -> Value {
     Value::String(value.to_string())
 }
 
 /// In the order of writing would be nicer; the order of the alphabet is stable.
-fn map<const N: usize>(entries: [(&str, Value); N]) -> Value {
+pub(crate) fn map<const N: usize>(entries: [(&str, Value); N]) -> Value {
     let empty = |value: &Value| match value {
         Value::Null => true,
         Value::String(text) => text.is_empty(),

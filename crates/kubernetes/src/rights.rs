@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a role must let us do, held against what it does: one question for all rules, and one more for each right that
-//! they seem to lack, because not every authorizer lists its rules. A role that allows something in our own namespace
-//! only is taken to allow it everywhere; the charts have no such role.
+//! What a role must let us do, held against what it does: one question for the rules that hold everywhere, one for those
+//! of our own namespace, and one more for each right that they seem to lack, because not every authorizer lists its rules.
 
 use std::fmt;
 
@@ -18,6 +17,8 @@ const AUTHORIZATION: &str = "authorization.k8s.io";
 const RULES: Resource = Resource::new(AUTHORIZATION, "v1", "selfsubjectrulesreviews");
 const ACCESS: Resource = Resource::new(AUTHORIZATION, "v1", "selfsubjectaccessreviews");
 const ANY: &str = "*";
+/// A namespace without roles of ours: what is allowed there is allowed everywhere. It need not exist.
+const NOWHERE: &str = "ambit-nowhere";
 
 /// Something that a role must allow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,17 +74,12 @@ impl Api {
     /// # Errors
     /// When the API server does not say.
     pub async fn lacking(&self, rights: &[Right]) -> Result<Vec<Lack>, ApiError> {
-        let question = json!({
-            "apiVersion": RULES.api_version(), "kind": "SelfSubjectRulesReview",
-            "spec": {"namespace": self.namespace()},
-        });
-        let answer: Value = self.create(&RULES.path(&Within::Cluster), &question).await?;
-        let rules = answer.pointer("/status/resourceRules").cloned().unwrap_or_default();
-        let rules: Vec<Rule> = serde_json::from_value(rules).unwrap_or_default();
+        let (own, everywhere) = (self.rules(self.namespace()).await?, self.rules(NOWHERE).await?);
         let mut lacks = Vec::new();
         for right in rights {
+            let rules = if right.namespace.is_some() { &own } else { &everywhere };
             let mut verbs = Vec::new();
-            for verb in right.verbs.iter().copied().filter(|verb| !right.is_among(&rules, verb)) {
+            for verb in right.verbs.iter().copied().filter(|verb| !right.is_among(rules, verb)) {
                 if !self.may(right, verb).await? {
                     verbs.push(verb);
                 }
@@ -93,6 +89,16 @@ impl Api {
             }
         }
         Ok(lacks)
+    }
+
+    /// The rules that hold for us in a namespace.
+    async fn rules(&self, namespace: &str) -> Result<Vec<Rule>, ApiError> {
+        let question = json!({
+            "apiVersion": RULES.api_version(), "kind": "SelfSubjectRulesReview", "spec": {"namespace": namespace},
+        });
+        let answer: Value = self.create(&RULES.path(&Within::Cluster), &question).await?;
+        let rules = answer.pointer("/status/resourceRules").cloned().unwrap_or_default();
+        Ok(serde_json::from_value(rules).unwrap_or_default())
     }
 
     /// The authorizers' own word on it.

@@ -4,7 +4,7 @@
 //! Exact semantics of Istio's ambient mode: any DENY that matches refuses; where ALLOW policies apply, one must match.
 //! It does not know who asks or what becomes of the connection.
 
-mod matching;
+pub(crate) mod matching;
 pub(crate) mod rules;
 
 use std::{net::SocketAddr, sync::Arc};

@@ -3,12 +3,21 @@
 //!
 //! The choice is a function of the seed: asking again picks the same. It knows no connection and no waypoint.
 
+mod hash;
+mod lineup;
+mod maglev;
+mod ring;
+
 use std::{
     collections::HashSet,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
+pub use self::{
+    hash::hash,
+    lineup::{Lineup, Mark},
+};
 use crate::{
     chance::Chance,
     index::{Index, neighbours::LARGE},
@@ -59,6 +68,14 @@ pub fn pick(index: &Index, service: &Service, request: &Request<'_>) -> Option<P
     let mut choice = Choice { service, name: &name, request, chance: Chance::new(request.seed, PURPOSE) };
     let best = if members.len() < LARGE { choice.scan(members) } else { choice.of_many(index, members) };
     best.map(|best| best.candidate.pick(best.workload))
+}
+
+/// An endpoint that was chosen in another way; `None` when it is none of the service, or cannot be used.
+pub fn select(index: &Index, service: &Service, request: &Request<'_>, uid: &WorkloadUid) -> Option<Pick> {
+    let name = service.key();
+    let workload = index.workload(uid).filter(|workload| workload.services.contains_key(&name))?;
+    let candidate = Candidate::of(service, &name, workload, request).filter(|_| service.admits(workload))?;
+    (candidate.rank.standing != Standing::OutOfReach).then(|| candidate.pick(workload))
 }
 
 /// Purposes keep the choices of one flow independent of each other.

@@ -8,11 +8,13 @@
 mod change;
 mod claims;
 mod endpoints;
+mod guards;
 mod intern;
 pub(crate) mod neighbours;
 mod nodes;
 mod policies;
 mod routes;
+mod telemetries;
 mod vips;
 
 use std::{
@@ -24,15 +26,26 @@ use arcstr::ArcStr;
 
 pub use self::change::{Change, Moved, Touched};
 use self::{
-    claims::Claims, endpoints::Endpoints, intern::Interner, nodes::Nodes, policies::Policies, routes::Routes,
+    claims::Claims,
+    endpoints::Endpoints,
+    guards::{Authentications, Guards},
+    intern::Interner,
+    nodes::Nodes,
+    policies::Policies,
+    routes::Routes,
+    telemetries::Telemetries,
     vips::Vips,
 };
 use crate::{
     authz::rules::Rulebook,
-    l7::{Route, RouteName, View},
+    l7::{
+        Authentication, Guard, Route, RouteName, Traffic, View,
+        guard::{Attachment, Book},
+    },
     name::{Hostname, NetworkAddress, PolicyName, ServiceName, SpiffeId, WorkloadUid},
     policy::Policy,
     service::{Scope, Service},
+    telemetry::{self, Telemetry},
     workload::{NetworkMode, Workload, WorkloadKey},
 };
 
@@ -49,6 +62,10 @@ pub struct Index {
     endpoints: Endpoints,
     policies: Policies,
     routes: Routes,
+    telemetries: Telemetries,
+    traffic: HashMap<ServiceName, Arc<Traffic>>,
+    guards: Guards,
+    authentications: Authentications,
     interner: Interner,
 }
 
@@ -84,6 +101,30 @@ impl Index {
             }
             Change::Route(route) => Touched { routes: self.routes.insert(route), ..Touched::default() },
             Change::RouteGone(name) => Touched { routes: self.routes.remove(&name), ..Touched::default() },
+            Change::Telemetry(telemetry) => {
+                Touched { telemetry: self.telemetries.insert(telemetry), ..Touched::default() }
+            }
+            Change::TelemetryGone(name) => {
+                Touched { telemetry: self.telemetries.remove(&name), ..Touched::default() }
+            }
+            Change::Traffic(traffic) => {
+                let known = self.traffic.get(&traffic.service).is_some_and(|known| **known == traffic);
+                if !known {
+                    self.traffic.insert(traffic.service.clone(), Arc::new(traffic));
+                }
+                Touched { routes: !known, ..Touched::default() }
+            }
+            Change::TrafficGone(name) => {
+                Touched { routes: self.traffic.remove(&name).is_some(), ..Touched::default() }
+            }
+            Change::Guard(guard) => Touched { guards: self.guards.insert(guard), ..Touched::default() },
+            Change::GuardGone(name) => Touched { guards: self.guards.remove(&name), ..Touched::default() },
+            Change::Authentication(authentication) => {
+                Touched { authentications: self.authentications.insert(authentication), ..Touched::default() }
+            }
+            Change::AuthenticationGone(name) => {
+                Touched { authentications: self.authentications.remove(&name), ..Touched::default() }
+            }
         }
     }
 
@@ -286,9 +327,59 @@ impl Index {
         self.routes.view(service, port, namespace)
     }
 
+    /// What is to be observed of requests to a service that pass a waypoint.
+    pub fn telemetry(
+        &self,
+        namespace: &str,
+        waypoint: &str,
+        service: Option<&ServiceName>,
+    ) -> telemetry::View {
+        self.telemetries.view(namespace, waypoint, service)
+    }
+
+    /// All Telemetries, by name.
+    pub fn telemetries(&self) -> impl Iterator<Item = &Arc<Telemetry>> {
+        self.telemetries.iter()
+    }
+
+    /// A guard by its name.
+    pub fn guard(&self, name: &PolicyName) -> Option<&Arc<Guard>> {
+        self.guards.named(name)
+    }
+
+    /// The guards of an attachment, indexed by rule; `None` without any.
+    pub fn guards_at(&self, attachment: &Attachment) -> Option<&Book> {
+        self.guards.at(attachment)
+    }
+
+    /// All guards, in no order.
+    pub fn guards(&self) -> impl Iterator<Item = &Arc<Guard>> {
+        self.guards.iter()
+    }
+
+    /// The authentications of an attachment, by name.
+    pub fn authentications_at(&self, attachment: &Attachment) -> &[Arc<Authentication>] {
+        self.authentications.at(attachment)
+    }
+
+    /// All authentications, in no order.
+    pub fn authentications(&self) -> impl Iterator<Item = &Arc<Authentication>> {
+        self.authentications.iter()
+    }
+
     /// All routes, in no order.
     pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.routes.iter()
+    }
+
+    /// How the traffic of a service is handled; nothing where nothing is said.
+    pub fn traffic(&self, service: &ServiceName) -> Option<&Arc<Traffic>> {
+        self.traffic.get(service)
+    }
+
+    /// All that is said of the traffic of services, in no order.
+    pub fn traffics(&self) -> impl Iterator<Item = &Arc<Traffic>> {
+        self.traffic.values()
     }
 
     /// Services that workloads belong to and that have not arrived, with their endpoints.

@@ -1,14 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is decided per request: routes as data, and the tables in which the rule of a request is found.
+//! What is decided per request: routes as data with the tables in which the rule of a request is found; who may send it, and
+//! which tokens are believed.
 //!
-//! `plan::route` decides with them; control fills them from Gateway API objects. They know no connection and no body.
+//! `plan::route` and `plan::guard` decide with them; control fills them from objects. They know no connection and no body.
 
+pub mod authentication;
+pub mod claims;
+pub mod guard;
 mod pattern;
 pub mod route;
+pub mod traffic;
 pub mod view;
 
 pub use self::{
+    authentication::Authentication,
+    claims::Claims,
+    guard::Guard,
     pattern::{InvalidPattern, Pattern, TextMatch},
     route::{Route, RouteKind, RouteName},
+    traffic::Traffic,
     view::View,
 };

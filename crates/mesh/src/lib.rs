@@ -14,14 +14,16 @@ pub mod l7;
 pub mod name;
 pub mod policy;
 pub mod service;
+pub mod telemetry;
 pub mod workload;
 
 pub use index::{Change, Index, Moved, Touched};
-pub use l7::{Route, RouteName};
+pub use l7::{Authentication, Guard, Route, RouteName, Traffic};
 pub use name::{
     Hostname, InvalidName, Network, NetworkAddress, PolicyName, ServiceName, SpiffeId, TrustDomain,
     WorkloadUid,
 };
 pub use policy::Policy;
 pub use service::Service;
+pub use telemetry::{Telemetry, TelemetryName};
 pub use workload::{Workload, WorkloadKey};

@@ -134,3 +134,25 @@ pub enum StringMatch {
     /// Anything but the empty string.
     Presence,
 }
+
+impl StringMatch {
+    /// Whether a text fits.
+    pub fn fits(&self, text: &str) -> bool {
+        match self {
+            Self::Exact(pattern) => pattern == text,
+            Self::Prefix(pattern) => text.starts_with(pattern.as_str()),
+            Self::Suffix(pattern) => text.ends_with(pattern.as_str()),
+            Self::Presence => !text.is_empty(),
+        }
+    }
+
+    /// The same kind of another text.
+    pub(crate) fn map(&self, change: impl Fn(&str) -> ArcStr) -> Self {
+        match self {
+            Self::Exact(pattern) => Self::Exact(change(pattern)),
+            Self::Prefix(pattern) => Self::Prefix(change(pattern)),
+            Self::Suffix(pattern) => Self::Suffix(change(pattern)),
+            Self::Presence => Self::Presence,
+        }
+    }
+}

@@ -31,7 +31,7 @@ pub struct Local {
 impl Local {
     /// The workload itself, once discovery has told everything. In a mesh of several clusters others may have the same
     /// key: the one of this cluster and network is meant.
-    pub(crate) fn own<'a>(&self, index: &'a Index) -> Result<&'a Arc<Workload>, Missing> {
+    pub fn own<'a>(&self, index: &'a Index) -> Result<&'a Arc<Workload>, Missing> {
         if !self.synced {
             return Err(Missing::Sync);
         }

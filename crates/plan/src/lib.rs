@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The decisions of the proxies about flows and requests: where an outbound connection goes ([`outbound`]), whether and
 //! where an inbound one is let in ([`inbound`]), what a DNS question is answered ([`dns`]), what a waypoint is asked for
-//! ([`waypoint`]), which rule a request falls under ([`route`]), which endpoint is the better one ([`upstream`]), and what
+//! ([`waypoint`]), who may send it ([`guard`]), which rule a request falls under ([`route`]), which endpoint is the better one ([`upstream`]), and what
 //! every failure means ([`failure`] of flows, [`fault`] of requests).
 //!
 //! Pure functions over `mesh::Index`: no IO, clock, runtime or randomness. What a decision lacks is a value,
@@ -17,6 +17,7 @@ pub mod fault;
 mod fixtures;
 pub mod flow;
 pub mod forwarded;
+pub mod guard;
 pub mod inbound;
 pub mod outbound;
 pub mod route;

@@ -157,6 +157,8 @@ fn hop(index: &Index, local: &Local, flow: &Flow, avoid: &HashSet<WorkloadUid>) 
 pub(crate) enum Beyond<'a> {
     /// An endpoint of a service.
     Service(&'a ServiceName),
+    /// This endpoint of a service.
+    Endpoint(&'a ServiceName, &'a WorkloadUid),
     /// A workload itself.
     Workload(&'a WorkloadUid),
 }
@@ -174,6 +176,15 @@ pub(crate) fn beyond(
         Beyond::Service(name) => {
             let Some(service) = index.service(name) else { return Err(What::NoService.into()) };
             search.to_endpoint_of(service)
+        }
+        Beyond::Endpoint(name, uid) => {
+            let Some(service) = index.service(name) else { return Err(What::NoService.into()) };
+            let port = PortMode::Service(flow.destination.port());
+            let request = Request { source: search.source, port, seed: flow.seed, avoid };
+            match balance::select(index, service, &request, uid) {
+                Some(pick) => search.to_pick(pick, service),
+                None => Err(What::NoHealthyUpstream(flow.destination).into()),
+            }
         }
         Beyond::Workload(uid) => {
             let Some(workload) = index.workload(uid) else {
@@ -241,16 +252,22 @@ impl<'a> Search<'a> {
 
     fn to_endpoint_of(&self, service: &'a Arc<Service>) -> Result<Hop, Stop> {
         match self.pick(service, PortMode::Service(self.flow.destination.port())) {
-            Some(pick) if pick.workload.network != self.local.network => {
-                self.across(Target { pick, service: Some(service) })
-            }
-            Some(pick) => self.to_endpoint(Target { pick, service: Some(service) }),
+            Some(pick) => self.to_pick(pick, service),
             None => match service.load_balancing.mode {
                 BalanceMode::Passthrough => Ok(self.passthrough(Some(service))),
                 BalanceMode::Unspecified | BalanceMode::Strict | BalanceMode::Failover => {
                     Err(What::NoHealthyUpstream(self.flow.destination).into())
                 }
             },
+        }
+    }
+
+    fn to_pick(&self, pick: Pick, service: &'a Arc<Service>) -> Result<Hop, Stop> {
+        let target = Target { pick, service: Some(service) };
+        if target.pick.workload.network == self.local.network {
+            self.to_endpoint(target)
+        } else {
+            self.across(target)
         }
     }
 

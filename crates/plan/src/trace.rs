@@ -1,5 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The `traceparent` header (W3C Trace Context §3.2): names one flow in the logs of both proxies.
+//! The `traceparent` header (W3C Trace Context §3.2): names one flow in the logs of both proxies. What requests inside it
+//! carry of traces is in [`carried`], and whether they are recorded in [`is_sampled`].
+
+pub mod carried;
+
+use mesh::{chance::Chance, telemetry::Share};
+
+use self::carried::Carried;
+
+/// So that a sample is not drawn as an endpoint is.
+const SAMPLES: u64 = 0x0073_616d_706c;
+
+/// Whether a request is recorded: as its caller decided, else a share of all by chance.
+pub fn is_sampled(carried: &Carried, share: Share, seed: u64) -> bool {
+    carried
+        .sampled
+        .unwrap_or_else(|| Chance::new(seed, SAMPLES).below(Share::WHOLE.into()) < share.parts().into())
+}
 
 /// The header's value for two random numbers; zero, which the standard forbids, becomes one.
 pub fn header(trace: u128, span: u64) -> String {
@@ -35,6 +52,18 @@ mod tests {
         assert_eq!(value, "00-00000000000000000000000000000abc-0000000000000def-00");
         assert_eq!(parse(&value), Some(0xabc));
         assert_eq!(parse(&header(0, 0)), Some(1));
+    }
+
+    #[test]
+    fn a_caller_decides_what_is_recorded_and_chance_where_none_has() {
+        let drawn = |sampled, percent: f64| {
+            let carried = Carried { sampled, ..Carried::default() };
+            let share = Share::percent(percent).unwrap();
+            (0..10_000).filter(|seed| is_sampled(&carried, share, *seed)).count()
+        };
+        assert_eq!((drawn(Some(true), 0.0), drawn(Some(false), 100.0)), (10_000, 0));
+        assert_eq!((drawn(None, 0.0), drawn(None, 100.0)), (0, 10_000));
+        assert!((900..1100).contains(&drawn(None, 10.0)), "{}", drawn(None, 10.0));
     }
 
     #[test]

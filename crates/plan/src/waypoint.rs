@@ -143,6 +143,16 @@ pub fn hop(
     hop.into()
 }
 
+/// Where a flow goes whose endpoint was chosen by a key, a turn or a session. It fails where that is no endpoint any more.
+pub fn endpoint(
+    index: &Index,
+    local: &Local,
+    flow: &Flow,
+    (service, uid): (&ServiceName, &WorkloadUid),
+) -> Answer<Result<Hop, Failure>> {
+    beyond(index, local, flow, &HashSet::new(), Beyond::Endpoint(service, uid)).into()
+}
+
 #[cfg(test)]
 mod tests {
     use mesh::{Change, service::ServicePort};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Messages and services on the wire, generated from `proto/`: workload discovery, authorization, routes, delta ADS, the
-//! certificate service and ZDS. It knows no meaning; `xds::codec` and `identity` do.
+//! certificate service, ZDS and OTLP. It knows no meaning; `xds::codec` and `identity` do.
 #![allow(
     missing_docs,
     unused_qualifications,
@@ -31,6 +31,11 @@ pub mod waypoint {
 /// `istio.v1.auth`: the certificate service.
 pub mod ca {
     tonic::include_proto!("istio.v1.auth");
+}
+
+/// OTLP: spans to a collector.
+pub mod otlp {
+    tonic::include_proto!("opentelemetry.proto.collector.trace.v1");
 }
 
 /// `istio.workload.zds`: node agent to node proxy.
@@ -71,3 +76,11 @@ pub const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
 pub const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
 /// Type URL of `ambit.mesh.v1.Route`.
 pub const ROUTE: &str = "type.googleapis.com/ambit.mesh.v1.Route";
+/// Type URL of `ambit.mesh.v1.Telemetry`.
+pub const TELEMETRY: &str = "type.googleapis.com/ambit.mesh.v1.Telemetry";
+/// Type URL of `ambit.mesh.v1.Traffic`.
+pub const TRAFFIC: &str = "type.googleapis.com/ambit.mesh.v1.Traffic";
+/// Type URL of `ambit.mesh.v1.Guard`.
+pub const GUARD: &str = "type.googleapis.com/ambit.mesh.v1.Guard";
+/// Type URL of `ambit.mesh.v1.Authentication`.
+pub const AUTHENTICATION: &str = "type.googleapis.com/ambit.mesh.v1.Authentication";

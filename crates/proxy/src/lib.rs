@@ -11,6 +11,7 @@ pub mod control;
 pub mod dialling;
 pub mod dump;
 pub mod ends;
+pub mod explain;
 pub mod hearsay;
 pub mod settings;
 pub mod shown;

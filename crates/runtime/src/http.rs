@@ -9,13 +9,30 @@ use std::{collections::BTreeMap, fmt, future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use tokio::sync::mpsc;
 
 pub use serve::{connection, serve};
 
 /// A whole answer.
 pub type Response = http::Response<Bytes>;
 
-type Answer = Pin<Box<dyn Future<Output = Response> + Send>>;
+/// An answer that goes on until its sender is dropped. Whoever sends must not wait for a reader for ever.
+#[derive(Debug)]
+pub struct Streamed {
+    /// Its content type.
+    pub content_type: &'static str,
+    /// Its pieces.
+    pub pieces: mpsc::Receiver<Bytes>,
+}
+
+/// What a route answers.
+#[derive(Debug)]
+enum Reply {
+    Whole(Response),
+    Streamed(Streamed),
+}
+
+type Answer = Pin<Box<dyn Future<Output = Reply> + Send>>;
 
 /// A whole question.
 #[derive(Clone, Debug, Default)]
@@ -59,18 +76,55 @@ impl Router {
     /// Adds a route. A path that ends in `/*` takes everything below it, and [`Request::rest`] has it. The first route
     /// that fits answers; GET answers HEAD too.
     #[must_use]
-    pub fn route<H, F>(mut self, method: Method, path: &'static str, answer: H) -> Self
+    pub fn route<H, F>(self, method: Method, path: &'static str, answer: H) -> Self
     where
         H: Fn(Request) -> F + Send + Sync + 'static,
         F: Future<Output = Response> + Send + 'static,
     {
-        let answer = Arc::new(move |request| Box::pin(answer(request)) as Answer);
-        Arc::make_mut(&mut self.routes).push(Route { method, path, answer });
+        self.push(method, path, move |request| {
+            let whole = answer(request);
+            Box::pin(async move { Reply::Whole(whole.await) })
+        })
+    }
+
+    /// Adds a route whose answer has no length: it goes on as long as somebody sends, or is a whole one after all.
+    #[must_use]
+    pub fn stream<H, F>(self, method: Method, path: &'static str, answer: H) -> Self
+    where
+        H: Fn(Request) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<Streamed, Box<Response>>> + Send + 'static,
+    {
+        self.push(method, path, move |request| {
+            let streamed = answer(request);
+            Box::pin(async move { streamed.await.map_or_else(|whole| Reply::Whole(*whole), Reply::Streamed) })
+        })
+    }
+
+    fn push(
+        mut self,
+        method: Method,
+        path: &'static str,
+        answer: impl Fn(Request) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        Arc::make_mut(&mut self.routes).push(Route { method, path, answer: Arc::new(answer) });
         self
     }
 
-    /// Answers one request.
-    pub async fn answer(&self, mut request: Request) -> Response {
+    /// Answers one request, with all of what a stream says.
+    pub async fn answer(&self, request: Request) -> Response {
+        match self.reply(request).await {
+            Reply::Whole(response) => response,
+            Reply::Streamed(mut streamed) => {
+                let mut whole = Vec::new();
+                while let Some(piece) = streamed.pieces.recv().await {
+                    whole.extend_from_slice(&piece);
+                }
+                respond::with_type(StatusCode::OK, streamed.content_type, whole)
+            }
+        }
+    }
+
+    async fn reply(&self, mut request: Request) -> Reply {
         let wanted = if request.method == Method::HEAD { Method::GET } else { request.method.clone() };
         let mut allowed = Vec::new();
         for route in self.routes.iter() {
@@ -82,13 +136,13 @@ impl Router {
             allowed.push(route.method.as_str());
         }
         if allowed.is_empty() {
-            return respond::text(StatusCode::NOT_FOUND, "not found\n");
+            return Reply::Whole(respond::text(StatusCode::NOT_FOUND, "not found\n"));
         }
         let mut response = respond::text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
         if let Ok(value) = HeaderValue::from_str(&allowed.join(", ")) {
             response.headers_mut().insert(header::ALLOW, value);
         }
-        response
+        Reply::Whole(response)
     }
 }
 

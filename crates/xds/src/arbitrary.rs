@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Arbitrary resources for properties: every value that `mesh` can hold and the wire can carry.
 
+mod guard;
 mod route;
+mod telemetry;
+mod traffic;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
@@ -246,6 +249,10 @@ pub(crate) fn resource() -> impl Strategy<Value = Resource> {
         service().prop_map(Resource::from),
         policy().prop_map(Resource::from),
         route::route().prop_map(Resource::from),
+        telemetry::telemetry().prop_map(Resource::from),
+        traffic::traffic().prop_map(Resource::from),
+        guard::guard().prop_map(Resource::from),
+        guard::authentication().prop_map(Resource::from),
     ]
 }
 

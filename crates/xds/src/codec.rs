@@ -1,21 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How resources look on the wire: `istio.workload.Address`, `istio.security.Authorization` and `ambit.mesh.v1.Route`, both
-//! directions.
+//! How resources look on the wire: `istio.workload.Address`, `istio.security.Authorization`, and `Route`, `Traffic`,
+//! `Guard`, `Authentication` and `Telemetry` of `ambit.mesh.v1`, both directions.
 //!
 //! `decode(encode(x)) == x`. Names, addresses and enums are checked here once and trusted afterwards. What only describes
 //! (application protocol, kind of owner) falls back to its default when it is newer than this code; what decides is
 //! refused. It knows no stream, version or Index.
 
+mod authentication;
 mod field;
+mod guard;
 mod policy;
 mod route;
 mod service;
+mod telemetry;
+mod traffic;
 mod workload;
 
 use std::fmt;
 
 use arcstr::ArcStr;
-use mesh::{Change, Policy, PolicyName, Route, RouteName, Service, ServiceName, Workload, WorkloadUid};
+use mesh::{
+    Authentication, Change, Guard, Policy, PolicyName, Route, RouteName, Service, ServiceName, Telemetry,
+    TelemetryName, Traffic, Workload, WorkloadUid,
+};
 use prost::Message;
 use proto::workload::address;
 
@@ -33,6 +40,14 @@ pub enum Resource {
     Policy(Box<Policy>),
     /// A `Route`.
     Route(Box<Route>),
+    /// A `Telemetry`.
+    Telemetry(Box<Telemetry>),
+    /// A `Traffic`.
+    Traffic(Box<Traffic>),
+    /// A `Guard`.
+    Guard(Box<Guard>),
+    /// An `Authentication`.
+    Authentication(Box<Authentication>),
 }
 
 /// What a resource is, and its name in the form that `mesh` knows.
@@ -46,6 +61,14 @@ pub enum ResourceKey {
     Policy(PolicyName),
     /// A route.
     Route(RouteName),
+    /// A telemetry.
+    Telemetry(TelemetryName),
+    /// The traffic of a service.
+    Traffic(ServiceName),
+    /// A guard.
+    Guard(PolicyName),
+    /// An authentication.
+    Authentication(PolicyName),
 }
 
 impl Resource {
@@ -55,6 +78,10 @@ impl Resource {
             Self::Workload(_) | Self::Service(_) => Kind::Address,
             Self::Policy(_) => Kind::Authorization,
             Self::Route(_) => Kind::Route,
+            Self::Telemetry(_) => Kind::Telemetry,
+            Self::Traffic(_) => Kind::Traffic,
+            Self::Guard(_) => Kind::Guard,
+            Self::Authentication(_) => Kind::Authentication,
         }
     }
 
@@ -65,6 +92,10 @@ impl Resource {
             Self::Service(service) => ResourceKey::Service(service.key()),
             Self::Policy(policy) => ResourceKey::Policy(policy.name.clone()),
             Self::Route(route) => ResourceKey::Route(route.name.clone()),
+            Self::Telemetry(telemetry) => ResourceKey::Telemetry(telemetry.name.clone()),
+            Self::Traffic(traffic) => ResourceKey::Traffic(traffic.service.clone()),
+            Self::Guard(guard) => ResourceKey::Guard(guard.name.clone()),
+            Self::Authentication(found) => ResourceKey::Authentication(found.name.clone()),
         }
     }
 
@@ -80,6 +111,10 @@ impl Resource {
             Self::Service(service) => service::encode(service).encode_to_vec(),
             Self::Policy(policy) => policy::encode(policy).encode_to_vec(),
             Self::Route(route) => route::encode(route).encode_to_vec(),
+            Self::Telemetry(telemetry) => telemetry::encode(telemetry).encode_to_vec(),
+            Self::Traffic(traffic) => traffic::encode(traffic).encode_to_vec(),
+            Self::Guard(guard) => guard::encode(guard).encode_to_vec(),
+            Self::Authentication(found) => authentication::encode(found).encode_to_vec(),
         }
     }
 }
@@ -90,6 +125,10 @@ impl ResourceKey {
         match kind {
             Kind::Authorization => [name.parse().ok().map(Self::Policy), None],
             Kind::Route => [name.parse().ok().map(Self::Route), None],
+            Kind::Telemetry => [name.parse().ok().map(Self::Telemetry), None],
+            Kind::Traffic => [name.parse().ok().map(Self::Traffic), None],
+            Kind::Guard => [name.parse().ok().map(Self::Guard), None],
+            Kind::Authentication => [name.parse().ok().map(Self::Authentication), None],
             Kind::Address => {
                 [WorkloadUid::parse(name).ok().map(Self::Workload), name.parse().ok().map(Self::Service)]
             }
@@ -103,6 +142,10 @@ impl ResourceKey {
             Self::Service(name) => Change::ServiceGone(name),
             Self::Policy(name) => Change::PolicyGone(name),
             Self::Route(name) => Change::RouteGone(name),
+            Self::Telemetry(name) => Change::TelemetryGone(name),
+            Self::Traffic(name) => Change::TrafficGone(name),
+            Self::Guard(name) => Change::GuardGone(name),
+            Self::Authentication(name) => Change::AuthenticationGone(name),
         }
     }
 }
@@ -111,9 +154,10 @@ impl fmt::Display for ResourceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Workload(uid) => uid.fmt(f),
-            Self::Service(name) => name.fmt(f),
-            Self::Policy(name) => name.fmt(f),
+            Self::Service(name) | Self::Traffic(name) => name.fmt(f),
+            Self::Policy(name) | Self::Guard(name) | Self::Authentication(name) => name.fmt(f),
             Self::Route(name) => name.fmt(f),
+            Self::Telemetry(name) => name.fmt(f),
         }
     }
 }
@@ -125,6 +169,10 @@ impl From<Resource> for Change {
             Resource::Service(service) => Self::Service(*service),
             Resource::Policy(policy) => Self::Policy(*policy),
             Resource::Route(route) => Self::Route(*route),
+            Resource::Telemetry(telemetry) => Self::Telemetry(*telemetry),
+            Resource::Traffic(traffic) => Self::Traffic(*traffic),
+            Resource::Guard(guard) => Self::Guard(*guard),
+            Resource::Authentication(found) => Self::Authentication(*found),
         }
     }
 }
@@ -150,6 +198,30 @@ impl From<Policy> for Resource {
 impl From<Route> for Resource {
     fn from(route: Route) -> Self {
         Self::Route(Box::new(route))
+    }
+}
+
+impl From<Telemetry> for Resource {
+    fn from(telemetry: Telemetry) -> Self {
+        Self::Telemetry(Box::new(telemetry))
+    }
+}
+
+impl From<Traffic> for Resource {
+    fn from(traffic: Traffic) -> Self {
+        Self::Traffic(Box::new(traffic))
+    }
+}
+
+impl From<Guard> for Resource {
+    fn from(guard: Guard) -> Self {
+        Self::Guard(Box::new(guard))
+    }
+}
+
+impl From<Authentication> for Resource {
+    fn from(authentication: Authentication) -> Self {
+        Self::Authentication(Box::new(authentication))
     }
 }
 
@@ -204,14 +276,31 @@ pub fn decode(kind: Kind, name: &str, bytes: &[u8]) -> Result<Resource, Refused>
         },
         Kind::Route => {
             let message = proto::waypoint::Route::decode(bytes).map_err(malformed)?;
-            // Unknown fields are lost in decoding, so they show in the length.
-            if message.encoded_len() != bytes.len() {
-                return Err(Refused::Newer);
-            }
-            route::decode(message)?.into()
+            route::decode(whole(message, bytes)?)?.into()
+        }
+        Kind::Guard => {
+            let message = proto::waypoint::Guard::decode(bytes).map_err(malformed)?;
+            guard::decode(whole(message, bytes)?)?.into()
+        }
+        Kind::Authentication => {
+            let message = proto::waypoint::Authentication::decode(bytes).map_err(malformed)?;
+            authentication::decode(whole(message, bytes)?)?.into()
+        }
+        Kind::Telemetry => {
+            let message = proto::waypoint::Telemetry::decode(bytes).map_err(malformed)?;
+            telemetry::decode(whole(message, bytes)?)?.into()
+        }
+        Kind::Traffic => {
+            let message = proto::waypoint::Traffic::decode(bytes).map_err(malformed)?;
+            traffic::decode(&whole(message, bytes)?)?.into()
         }
     };
     named(resource, name)
+}
+
+/// Unknown fields are lost in decoding, so they show in the length.
+fn whole<M: Message>(message: M, bytes: &[u8]) -> Result<M, Refused> {
+    if message.encoded_len() == bytes.len() { Ok(message) } else { Err(Refused::Newer) }
 }
 
 /// Holds a resource to the name it was sent under: removal goes by that name.

@@ -8,11 +8,13 @@
 mod draft;
 mod places;
 pub mod publisher;
+pub mod scope;
 pub mod session;
 pub mod subscriber;
 mod wanted;
 
 pub use publisher::{Publisher, Update};
+pub use scope::Scope;
 pub use session::{Event, Session};
 pub use subscriber::{Delivery, Subscriber};
 pub use wanted::Behind;

@@ -7,6 +7,7 @@
 mod admission;
 mod catalogue;
 mod proxies;
+mod scopes;
 mod stream;
 
 use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
@@ -24,8 +25,12 @@ use self::{admission::Gate, proxies::Proxies, stream::StreamState};
 pub use self::{
     catalogue::Catalogue,
     proxies::{Proxy, Rejection},
+    scopes::Scopes,
 };
-pub use crate::delta::publisher::{Published, Update};
+pub use crate::delta::{
+    publisher::{Published, Update},
+    scope::Scope,
+};
 
 /// Largest request taken: the names and versions that a proxy of a large mesh has when it comes back.
 const LARGEST_REQUEST: usize = 64 << 20;
@@ -78,6 +83,7 @@ pub struct Server<A> {
 struct Shared<A> {
     catalogue: Catalogue,
     authenticator: A,
+    scopes: Scopes,
     settings: ServerSettings,
     gate: Gate,
     proxies: Proxies,
@@ -86,12 +92,23 @@ struct Shared<A> {
 }
 
 impl<A: Authenticator> Server<A> {
-    /// A server of a catalogue.
+    /// A server of a catalogue, which is for everybody.
     pub fn new(catalogue: Catalogue, authenticator: A, settings: ServerSettings) -> Self {
+        Self::with_scopes(catalogue, authenticator, Scopes::default(), settings)
+    }
+
+    /// A server of a catalogue of which some proxies get a part.
+    pub fn with_scopes(
+        catalogue: Catalogue,
+        authenticator: A,
+        scopes: Scopes,
+        settings: ServerSettings,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
                 catalogue,
                 authenticator,
+                scopes,
                 settings,
                 gate: Gate::new(settings.first_answers),
                 proxies: Proxies::default(),

@@ -115,7 +115,9 @@ fn catalogue() -> Catalogue {
             .chain([service("web", "10.1.0.1/32")]),
     );
     catalogue.replace(Kind::Authorization, [policy("deny")]);
-    catalogue.replace(Kind::Route, []);
+    for kind in [Kind::Route, Kind::Traffic, Kind::Guard, Kind::Authentication, Kind::Telemetry] {
+        catalogue.replace(kind, []);
+    }
     catalogue
 }
 
@@ -345,7 +347,9 @@ async fn a_server_that_dies_is_found_again_and_tells_only_what_changed() {
     let others = (1..19).map(|number| workload(&format!("w{number}"), "node-1"));
     after.replace(Kind::Address, others.chain([changed, service("web", "10.1.0.1/32")]));
     after.replace(Kind::Authorization, [policy("deny")]);
-    after.replace(Kind::Route, []);
+    for kind in [Kind::Route, Kind::Traffic, Kind::Guard, Kind::Authentication, Kind::Telemetry] {
+        after.replace(kind, []);
+    }
     proxy.until("the change", |index| on_node("node-2")(index) && index.workloads().count() == 19).await;
     assert_eq!(proxy.stats.bytes(Kind::Address), sent + size);
 }

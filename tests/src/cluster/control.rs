@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
@@ -138,6 +138,20 @@ impl Control {
     #[must_use]
     pub fn host(&self) -> &Host {
         &self.host
+    }
+
+    /// That a proxy has acknowledged all that is there for it, by the beginning of its `node.id`.
+    ///
+    /// # Errors
+    /// When it has not, or is not connected.
+    pub(super) async fn has_told(&self, node: &str) -> Result<()> {
+        let status: Value = serde_json::from_str(&self.read("/status").await?).context("reading /status")?;
+        let proxies = status["proxies"].as_array().context("no list of proxies")?;
+        let named = |proxy: &&Value| proxy["node"].as_str().is_some_and(|id| id.starts_with(node));
+        let proxy = proxies.iter().rfind(named).with_context(|| format!("{node} is not connected"))?;
+        let types = proxy["types"].as_object().context("no types")?;
+        ensure!(!types.is_empty() && types.values().all(|kind| kind["synced"] == true), "{proxy}");
+        Ok(())
     }
 
     async fn read(&self, path: &'static str) -> Result<String> {

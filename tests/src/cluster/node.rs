@@ -141,6 +141,15 @@ impl Node {
         self.part.config_dump().await
     }
 
+    /// What the admin endpoint of its ztunnel answers to `GET path`, in JSON.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or answers something else.
+    pub async fn admin(&self, path: &str) -> Result<Value> {
+        let body = self.part.read(ADMIN, path).await?;
+        serde_json::from_str(&body).with_context(|| format!("{path} answers {body}"))
+    }
+
     /// ztunnel's access log from its beginning.
     #[must_use]
     pub fn access_log(&self) -> Vec<Access> {
@@ -261,9 +270,9 @@ impl NodePart {
         self.taken.lock().numbers.remove(&number);
     }
 
-    async fn read(&self, port: u16, path: &'static str) -> Result<String> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        self.host.namespace.run(async move || http::get(address, path).await).await
+    async fn read(&self, port: u16, path: &str) -> Result<String> {
+        let (address, path) = (SocketAddr::from((Ipv4Addr::LOCALHOST, port)), path.to_owned());
+        self.host.namespace.run(async move || http::get(address, &path).await).await
     }
 }
 

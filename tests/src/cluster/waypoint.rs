@@ -13,14 +13,12 @@ use serde_json::{Value, json};
 use super::{Cluster, Node, Pod, Service, control::Token, host::environment};
 use crate::{
     http,
-    net::Namespace,
     observe::{Access, Samples},
     process::Process,
 };
 
 const START: Duration = Duration::from_secs(20);
 const HBONE: u16 = 15008;
-const ADMIN: u16 = 15000;
 const METRICS: u16 = 15020;
 const READINESS: u16 = 15021;
 const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
@@ -170,8 +168,9 @@ impl Instance {
         let process = pod.start_program_with("waypoint", &program, all)?;
         let instance = Self { pod, process };
         instance.ready().await?;
-        let namespace = instance.pod.namespace().clone();
-        node.cluster.follow(Follower { namespace, process: Arc::clone(&instance.process) });
+        let pod = &instance.pod;
+        let node_id = format!("waypoint~{}~{}.{namespace}~", pod.v4(), pod.name());
+        node.cluster.follow(Follower { node: node_id, process: Arc::clone(&instance.process) });
         instance.pod.set_ready(true).await?;
         Ok(instance)
     }
@@ -207,17 +206,9 @@ impl Instance {
 /// A program that learns of changes of the mesh.
 #[derive(Clone, Debug)]
 pub(crate) struct Follower {
-    namespace: Namespace,
+    /// How its `node.id` begins.
+    pub(super) node: String,
     pub(super) process: Arc<Process>,
-}
-
-impl Follower {
-    /// What its admin endpoint dumps.
-    pub(super) async fn config_dump(&self) -> Result<Value> {
-        let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), ADMIN);
-        let text = self.namespace.run(async move || http::get(address, "/config_dump").await).await?;
-        serde_json::from_str(&text).context("reading config_dump")
-    }
 }
 
 impl Waypoint {

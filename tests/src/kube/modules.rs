@@ -1,7 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which Go modules a cluster is built from, in which versions. A change here makes a new folder in the cache.
+//! Which Go modules a cluster and what asks it are built from, in which versions. A change of a set makes a new folder
+//! in the cache.
 
-/// One module of ours that exists only to name commands of others.
+/// The version of the Gateway API, whose definitions and conformance tests are modules of one version each.
+macro_rules! gateway_api {
+    () => {
+        "v1.6.3"
+    };
+}
+
+/// The module with the Gateway API's definitions.
+pub(super) const GATEWAY_API: &str = concat!("sigs.k8s.io/gateway-api@", gateway_api!());
+/// The module with its conformance tests.
+pub(super) const GATEWAY_API_TESTS: &str = concat!("sigs.k8s.io/gateway-api/conformance@", gateway_api!());
+
+/// One module of ours that exists only to name commands of others, or to call their tests.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bundle {
     /// Its name.
@@ -14,6 +27,8 @@ pub(super) struct Bundle {
     pub(super) stamps: &'static str,
     /// The binaries that come of it.
     pub(super) binaries: &'static [&'static str],
+    /// A test of ours, of which the only binary is made, instead of the commands that the manifest names.
+    pub(super) test: Option<&'static str>,
 }
 
 /// The language version of all bundles.
@@ -21,8 +36,8 @@ pub(super) const GO: &str = "1.26.0";
 /// Oldest toolchain that can fetch the one it needs.
 pub(super) const OLDEST_GO: (u32, u32) = (1, 21);
 
-/// All bundles, those that take longest first.
-pub(super) const BUNDLES: [Bundle; 4] = [
+/// What every cluster runs, what takes longest first.
+pub(super) const CLUSTER: [Bundle; 4] = [
     Bundle {
         name: "kubernetes",
         manifest: "\
@@ -47,6 +62,7 @@ tool k8s.io/kubernetes/cmd/kubectl
             "kube-proxy",
             "kubectl",
         ],
+        test: None,
     },
     Bundle {
         name: "etcd",
@@ -57,6 +73,7 @@ tool go.etcd.io/etcd/server/v3
         replaced: (&[], ""),
         stamps: "",
         binaries: &["etcd"],
+        test: None,
     },
     Bundle {
         name: "runtime",
@@ -73,6 +90,7 @@ tool github.com/containernetworking/plugins/plugins/ipam/host-local
         replaced: (&[], ""),
         stamps: "-X github.com/containerd/containerd/v2/version.Version=v2.4.2",
         binaries: &["containerd", "containerd-shim-runc-v2", "ctr", "bridge", "loopback", "host-local"],
+        test: None,
     },
     Bundle {
         name: "tools",
@@ -85,8 +103,59 @@ tool github.com/coredns/coredns
         replaced: (&[], ""),
         stamps: "-X helm.sh/helm/v4/internal/version.version=v4.3.1",
         binaries: &["helm", "coredns"],
+        test: None,
     },
 ];
+
+/// The Gateway API's conformance tests, and the server and client that its mesh tests talk between.
+pub(super) const CONFORMANCE: [Bundle; 2] = [
+    Bundle {
+        name: "conformance",
+        // The tests are a module of their own, which names the other by a path beside it.
+        manifest: concat!(
+            "require sigs.k8s.io/gateway-api ",
+            gateway_api!(),
+            "\nrequire sigs.k8s.io/gateway-api/conformance ",
+            gateway_api!(),
+            "\nreplace sigs.k8s.io/gateway-api => sigs.k8s.io/gateway-api ",
+            gateway_api!(),
+            "\n"
+        ),
+        replaced: (&[], ""),
+        stamps: "",
+        binaries: &["conformance"],
+        test: Some(CONFORMANCE_TEST),
+    },
+    Bundle {
+        name: "echo",
+        // Its own go.mod names versions that were never released.
+        manifest: "\
+require istio.io/istio v0.0.0-20260827124520-eed52ebb66ad
+replace istio.io/api => istio.io/api v1.31.1
+replace istio.io/client-go => istio.io/client-go v1.31.1
+replace github.com/envoyproxy/go-control-plane/envoy => github.com/envoyproxy/go-control-plane/envoy v1.40.0
+replace github.com/envoyproxy/go-control-plane/contrib => \
+                   github.com/envoyproxy/go-control-plane/contrib v1.36.1-0.20260729145720-a2d8c7492908
+tool istio.io/istio/pkg/test/echo/cmd/server
+tool istio.io/istio/pkg/test/echo/cmd/client
+",
+        replaced: (&[], ""),
+        stamps: "",
+        binaries: &["server", "client"],
+        test: None,
+    },
+];
+
+const CONFORMANCE_TEST: &str = r#"package conformance
+
+import (
+	"testing"
+
+	"sigs.k8s.io/gateway-api/conformance"
+)
+
+func TestConformance(t *testing.T) { conformance.RunConformance(t) }
+"#;
 
 /// What a pod's sandbox runs: nothing, until it is told to end.
 pub(super) const PAUSE: &str = r#"package main

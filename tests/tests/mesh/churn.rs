@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Pods come and go by the dozen while requests go on, in the mesh and beside it: a namespace in the mesh is compared
-//! with one outside of it that goes through the same.
+//! Pods come and go by the dozen while requests go on, in the mesh, through a waypoint, and beside the mesh: namespaces in
+//! the mesh are compared with one outside of it that goes through the same.
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
@@ -14,10 +14,11 @@ use lab::{
 use crate::load::TO_THE_END;
 use crate::scene::{LABEL, NODES, ROLL_OUT, SOON, Scene, name};
 
-/// In the mesh, and not.
+/// In the mesh, in it behind a waypoint, and not in it.
 const INSIDE: &str = "herd-inside";
+const BEHIND: &str = "herd-behind";
 const OUTSIDE: &str = "herd-outside";
-const BOTH: [&str; 2] = [INSIDE, OUTSIDE];
+const ALL: [&str; 3] = [INSIDE, BEHIND, OUTSIDE];
 const LOAD: &str = "load";
 const URL: &str = "http://herd/";
 /// Roll-outs of ten replicas, one after the other.
@@ -36,7 +37,7 @@ pub(crate) fn all() -> Vec<Check<Scene>> {
 async fn a_pod_deleted_under_load_costs_no_more_requests_than_without_the_mesh(scene: &Scene) -> Result<()> {
     scene.start_herds().await?;
     let deleted = async || {
-        for namespace in BOTH {
+        for namespace in ALL {
             let herd = scene.pods(namespace, "app=herd").await?;
             for pod in herd.iter().take(3) {
                 scene.cluster.kubectl(&["-n", namespace, "delete", "pod", name(pod)?]).await?;
@@ -52,10 +53,10 @@ async fn twenty_restarts_under_load_cost_no_more_requests_than_without_the_mesh(
     scene.start_herds().await?;
     let restarted = async || {
         for _ in 0..RESTARTS {
-            for namespace in BOTH {
+            for namespace in ALL {
                 scene.cluster.kubectl(&["-n", namespace, "rollout", "restart", "deployment/herd"]).await?;
             }
-            for namespace in BOTH {
+            for namespace in ALL {
                 scene.cluster.rolled_out(namespace, "deployment/herd", ROLL_OUT).await?;
             }
         }
@@ -67,6 +68,7 @@ async fn twenty_restarts_under_load_cost_no_more_requests_than_without_the_mesh(
 async fn thirty_pods_that_start_at_once_are_all_captured(scene: &Scene) -> Result<()> {
     scene.start_herds().await?;
     let mut taken = BTreeMap::new();
+    scene.cluster.kubectl(&["delete", "namespace", BEHIND]).await?;
     for namespace in [OUTSIDE, INSIDE] {
         let replicas = |count: usize| format!("--replicas={count}");
         scene.cluster.kubectl(&["-n", namespace, "scale", "deployment/herd", &replicas(0)]).await?;
@@ -96,26 +98,29 @@ async fn thirty_pods_that_start_at_once_are_all_captured(scene: &Scene) -> Resul
 }
 
 impl Scene {
-    /// Makes both namespaces, each with ten replicas, where they are not there yet.
+    /// Makes the namespaces and their replicas where they are not there yet.
     async fn start_herds(&self) -> Result<()> {
-        for namespace in BOTH {
+        for namespace in ALL {
             self.apply(&herd(namespace)).await?;
         }
-        self.cluster.kubectl(&["label", "--overwrite", "namespace", INSIDE, LABEL]).await?;
-        for namespace in BOTH {
+        for namespace in [INSIDE, BEHIND] {
+            self.cluster.kubectl(&["label", "--overwrite", "namespace", namespace, LABEL]).await?;
+        }
+        self.ambit(&["waypoint", "apply", "-n", BEHIND, "--enroll-namespace", "--wait"]).await?;
+        for namespace in ALL {
             self.cluster.rolled_out(namespace, "deployment/herd", ROLL_OUT).await?;
         }
         Ok(())
     }
 
-    /// Does something in both namespaces while requests go on in both, and compares what became of them.
+    /// Does something in all namespaces while requests go on in each, and compares what became of them.
     async fn compare(&self, what: &str, trouble: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
-        for namespace in BOTH {
+        for namespace in ALL {
             self.start_load((namespace, LOAD), URL, TO_THE_END).await?;
         }
         let trouble = trouble().await;
         let mut failed = BTreeMap::new();
-        for namespace in BOTH {
+        for namespace in ALL {
             let outcomes = self.end_load((namespace, LOAD)).await?;
             for outcome in &outcomes {
                 say(&format!("{what}, {namespace}, {}", outcome.said));
@@ -123,7 +128,9 @@ impl Scene {
             failed.insert(namespace, outcomes.iter().map(|outcome| outcome.failed).sum::<u64>());
         }
         trouble?;
-        ensure!(failed.get(INSIDE) <= failed.get(OUTSIDE), "failed requests: {failed:?}");
+        for namespace in [INSIDE, BEHIND] {
+            ensure!(failed.get(namespace) <= failed.get(OUTSIDE), "failed requests: {failed:?}");
+        }
         Ok(())
     }
 
@@ -153,11 +160,13 @@ fn time(line: &str) -> Option<Timestamp> {
     line.split_once("time=\"")?.1.split_once('"')?.0.parse().ok()
 }
 
-/// A namespace with ten replicas that end as soon as they are asked to.
+/// A namespace with replicas that end as soon as they are asked to.
 fn herd(namespace: &str) -> String {
+    // Fewer do where the question is what the waypoint makes of it.
+    let replicas = if namespace == BEHIND { 4 } else { 10 };
     format!(
         "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}}}\n---\napiVersion: apps/v1\nkind: Deployment\n\
-         metadata: {{name: herd, namespace: {namespace}}}\nspec:\n  replicas: 10\n  selector: {{matchLabels: {{app: herd}}}}\n  \
+         metadata: {{name: herd, namespace: {namespace}}}\nspec:\n  replicas: {replicas}\n  selector: {{matchLabels: {{app: herd}}}}\n  \
          template:\n    metadata: {{labels: {{app: herd}}}}\n    spec:\n      containers:\n      - name: app\n        image: \
          \"@SAMPLE@\"\n        imagePullPolicy: Never\n        args: [serve, --name, herd]\n        readinessProbe: \
          {{tcpSocket: {{port: 8080}}, periodSeconds: 1}}\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: herd, \

@@ -197,7 +197,7 @@ pub(crate) fn on(pod: &Value) -> Option<&str> {
 }
 
 /// Sends a signal to every process of every container of a pod that has not ended.
-fn signal_containers(pod: &Value, which: Signal) -> Result<()> {
+pub(crate) fn signal_containers(pod: &Value, which: Signal) -> Result<()> {
     processes(pod)?.into_iter().try_for_each(|process| signal(process, which))
 }
 

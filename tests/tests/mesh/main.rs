@@ -13,6 +13,7 @@ mod load;
 mod membership;
 mod platform;
 mod scene;
+mod waypoint;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         checks::all(),
         failure::all(),
         platform::all(),
+        waypoint::all(),
         churn::all(),
         leaving::all(),
     ];

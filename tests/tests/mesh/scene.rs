@@ -162,9 +162,10 @@ impl Scene {
         Self::count_at(&self.ztunnels().await?, metric, labels).await
     }
 
-    async fn count_at(ztunnels: &[IpAddr], metric: &str, labels: &[(&str, &str)]) -> Result<f64> {
+    /// What proxies count, together.
+    pub(crate) async fn count_at(proxies: &[IpAddr], metric: &str, labels: &[(&str, &str)]) -> Result<f64> {
         let mut sum = 0.0;
-        for address in ztunnels {
+        for address in proxies {
             let text = http::get((*address, METRICS).into(), "/metrics").await?;
             sum += Samples::parse(&text).sum(metric, labels);
         }

@@ -17,6 +17,7 @@ mod peer;
 mod policy;
 mod scene;
 mod soak;
+mod tracing;
 mod traffic;
 mod waypoint;
 
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         interop::all(),
         peer::all(),
         waypoint::all(),
+        tracing::all(),
         soak::all(),
     ];
     let ground = ground::all().into_iter().map(|check| {

@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a waypoint does for the connections and requests that are sent through it.
 
+mod balance;
 mod calls;
+mod canary;
+mod guard;
+mod h2spec;
+mod hostile;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -16,7 +21,7 @@ use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use lab::{
     Pod,
-    cluster::{Instance, Waypoint},
+    cluster::{Instance, Waypoint, WaypointBuilder},
     echo::{self, Echo},
     eventually, http,
     observe::Access,
@@ -45,7 +50,10 @@ pub(crate) fn all() -> Vec<Scenario> {
         a_waypoint_that_is_drained_fails_no_request,
         what_names_no_waypoint_is_not_carried_by_one,
     ];
-    all.extend(calls::all());
+    let parts = [balance::all(), calls::all(), canary::all(), guard::all(), h2spec::all(), hostile::all()];
+    for part in parts {
+        all.extend(part);
+    }
     let reason = "it is about our own ztunnel on both sides of a waypoint";
     all.into_iter().map(|scenario| scenario.without_peer(reason)).collect()
 }
@@ -61,7 +69,17 @@ pub(crate) struct Behind {
 impl Behind {
     /// The server's port 80 is `target` and declared as `protocol`.
     pub(crate) async fn begin(scene: &Scene, target: u16, protocol: &str) -> Result<Self> {
-        let waypoint = scene.begin(scene.waypoint("b", "gate")).await?;
+        Self::with(scene, scene.waypoint("b", "gate"), target, protocol).await
+    }
+
+    /// The same with a waypoint that is set up otherwise.
+    pub(crate) async fn with(
+        scene: &Scene,
+        waypoint: WaypointBuilder,
+        target: u16,
+        protocol: &str,
+    ) -> Result<Self> {
+        let waypoint = scene.begin(waypoint).await?;
         let server = scene.server("b", "server").await?;
         let client = scene.captured("a", "client").await?;
         let service = scene.service("server").declared(80, target, protocol).behind("gate");

@@ -24,7 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cni", &[]),
     ("proxy", &["hbone", "plan", "xds", "identity", "runtime", "mesh"]),
     ("ztunnel", &["proxy", "hbone", "plan", "xds", "identity", "runtime", "mesh", "proto", "ebpf-claim"]),
-    ("waypoint", &["proxy", "hbone", "plan", "xds", "identity", "runtime", "mesh"]),
+    ("waypoint", &["proxy", "hbone", "plan", "xds", "identity", "runtime", "mesh", "proto"]),
     ("control", &["plan", "xds", "identity", "runtime", "mesh", "kubernetes"]),
     ("node", &["ebpf-loader", "proto", "runtime", "kubernetes", "membership", "finding", "cni"]),
     ("cli", &["kubernetes", "membership", "finding"]),

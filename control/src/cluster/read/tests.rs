@@ -113,6 +113,14 @@ fn a_policy_with_any_number_of_faults_is_enforced_on_whom_it_selects() {
     let attached =
         format!(r#"{{"action":"DENY","targetRefs":[{{"kind":"Service",{many}}}],"rules":[{rule}]}}"#);
     assert_eq!(policy(&attached).0, None, "it is for a waypoint, not for the namespace");
+    let text = format!(
+        r#"{{"apiVersion":"security.istio.io/v1","kind":"AuthorizationPolicy","metadata":{{"name":"p","namespace":"shop"}},
+        "spec":{{"action":"DENY","targetRefs":[{{"kind":"Service","name":"web"}}],"rules":[{rule}],{many}}}}}"#
+    );
+    let read = read(Kind::AuthorizationPolicy, &text).unwrap();
+    let Object::AuthorizationPolicy(found) = read.object else { panic!("another kind") };
+    assert!(read.is_beyond && found.spec.is_for_waypoints(), "it is enforced where it is attached");
+    assert_eq!(found.spec.rules, [crate::objects::AuthorizationRule::default()]);
 }
 
 #[test]
@@ -135,7 +143,7 @@ fn an_attached_policy_never_becomes_one_for_a_namespace() {
         policy(r#"{"targetRefs":[{"kind":"Service","name":"a","sectionName":"b"}],"rules":[]}"#);
     assert_eq!((found, fields.len()), (None, 1));
     let (found, fields) = policy(r#"{"targetRefs":[7],"rules":[]}"#);
-    assert_eq!((found, fields.len()), (None, 1));
+    assert_eq!((found, fields.join(" ").as_str()), (None, "spec spec.targetRefs[0]"));
 }
 
 #[test]

@@ -14,10 +14,11 @@ pub(super) enum Attribute {
 }
 
 /// For messages.
-pub(super) const KNOWN: [&str; 14] = [
+pub(in crate::translate) const KNOWN: [&str; 15] = [
     "source.ip",
     "source.namespace",
     "source.principal",
+    "source.serviceAccount",
     "destination.ip",
     "destination.port",
     "remote.ip",
@@ -40,7 +41,7 @@ impl Attribute {
             "source.principal" => Self::SourcePrincipal,
             "destination.ip" => Self::DestinationIp,
             "destination.port" => Self::DestinationPort,
-            "remote.ip" | "connection.sni" | "source.trustDomain" => Self::Http,
+            "remote.ip" | "connection.sni" | "source.trustDomain" | "source.serviceAccount" => Self::Http,
             "request.auth.principal" | "request.auth.audiences" | "request.auth.presenter" => Self::Http,
             _ if key.starts_with("request.headers[") && key.ends_with(']') => Self::Http,
             _ if key.starts_with("request.auth.claims[") && key.ends_with(']') => Self::Http,

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use mesh::policy::{ServiceAccountMatch, StringMatch};
 
 /// `*` anything, `x*` a beginning, `*x` an end, else the whole.
-pub(super) fn string(text: &str) -> Result<StringMatch, String> {
+pub(in crate::translate) fn string(text: &str) -> Result<StringMatch, String> {
     let (open_start, open_end) = (text.strip_prefix('*'), text.strip_suffix('*'));
     let matched = match (text, open_start, open_end) {
         ("", ..) => return Err("is empty: remove it".to_owned()),
@@ -30,7 +30,7 @@ fn misplaced(text: &str) -> String {
 }
 
 /// A principal as policies write it.
-pub(super) fn principal(text: &str) -> Result<StringMatch, String> {
+pub(in crate::translate) fn principal(text: &str) -> Result<StringMatch, String> {
     if let Some(rest) = text.strip_prefix("spiffe://") {
         return Err(format!("write it without spiffe://: {rest:?}"));
     }
@@ -38,7 +38,10 @@ pub(super) fn principal(text: &str) -> Result<StringMatch, String> {
 }
 
 /// `<namespace>/<service account>`, or only the latter for the policy's own namespace.
-pub(super) fn service_account(text: &str, namespace: &ArcStr) -> Result<ServiceAccountMatch, String> {
+pub(in crate::translate) fn service_account(
+    text: &str,
+    namespace: &ArcStr,
+) -> Result<ServiceAccountMatch, String> {
     let (namespace, service_account) = match text.split_once('/') {
         Some((namespace, account)) => (ArcStr::from(namespace), account),
         None => (namespace.clone(), text),
@@ -56,7 +59,7 @@ pub(super) fn service_account(text: &str, namespace: &ArcStr) -> Result<ServiceA
 }
 
 /// An address, or a block of them (RFC 4632).
-pub(super) fn block(text: &str) -> Result<IpNet, String> {
+pub(in crate::translate) fn block(text: &str) -> Result<IpNet, String> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(IpNet::from(address.to_canonical()));
     }
@@ -68,7 +71,7 @@ pub(super) fn block(text: &str) -> Result<IpNet, String> {
 }
 
 /// A port number; policies write it as text.
-pub(super) fn port(text: &str) -> Result<u16, String> {
+pub(in crate::translate) fn port(text: &str) -> Result<u16, String> {
     match text.parse::<u16>() {
         Ok(port) if port != 0 => Ok(port),
         Ok(_) | Err(_) => Err(format!("{text:?} is not a port from 1 to 65535")),

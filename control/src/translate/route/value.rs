@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, StatusCode};
 
 /// A duration of GEP-2257, `1h30m` or `500ms`; zero is without an end.
-pub(super) fn duration(text: &str) -> Result<Option<Duration>, String> {
+pub(in crate::translate) fn duration(text: &str) -> Result<Option<Duration>, String> {
     let wrong =
         || format!("{text:?} is no duration: use up to four of 0 to 99999 with h, m, s or ms, as in 1h30m");
     let (mut rest, mut sum, mut parts) = (text, Duration::ZERO, 0);

@@ -50,10 +50,24 @@ impl Binder<'_> {
             | Kind::TLSRoute
             | Kind::TCPRoute
             | Kind::AuthorizationPolicy
-            | Kind::PeerAuthentication => return None,
+            | Kind::PeerAuthentication
+            | Kind::RequestAuthentication
+            | Kind::Telemetry => return None,
         };
         let is_service = key.kind != Kind::WorkloadEntry;
         Some(binding?.said(metadata, is_service && self.wants_ingress(metadata)))
+    }
+}
+
+impl Binder<'_> {
+    /// The gateway that a service, of either kind, is bound to.
+    pub(crate) fn gateway_of(&self, key: &ObjectKey) -> Option<crate::world::Name> {
+        let name = (key.namespace.clone(), key.name.clone());
+        let metadata = match key.kind {
+            Kind::Service => &self.objects.service(&name)?.metadata,
+            _ => &self.objects.entry(&name)?.metadata,
+        };
+        Some(self.binding(metadata, Traffic::Service, None)?.gateway)
     }
 }
 

@@ -109,6 +109,17 @@ pub(crate) struct Facts {
     pub(super) is_managed: bool,
 }
 
+impl Facts {
+    pub(crate) fn is_waypoint(&self) -> bool {
+        self.is_waypoint
+    }
+
+    /// Where it is, once it is known.
+    pub(crate) fn address(&self) -> Option<&GatewayAddress> {
+        self.address.as_ref()
+    }
+}
+
 /// What there is to know of a gateway.
 pub(crate) fn facts(settings: &Settings, gateway: &Gateway, class: Option<&GatewayClass>) -> Facts {
     let listener = gateway.spec.listeners.iter().find(|listener| listener.protocol == "HBONE").cloned();

@@ -40,7 +40,7 @@ impl<'a> Facts<'a> {
         let source = self.subject.source.ip();
         let destination = self.subject.destination.ip();
         let port = self.subject.destination.port();
-        let is_namespace = |value: &StringMatch| namespace.is_some_and(|text| fits(value, text));
+        let is_namespace = |value: &StringMatch| namespace.is_some_and(|text| value.fits(text));
         let is_principal = |value: &StringMatch| principal.is_some_and(|text| fits_principal(value, text));
         let is_account = |value: &ServiceAccountMatch| {
             identity.is_some_and(|identity| {
@@ -66,24 +66,15 @@ fn holds<T>(values: &[T], excluded: &[T], test: impl Fn(&T) -> bool) -> bool {
     (values.is_empty() || values.iter().any(&test)) && !excluded.iter().any(&test)
 }
 
-fn fits(value: &StringMatch, text: &str) -> bool {
-    match value {
-        StringMatch::Exact(pattern) => pattern == text,
-        StringMatch::Prefix(pattern) => text.starts_with(pattern.as_str()),
-        StringMatch::Suffix(pattern) => text.ends_with(pattern.as_str()),
-        StringMatch::Presence => !text.is_empty(),
-    }
-}
-
-fn fits_principal(value: &StringMatch, text: &str) -> bool {
+pub(crate) fn fits_principal(value: &StringMatch, text: &str) -> bool {
     match value {
         StringMatch::Exact(pattern) => principal_text(pattern) == text,
         StringMatch::Prefix(pattern) => text.starts_with(principal_text(pattern)),
-        StringMatch::Suffix(_) | StringMatch::Presence => fits(value, text),
+        StringMatch::Suffix(_) | StringMatch::Presence => value.fits(text),
     }
 }
 
 /// Policies name identities without `spiffe://`; one that has it means the same.
-pub(super) fn principal_text(text: &str) -> &str {
+pub(crate) fn principal_text(text: &str) -> &str {
     text.strip_prefix("spiffe://").unwrap_or(text)
 }

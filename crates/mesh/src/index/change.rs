@@ -6,10 +6,11 @@ use std::collections::BTreeSet;
 use arcstr::ArcStr;
 
 use crate::{
-    l7::{Route, RouteName},
+    l7::{Authentication, Guard, Route, RouteName, Traffic},
     name::{NetworkAddress, PolicyName, ServiceName, SpiffeId, WorkloadUid},
     policy::Policy,
     service::Service,
+    telemetry::{Telemetry, TelemetryName},
     workload::{Workload, WorkloadKey},
 };
 
@@ -24,6 +25,14 @@ pub enum Change {
     Policy(Policy),
     /// A route appeared or changed.
     Route(Route),
+    /// A telemetry appeared or changed.
+    Telemetry(Telemetry),
+    /// What is said of the traffic of a service appeared or changed.
+    Traffic(Traffic),
+    /// A guard appeared or changed.
+    Guard(Guard),
+    /// An authentication appeared or changed.
+    Authentication(Authentication),
     /// A workload is gone.
     WorkloadGone(WorkloadUid),
     /// A service is gone.
@@ -32,6 +41,14 @@ pub enum Change {
     PolicyGone(PolicyName),
     /// A route is gone.
     RouteGone(RouteName),
+    /// A telemetry is gone.
+    TelemetryGone(TelemetryName),
+    /// Nothing is said of the traffic of a service any more.
+    TrafficGone(ServiceName),
+    /// A guard is gone.
+    GuardGone(PolicyName),
+    /// An authentication is gone.
+    AuthenticationGone(PolicyName),
 }
 
 /// What changes touched: what the shell must look at again.
@@ -47,8 +64,14 @@ pub struct Touched {
     pub services: bool,
     /// A workload appeared, changed or vanished.
     pub workloads: bool,
-    /// A route appeared, changed or vanished.
+    /// A route, or what is said of the traffic of a service, appeared, changed or vanished.
     pub routes: bool,
+    /// A telemetry appeared, changed or vanished.
+    pub telemetry: bool,
+    /// A guard changed: every open connection must be asked again.
+    pub guards: bool,
+    /// An authentication changed.
+    pub authentications: bool,
     /// Nodes on which the set of identities changed.
     pub nodes: BTreeSet<ArcStr>,
 }
@@ -62,6 +85,9 @@ impl Touched {
         self.services |= other.services;
         self.workloads |= other.workloads;
         self.routes |= other.routes;
+        self.telemetry |= other.telemetry;
+        self.guards |= other.guards;
+        self.authentications |= other.authentications;
         self.nodes.extend(other.nodes);
     }
 

@@ -298,7 +298,16 @@ impl Model {
                 Change::ServiceGone(name) => drop(model.services.remove(&name)),
                 Change::Policy(policy) => drop(model.policies.insert(policy.name.clone(), policy)),
                 Change::PolicyGone(name) => drop(model.policies.remove(&name)),
-                Change::Route(_) | Change::RouteGone(_) => {}
+                Change::Route(_)
+                | Change::RouteGone(_)
+                | Change::Telemetry(_)
+                | Change::TelemetryGone(_)
+                | Change::Traffic(_)
+                | Change::TrafficGone(_)
+                | Change::Guard(_)
+                | Change::GuardGone(_)
+                | Change::Authentication(_)
+                | Change::AuthenticationGone(_) => {}
             }
         }
         model

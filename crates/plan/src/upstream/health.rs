@@ -62,10 +62,27 @@ impl Health {
         }
     }
 
+    /// Leaves it alone until then: it said so itself. Never longer than the longest time.
+    pub fn rest(&mut self, wish: Duration, limits: &Limits, now: Duration) {
+        self.until = self.until.max(now + wish.min(limits.longest));
+    }
+
+    /// Until when it is set aside.
+    pub fn until(&self) -> Duration {
+        self.until
+    }
+
     /// Whether it is set aside now. Afterwards one more failure is enough to set it aside again.
     pub fn is_aside(&self, now: Duration) -> bool {
         now < self.until
     }
+}
+
+/// Of the endpoints of a service that are set aside, with the time until when, those that are really left out: as many as may
+/// be, those for longest first.
+pub fn left_out<T>(limits: &Limits, endpoints: usize, mut aside: Vec<(T, Duration)>) -> Vec<T> {
+    aside.sort_by_key(|(_, until)| std::cmp::Reverse(*until));
+    aside.into_iter().take(allowance(limits, endpoints)).map(|(endpoint, _)| endpoint).collect()
 }
 
 /// How many of so many endpoints may be set aside: always one less than all.
@@ -100,6 +117,22 @@ mod tests {
         let outcomes: Vec<bool> = (0..3).map(|_| health.note(Outcome::Failed, &LIMITS, at(21))).collect();
         assert_eq!(outcomes, [false, false, true]);
         assert!(!health.is_aside(at(23)), "the first time again");
+    }
+
+    #[test]
+    fn an_endpoint_that_asks_for_rest_gets_it_within_bounds() {
+        let mut health = Health::default();
+        health.rest(at(3), &LIMITS, at(1));
+        assert!(health.is_aside(at(3)) && !health.is_aside(at(4)));
+        health.rest(at(3600), &LIMITS, at(10));
+        assert!(health.is_aside(at(14)) && !health.is_aside(at(15)));
+    }
+
+    #[test]
+    fn of_too_many_those_for_longest_are_left_out() {
+        let aside = vec![("a", at(1)), ("b", at(3)), ("c", at(2))];
+        assert_eq!(left_out(&LIMITS, 4, aside.clone()), ["b", "c"]);
+        assert!(left_out(&LIMITS, 1, aside).is_empty());
     }
 
     #[test]

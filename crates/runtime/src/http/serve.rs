@@ -4,27 +4,32 @@
 use std::{
     convert::Infallible,
     future::Future,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http::StatusCode;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::{
-    body::{Body as _, Incoming},
+    body::{Body as _, Frame, Incoming},
     service::service_fn,
 };
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
+};
 
-use super::{MAX_BODY, Request, Response, Router, respond};
+use super::{MAX_BODY, Reply, Request, Response, Router, Streamed, respond};
 use crate::{
     Tasks,
     accept::{self, AcceptError, Limits, Listener},
@@ -61,7 +66,7 @@ pub async fn connection(
     let service = service_fn(move |request| {
         first_request.store(true, Ordering::Relaxed);
         let router = router.clone();
-        async move { Ok::<_, Infallible>(answer(request, &router).await.map(Full::new)) }
+        async move { Ok::<_, Infallible>(answer(request, &router).await) }
     });
     let mut builder = Builder::new(Executor(tasks));
     builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
@@ -91,19 +96,50 @@ pub async fn connection(
     }
 }
 
-async fn answer(request: http::Request<Incoming>, router: &Router) -> Response {
+/// What goes out: all at once, or as it comes.
+type Outgoing = Either<Full<Bytes>, Pieces>;
+
+async fn answer(request: http::Request<Incoming>, router: &Router) -> http::Response<Outgoing> {
     let (head, body) = request.into_parts();
+    let reply = match gathered(body).await {
+        Ok(body) => router.reply(whole(head, body)).await,
+        Err(refusal) => Reply::Whole(refusal),
+    };
+    match reply {
+        Reply::Whole(response) => response.map(|body| Either::Left(Full::new(body))),
+        Reply::Streamed(Streamed { content_type, pieces }) => {
+            let response = respond::with_type(StatusCode::OK, content_type, Bytes::new());
+            response.map(|_empty| Either::Right(Pieces(pieces)))
+        }
+    }
+}
+
+async fn gathered(body: Incoming) -> Result<Bytes, Response> {
     let too_long = || respond::text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long\n");
     if body.size_hint().lower() > MAX_BODY as u64 {
-        return too_long();
+        return Err(too_long());
     }
-    let body = match tokio::time::timeout(PATIENCE, Limited::new(body, MAX_BODY).collect()).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => return too_long(),
-        Ok(Err(_)) => return respond::text(StatusCode::BAD_REQUEST, "the body cannot be read\n"),
-        Err(_) => return respond::text(StatusCode::REQUEST_TIMEOUT, "the body took too long\n"),
-    };
-    router.answer(whole(head, body)).await
+    match tokio::time::timeout(PATIENCE, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
+        Ok(Err(_)) => Err(respond::text(StatusCode::BAD_REQUEST, "the body cannot be read\n")),
+        Err(_) => Err(respond::text(StatusCode::REQUEST_TIMEOUT, "the body took too long\n")),
+    }
+}
+
+/// The pieces of an answer that goes on.
+struct Pieces(mpsc::Receiver<Bytes>);
+
+impl hyper::body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(context).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+    }
 }
 
 fn whole(head: http::request::Parts, body: Bytes) -> Request {

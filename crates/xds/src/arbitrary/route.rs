@@ -23,7 +23,7 @@ fn some_text() -> impl Strategy<Value = ArcStr> {
     text("[a-z/]{1,6}")
 }
 
-fn header_name() -> impl Strategy<Value = HeaderName> {
+pub(super) fn header_name() -> impl Strategy<Value = HeaderName> {
     select(vec![
         HeaderName::from_static("x"),
         HeaderName::from_static("host"),
@@ -40,7 +40,7 @@ fn status() -> impl Strategy<Value = StatusCode> {
 }
 
 /// To the microsecond, as on the wire.
-fn duration() -> impl Strategy<Value = Duration> {
+pub(super) fn duration() -> impl Strategy<Value = Duration> {
     any::<u64>().prop_map(Duration::from_micros)
 }
 
@@ -142,7 +142,7 @@ fn backends() -> impl Strategy<Value = Vec<Backend>> {
     vec(backend, 0..3)
 }
 
-fn persistence() -> impl Strategy<Value = Persistence> {
+pub(super) fn persistence() -> impl Strategy<Value = Persistence> {
     let carrier = select(vec![Carrier::Header, Carrier::SessionCookie, Carrier::PermanentCookie]);
     (any_text(), carrier, option::of(duration())).prop_map(|(name, carrier, absolute)| Persistence {
         name,

@@ -284,7 +284,7 @@ fn retry(message: &wire::Retry) -> Result<Retry, FieldError> {
     })
 }
 
-fn persistence(message: &wire::Persistence) -> Result<Persistence, FieldError> {
+pub(super) fn persistence(message: &wire::Persistence) -> Result<Persistence, FieldError> {
     let carrier = match field::known(message.carrier).field("persistence.carrier")? {
         WireCarrier::Unspecified => return Err(Problem::Missing).field("persistence.carrier"),
         WireCarrier::Header => Carrier::Header,
@@ -295,7 +295,7 @@ fn persistence(message: &wire::Persistence) -> Result<Persistence, FieldError> {
     Ok(Persistence { name: message.name.as_str().into(), carrier, absolute })
 }
 
-fn persistence_message(persistence: &Persistence) -> wire::Persistence {
+pub(super) fn persistence_message(persistence: &Persistence) -> wire::Persistence {
     let carrier = match persistence.carrier {
         Carrier::Header => WireCarrier::Header,
         Carrier::SessionCookie => WireCarrier::SessionCookie,
@@ -308,17 +308,17 @@ fn persistence_message(persistence: &Persistence) -> wire::Persistence {
     }
 }
 
-fn service(message: Option<&wire::ServiceRef>) -> Result<ServiceName, Problem> {
+pub(super) fn service(message: Option<&wire::ServiceRef>) -> Result<ServiceName, Problem> {
     let message = message.ok_or(Problem::Missing)?;
     let hostname = Hostname::parse(&message.hostname).map_err(Problem::Name)?;
     Ok(ServiceName { namespace: message.namespace.as_str().into(), hostname })
 }
 
-fn service_message(name: &ServiceName) -> wire::ServiceRef {
+pub(super) fn service_message(name: &ServiceName) -> wire::ServiceRef {
     wire::ServiceRef { namespace: name.namespace.to_string(), hostname: name.hostname.to_string() }
 }
 
-fn header_name(text: &str) -> Result<HeaderName, Problem> {
+pub(super) fn header_name(text: &str) -> Result<HeaderName, Problem> {
     HeaderName::from_bytes(text.as_bytes()).ok().ok_or_else(|| wrong("header name", text))
 }
 
@@ -341,6 +341,6 @@ fn text(optional: Option<&ArcStr>) -> String {
 }
 
 /// Longer than 584,000 years is for ever.
-fn micros(duration: Duration) -> u64 {
+pub(super) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

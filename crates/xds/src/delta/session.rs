@@ -5,7 +5,10 @@
 //! whole, because a client takes it for the state of the mesh; later ones come in pieces. Removals come after
 //! everything that was there when they are told: an address that moves to another workload is never unknown in between.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use arcstr::ArcStr;
 use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
@@ -14,6 +17,7 @@ use super::{
     ProtocolError, WILDCARD,
     draft::Draft,
     publisher::{Publisher, Shelf},
+    scope::{Part, Scope},
     wanted::{Behind, Cursor, Named, Wanted},
 };
 use crate::kind::{Kind, PerKind};
@@ -84,6 +88,8 @@ pub struct Progress {
 #[derive(Debug)]
 pub struct Session {
     tracks: PerKind<Option<Track>>,
+    // `None`: everything is everything.
+    scope: Option<Arc<Scope>>,
     nonces: u64,
     limits: Limits,
 }
@@ -114,7 +120,23 @@ struct Refusal {
 impl Session {
     /// Of a stream that has just been opened.
     pub fn new(limits: Limits) -> Self {
-        Self { tracks: PerKind::default(), nonces: 0, limits }
+        Self { tracks: PerKind::default(), scope: None, nonces: 0, limits }
+    }
+
+    /// What the client is told when it asks for everything, from now on. A client that asked before there was a scope is
+    /// still told everything.
+    pub fn narrow(&mut self, scope: &Arc<Scope>) {
+        self.scope = Some(Arc::clone(scope));
+        for kind in Kind::ALL {
+            if let Some(Track { wanted: Wanted::Part(part), .. }) = self.tracks.of_mut(kind) {
+                part.rescope(scope);
+            }
+        }
+    }
+
+    /// Its scope.
+    pub fn scope(&self) -> Option<&Arc<Scope>> {
+        self.scope.as_ref()
     }
 
     /// Takes a request.
@@ -130,11 +152,12 @@ impl Session {
             return Err(ProtocolError::UnknownType { url: request.type_url });
         };
         let shelf = publisher.shelf(kind);
+        let scope = self.scope.as_ref().filter(|scope| scope.names(kind).is_some());
         let slot = self.tracks.of_mut(kind);
         match slot {
             None => {
                 let known = request.initial_resource_versions.len();
-                *slot = Some(Track::open(request, shelf)?);
+                *slot = Some(Track::open(request, shelf, scope)?);
                 Ok(Event::Subscribed { kind, known })
             }
             Some(track) => {
@@ -184,7 +207,7 @@ impl Session {
     /// How far the client is with a type; `None` before it subscribes.
     pub fn progress(&self, kind: Kind) -> Option<Progress> {
         self.tracks.of(kind).as_ref().map(|track| Progress {
-            wildcard: matches!(track.wanted, Wanted::Everything(_)),
+            wildcard: matches!(track.wanted, Wanted::Everything(_) | Wanted::Part(_)),
             in_flight: track.in_flight.is_some(),
             acked: track.acked,
             refused: track
@@ -195,6 +218,11 @@ impl Session {
         })
     }
 
+    /// Position of a type that the client has acknowledged; 0 before it has any.
+    pub fn acked(&self, kind: Kind) -> u64 {
+        self.tracks.of(kind).as_ref().map_or(0, |track| track.acked)
+    }
+
     fn tracks(&self) -> impl Iterator<Item = &Track> {
         Kind::ALL.into_iter().filter_map(|kind| self.tracks.of(kind).as_ref())
     }
@@ -202,13 +230,20 @@ impl Session {
 
 impl Track {
     /// The first request of a type. Without names it asks for everything, as old clients do.
-    fn open(request: DeltaDiscoveryRequest, shelf: &Shelf) -> Result<Self, ProtocolError> {
+    fn open(
+        request: DeltaDiscoveryRequest,
+        shelf: &Shelf,
+        scope: Option<&Arc<Scope>>,
+    ) -> Result<Self, ProtocolError> {
         let known = request.initial_resource_versions;
         let subscribe = request.resource_names_subscribe;
         let unsubscribe: BTreeSet<String> = request.resource_names_unsubscribe.into_iter().collect();
         let wildcard = subscribe.is_empty() || subscribe.iter().any(|name| name == WILDCARD);
         let wanted = if wildcard && !unsubscribe.contains(WILDCARD) {
-            Wanted::Everything(Cursor::new(known, shelf))
+            match scope {
+                Some(scope) => Wanted::Part(Part::new(Arc::clone(scope), known)),
+                None => Wanted::Everything(Cursor::new(known, shelf)),
+            }
         } else {
             // A client that asks on demand names what it has only as a version.
             let names = subscribe.into_iter().chain(known.keys().cloned());
@@ -253,14 +288,14 @@ impl Track {
                 self.wanted = Wanted::Everything(Cursor::new(named.take_sent(), shelf));
                 self.answered = false;
             }
-            Wanted::Everything(_) if nothing => {
+            Wanted::Everything(_) | Wanted::Part(_) if nothing => {
                 let mut named = Named::default();
                 named.change(subscribe, &unsubscribe, shelf);
                 self.wanted = Wanted::Named(named);
                 self.answered = false;
             }
             // Everything includes every name.
-            Wanted::Everything(_) => {}
+            Wanted::Everything(_) | Wanted::Part(_) => {}
             Wanted::Named(named) => {
                 named.change(subscribe, &unsubscribe, shelf);
                 self.cut = true;
@@ -276,10 +311,15 @@ impl Track {
         let mut draft = Draft::new(kind, if self.answered { limits.piece } else { limits.first });
         match &mut self.wanted {
             Wanted::Everything(cursor) => cursor.fill(shelf, &mut draft)?,
+            Wanted::Part(part) => part.fill(kind, shelf, &mut draft),
             Wanted::Named(named) => named.fill(shelf, &mut draft),
         }
         self.cut = draft.is_full();
         if draft.is_empty() && self.answered {
+            // Nothing of what changed is for this client: it is where it would be had it been told.
+            if let Wanted::Part(part) = &self.wanted {
+                self.acked = part.told().unwrap_or(self.acked);
+            }
             return Ok(None);
         }
         self.answered = true;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Both ends over a link that loses connections, repeats messages and interleaves types; each end alone is below.
 
+mod scope;
 mod session;
 mod subscriber;
 
@@ -58,7 +59,13 @@ fn resource(number: u8, variant: u8) -> Resource {
             service.name = format!("s-{variant}").into();
             service.into()
         }
-        12.. => plain_route(&format!("r{number}"), variant.into()).into(),
+        12..14 => plain_route(&format!("r{number}"), variant.into()).into(),
+        14.. => {
+            let service = plain_service(&format!("t{number}"), "10.1.0.1").key();
+            let active = Some(variant.into());
+            let limits = mesh::l7::traffic::Limits { active, waiting: None };
+            mesh::Traffic { limits, ..mesh::Traffic::plain(service) }.into()
+        }
         _ => {
             let mut policy = plain_policy(&format!("p{number}"));
             policy.dry_run = variant.is_multiple_of(2);
@@ -67,7 +74,7 @@ fn resource(number: u8, variant: u8) -> Resource {
     }
 }
 
-const RESOURCES: u8 = 14;
+const RESOURCES: u8 = 16;
 
 /// What a subscriber has been told, as the Index that it leads to.
 #[derive(Default)]
@@ -84,10 +91,18 @@ impl View {
             Change::Service(service) => drop(self.put(service.clone().into())),
             Change::Policy(policy) => drop(self.put(policy.clone().into())),
             Change::Route(route) => drop(self.put(route.clone().into())),
+            Change::Telemetry(telemetry) => drop(self.put(telemetry.clone().into())),
+            Change::Traffic(traffic) => drop(self.put(traffic.clone().into())),
+            Change::Guard(guard) => drop(self.put(guard.clone().into())),
+            Change::Authentication(found) => drop(self.put(found.clone().into())),
             Change::WorkloadGone(uid) => drop(self.resources.remove(&gone(uid.to_string()))),
             Change::ServiceGone(name) => drop(self.resources.remove(&gone(name.to_string()))),
-            Change::PolicyGone(name) => drop(self.resources.remove(&gone(name.to_string()))),
+            Change::PolicyGone(name) | Change::GuardGone(name) | Change::AuthenticationGone(name) => {
+                drop(self.resources.remove(&gone(name.to_string())));
+            }
             Change::RouteGone(name) => drop(self.resources.remove(&gone(name.to_string()))),
+            Change::TelemetryGone(name) => drop(self.resources.remove(&gone(name.to_string()))),
+            Change::TrafficGone(name) => drop(self.resources.remove(&gone(name.to_string()))),
         }
         self.index.apply(change);
     }
@@ -101,13 +116,21 @@ impl View {
         let services = self.index.services().map(|it| Resource::from(mesh::Service::clone(it)));
         let policies = self.index.policies().map(|it| Resource::from(mesh::Policy::clone(it)));
         let routes = self.index.routes().map(|it| Resource::from(mesh::Route::clone(it)));
+        let traffic = self.index.traffics().map(|it| Resource::from(mesh::Traffic::clone(it)));
         workloads
             .chain(services)
             .chain(policies)
             .chain(routes)
+            .chain(traffic)
             .map(|resource| (resource.name(), resource))
             .collect()
     }
+}
+
+/// The first request for addresses of a new stream.
+fn about_addresses(subscriber: &mut Subscriber) -> DeltaDiscoveryRequest {
+    let mut requests = subscriber.connect().into_iter();
+    requests.find(|request| request.type_url == proto::ADDRESS).unwrap()
 }
 
 /// Takes a whole response.

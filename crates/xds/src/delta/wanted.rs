@@ -10,6 +10,7 @@ use super::{
     ProtocolError, WILDCARD,
     draft::Draft,
     publisher::{Entry, Shelf},
+    scope::Part,
 };
 
 /// Most names that one stream may subscribe to for a type.
@@ -25,6 +26,8 @@ pub struct Behind;
 #[derive(Debug)]
 pub(super) enum Wanted {
     Everything(Cursor),
+    /// Everything that is in the client's scope.
+    Part(Part),
     Named(Named),
 }
 
@@ -56,7 +59,7 @@ impl Wanted {
             Self::Named(named) if named.names.len() > NAMES => {
                 Err(ProtocolError::TooManyNames { limit: NAMES })
             }
-            Self::Named(_) | Self::Everything(_) => Ok(()),
+            Self::Named(_) | Self::Everything(_) | Self::Part(_) => Ok(()),
         }
     }
 }

@@ -97,7 +97,7 @@ async fn who_waits_is_woken_after_the_state_is_there() {
 async fn a_replica_is_synced_when_every_kind_is() {
     let mut writer = Writer::new();
     let replica = writer.replica();
-    for kind in [Kind::Address, Kind::Route, Kind::Authorization] {
+    for kind in Kind::ALL.into_iter().rev() {
         assert!(!replica.synced());
         writer.mark_synced(kind);
     }

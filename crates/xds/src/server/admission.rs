@@ -63,7 +63,9 @@ mod tests {
         let catalogue = Catalogue::new();
         let workload = |number| plain_workload(&format!("w{number}"), &format!("10.0.0.{number}")).into();
         catalogue.replace(Kind::Address, (0..workloads).map(workload));
-        catalogue.replace(Kind::Route, []);
+        for kind in [Kind::Route, Kind::Traffic, Kind::Guard, Kind::Authentication, Kind::Telemetry] {
+            catalogue.replace(kind, []);
+        }
         catalogue
     }
 

@@ -31,12 +31,15 @@ pub(super) struct StreamState<A> {
     changed: watch::Receiver<u64>,
     closing: watch::Receiver<bool>,
     listed: Listed,
+    caller: SpiffeId,
     admitted: bool,
     admission: Option<Admission>,
     node: ArcStr,
     pace: Pace,
     ends_at: Option<Instant>,
     answer_by: Option<Instant>,
+    // How far the proxy was when it was last listed.
+    listed_at: PerKind<u64>,
     over: bool,
 }
 
@@ -73,13 +76,15 @@ impl<A> StreamState<A> {
             session: Session::new(Limits::default()),
             changed: shared.catalogue.changed(),
             closing: shared.closing.subscribe(),
-            listed: shared.proxies.list(caller, peer),
+            listed: shared.proxies.list(caller.clone(), peer),
+            caller,
             admitted: false,
             admission: None,
             node: ArcStr::new(),
             pace: Pace::default(),
             ends_at: shared.settings.longest_stream.map(|longest| Instant::now() + jitter::at_most(longest)),
             answer_by: None,
+            listed_at: PerKind::default(),
             over: false,
             shared,
         }
@@ -131,6 +136,7 @@ impl<A> StreamState<A> {
         if !self.session.is_urgent() && !self.pace.allows(now) {
             return None;
         }
+        self.narrow();
         match self.shared.catalogue.read(|publisher| self.session.poll(publisher)) {
             Ok(Some(response)) => {
                 self.pace.pushing = true;
@@ -144,6 +150,7 @@ impl<A> StreamState<A> {
                 if std::mem::take(&mut self.pace.pushing) {
                     self.pace.quiet_until = Some(now + self.shared.settings.burst);
                 }
+                self.list_if_further();
                 None
             }
             Err(behind) => Some(Err(Status::aborted(behind.to_string()))),
@@ -176,6 +183,7 @@ impl<A> StreamState<A> {
             let node = self.node.clone();
             self.listed.update(|proxy| proxy.node = node);
         }
+        self.narrow();
         let event = self.shared.catalogue.read(|publisher| self.session.receive(request, publisher));
         let event = event.map_err(|error| Status::invalid_argument(error.to_string()))?;
         if !self.session.in_flight() {
@@ -198,6 +206,24 @@ impl<A> StreamState<A> {
         }
         self.list();
         Ok(())
+    }
+
+    /// Looks up which part of the catalogue is for this proxy; before the catalogue is locked, as that is somebody else's.
+    fn narrow(&mut self) {
+        let scope = self.shared.scopes.of(&self.node, &self.caller);
+        if let Some(scope) = scope.filter(|scope| self.session.scope().is_none_or(|known| **known != *scope))
+        {
+            self.session.narrow(&Arc::new(scope));
+        }
+    }
+
+    /// A proxy for which nothing of a change was has moved on without a message.
+    fn list_if_further(&mut self) {
+        let now = PerKind::new(|kind: Kind| self.session.acked(kind));
+        if now != self.listed_at {
+            self.listed_at = now;
+            self.list();
+        }
     }
 
     fn list(&self) {

@@ -47,7 +47,7 @@ fn the_first_answer_is_whole_however_large_and_later_ones_come_in_pieces() {
     let mut publisher = publisher(mesh());
     let (mut session, mut subscriber, mut view) =
         (Session::new(LIMITS), Subscriber::new(node(), &Kind::ALL), View::default());
-    session.receive(subscriber.connect().remove(1), &publisher).unwrap();
+    session.receive(about_addresses(&mut subscriber), &publisher).unwrap();
     let first = session.poll(&publisher).unwrap().unwrap();
     assert_eq!(first.resources.len(), 200);
     let answer = take(&mut subscriber, first, &mut view);

@@ -21,7 +21,7 @@ fn response(resources: Vec<(&str, &str, Vec<u8>)>, removed: &[&str]) -> DeltaDis
 }
 
 fn versions(subscriber: &mut Subscriber) -> BTreeMap<String, String> {
-    subscriber.connect().remove(1).initial_resource_versions.into_iter().collect()
+    about_addresses(subscriber).initial_resource_versions.into_iter().collect()
 }
 
 #[test]
@@ -139,9 +139,9 @@ fn on_demand_asks_for_nothing_until_a_name_is_wanted() {
         settled
     };
     assert!(exchange(&mut session, &mut subscriber, &mut view).is_empty());
-    assert_eq!(view.resources.len(), 5, "policies and routes only");
+    assert_eq!(view.resources.len(), 7, "no addresses");
     // A service by its address brings its endpoints; what does not exist is settled too.
-    for (name, known) in [("/10.1.0.6", 5 + 3), ("/10.99.0.1", 5 + 3), ("/10.0.0.1", 5 + 4)] {
+    for (name, known) in [("/10.1.0.6", 7 + 3), ("/10.99.0.1", 7 + 3), ("/10.0.0.1", 7 + 4)] {
         let name = ArcStr::from(name);
         session.receive(subscriber.want(&name).unwrap(), &publisher).unwrap();
         assert_eq!(subscriber.want(&name), None, "asked already");

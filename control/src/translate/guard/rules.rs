@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The rules of an `AuthorizationPolicy` as conditions of a waypoint.
+
+use arcstr::ArcStr;
+use mesh::l7::guard::{Attribute, Condition, GuardAction, GuardClause, GuardRule, Template, Test};
+
+use super::attribute::attribute;
+use crate::{
+    objects::{AuthorizationPolicySpec, AuthorizationRule, Operation, Source, When},
+    report::Reports,
+    translate::policy::value,
+};
+
+/// All rules that can be enforced.
+pub(super) fn read(
+    spec: &AuthorizationPolicySpec,
+    namespace: &ArcStr,
+    action: GuardAction,
+    reports: &mut Reports,
+) -> Vec<GuardRule> {
+    let mut rules = Vec::with_capacity(spec.rules.len());
+    for (index, rule) in spec.rules.iter().enumerate() {
+        let mut reader = Reader { action, namespace, reports };
+        rules.extend(reader.rule(&format!("spec.rules[{index}]"), rule));
+    }
+    rules
+}
+
+/// Reads one rule.
+struct Reader<'a> {
+    action: GuardAction,
+    namespace: &'a ArcStr,
+    reports: &'a mut Reports,
+}
+
+/// One alternative of a clause.
+struct Alternative {
+    conditions: Vec<Condition>,
+    /// Whether every value in it could be read; a list with one that could not is left out.
+    valid: bool,
+}
+
+impl Reader<'_> {
+    /// The rule, unless it is dropped.
+    fn rule(&mut self, field: &str, rule: &AuthorizationRule) -> Option<GuardRule> {
+        let mut groups: Vec<Vec<Alternative>> = Vec::new();
+        let from = rule.from.iter().enumerate();
+        groups.push(
+            from.map(|(at, from)| self.source(&format!("{field}.from[{at}].source"), &from.source)).collect(),
+        );
+        let to = rule.to.iter().enumerate();
+        groups.push(
+            to.map(|(at, to)| self.operation(&format!("{field}.to[{at}].operation"), &to.operation))
+                .collect(),
+        );
+        groups.retain(|group| !group.is_empty());
+        let when = rule.when.iter().enumerate();
+        groups.extend(when.map(|(at, when)| vec![self.condition(&format!("{field}.when[{at}]"), when)]));
+        let valid = groups.iter().flatten().all(|alternative| alternative.valid);
+        if self.action != GuardAction::Deny && !valid {
+            return None;
+        }
+        let mut clauses = Vec::with_capacity(groups.len());
+        for group in groups {
+            // Under DENY what only had invalid values may have meant anyone.
+            if group.iter().any(|alternative| !alternative.valid && alternative.conditions.is_empty()) {
+                continue;
+            }
+            let alternatives = group.into_iter().map(|alternative| alternative.conditions).collect();
+            clauses.push(GuardClause { alternatives });
+        }
+        Some(GuardRule { clauses })
+    }
+
+    fn source(&mut self, field: &str, source: &Source) -> Alternative {
+        let mut valid = *source != Source::default();
+        if !valid {
+            self.reports
+                .error(field, "is empty and matches nobody: name someone, or remove it to mean anyone");
+        }
+        let accounts = !source.service_accounts.is_empty() || !source.not_service_accounts.is_empty();
+        if accounts && !(source.principals.is_empty() && source.namespaces.is_empty()) {
+            self.reports.error(
+                format!("{field}.serviceAccounts"),
+                "cannot stand beside principals or namespaces: it names both already",
+            );
+            valid = false;
+        }
+        let mut read =
+            Values { field, namespace: self.namespace, reports: self.reports, valid, found: Vec::new() };
+        let Source {
+            principals,
+            not_principals,
+            request_principals,
+            not_request_principals,
+            namespaces,
+            not_namespaces,
+            service_accounts,
+            not_service_accounts,
+            trust_domains,
+            not_trust_domains,
+            ip_blocks,
+            not_ip_blocks,
+            remote_ip_blocks,
+            not_remote_ip_blocks,
+        } = source;
+        for (attribute, (name, any), (not_name, none)) in [
+            (Attribute::Principal, ("principals", principals), ("notPrincipals", not_principals)),
+            (
+                Attribute::RequestPrincipal,
+                ("requestPrincipals", request_principals),
+                ("notRequestPrincipals", not_request_principals),
+            ),
+            (Attribute::Namespace, ("namespaces", namespaces), ("notNamespaces", not_namespaces)),
+            (
+                Attribute::ServiceAccount,
+                ("serviceAccounts", service_accounts),
+                ("notServiceAccounts", not_service_accounts),
+            ),
+            (Attribute::TrustDomain, ("trustDomains", trust_domains), ("notTrustDomains", not_trust_domains)),
+            (Attribute::SourceIp, ("ipBlocks", ip_blocks), ("notIpBlocks", not_ip_blocks)),
+            (
+                Attribute::RemoteIp,
+                ("remoteIpBlocks", remote_ip_blocks),
+                ("notRemoteIpBlocks", not_remote_ip_blocks),
+            ),
+        ] {
+            read.add(attribute, (name, any), (not_name, none));
+        }
+        read.done()
+    }
+
+    fn operation(&mut self, field: &str, operation: &Operation) -> Alternative {
+        let valid = *operation != Operation::default();
+        if !valid {
+            self.reports
+                .error(field, "is empty and matches nothing: name a path, or remove it to mean anything");
+        }
+        let mut read =
+            Values { field, namespace: self.namespace, reports: self.reports, valid, found: Vec::new() };
+        let Operation { hosts, not_hosts, ports, not_ports, methods, not_methods, paths, not_paths } =
+            operation;
+        read.add(Attribute::Host, ("hosts", hosts), ("notHosts", not_hosts));
+        read.add(Attribute::DestinationPort, ("ports", ports), ("notPorts", not_ports));
+        read.add(Attribute::Method, ("methods", methods), ("notMethods", not_methods));
+        read.add(Attribute::Path, ("paths", paths), ("notPaths", not_paths));
+        read.done()
+    }
+
+    fn condition(&mut self, field: &str, when: &When) -> Alternative {
+        let mut valid = !(when.values.is_empty() && when.not_values.is_empty());
+        if !valid {
+            self.reports.error(field, "has neither values nor notValues: add one of them");
+        }
+        let attribute = match attribute(&when.key) {
+            Ok(attribute) => Some(attribute),
+            Err(why) => {
+                self.reports.error(format!("{field}.key"), why);
+                valid = false;
+                None
+            }
+        };
+        let mut read =
+            Values { field, namespace: self.namespace, reports: self.reports, valid, found: Vec::new() };
+        if let Some(attribute) = attribute {
+            read.add(attribute, ("values", &when.values), ("notValues", &when.not_values));
+        }
+        read.done()
+    }
+}
+
+/// Reads the lists of one alternative.
+struct Values<'a> {
+    field: &'a str,
+    namespace: &'a ArcStr,
+    reports: &'a mut Reports,
+    valid: bool,
+    found: Vec<Condition>,
+}
+
+impl Values<'_> {
+    fn add(&mut self, of: Attribute, any: (&str, &[ArcStr]), none: (&str, &[ArcStr])) {
+        let (any, none) = (self.all(&of, any), self.all(&of, none));
+        if !any.is_empty() || !none.is_empty() {
+            self.found.push(Condition { of, any, none });
+        }
+    }
+
+    /// All values of a list; none when one of them cannot be read.
+    fn all(&mut self, of: &Attribute, (name, values): (&str, &[ArcStr])) -> Vec<Test> {
+        let mut good = Vec::with_capacity(values.len());
+        for (index, text) in values.iter().enumerate() {
+            match test(of, text, self.namespace) {
+                Ok(value) => good.push(value),
+                Err(why) => self.reports.error(format!("{}.{name}[{index}]", self.field), why),
+            }
+        }
+        if good.len() < values.len() {
+            self.valid = false;
+            good.clear();
+        }
+        good
+    }
+
+    fn done(self) -> Alternative {
+        Alternative { conditions: self.found, valid: self.valid }
+    }
+}
+
+fn test(of: &Attribute, text: &str, namespace: &ArcStr) -> Result<Test, String> {
+    Ok(match of {
+        Attribute::SourceIp | Attribute::RemoteIp | Attribute::DestinationIp => {
+            Test::Net(value::block(text)?)
+        }
+        Attribute::DestinationPort => Test::Port(value::port(text)?),
+        Attribute::ServiceAccount => Test::Account(value::service_account(text, namespace)?),
+        Attribute::Principal => Test::Text(value::principal(text)?),
+        Attribute::Path if Template::is_one(text) => {
+            Test::Template(Template::parse(text).map_err(|error| error.to_string())?)
+        }
+        Attribute::Path
+        | Attribute::Namespace
+        | Attribute::TrustDomain
+        | Attribute::ServerName
+        | Attribute::RequestPrincipal
+        | Attribute::Audience
+        | Attribute::Presenter
+        | Attribute::Claim(_)
+        | Attribute::Host
+        | Attribute::Method
+        | Attribute::Header(_) => Test::Text(value::string(text)?),
+    })
+}
