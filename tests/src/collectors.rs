@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::{Pod, config::cache_folder, http, process::Process};
+use crate::{Pod, config::cache_folder, http, net::Namespace, process::Process};
 
 /// Zipkin's port.
 pub const ZIPKIN: u16 = 9411;
@@ -89,20 +89,33 @@ pub async fn collector() -> Result<PathBuf> {
     Ok(program)
 }
 
+/// What Java is to be told to run Zipkin.
+///
+/// # Errors
+/// When Zipkin is not there and cannot be had.
+pub async fn zipkin() -> Result<Vec<String>> {
+    let jar = zipkin_jar().await?.display().to_string();
+    Ok(["-Xmx256m", "-XX:+UseSerialGC", "-jar", &jar].into_iter().map(str::to_owned).collect())
+}
+
+/// Waits until a Zipkin answers that was started in a namespace.
+///
+/// # Errors
+/// When it does not start; with its log.
+pub async fn zipkin_ready(process: &Process, namespace: &Namespace) -> Result<()> {
+    process.ready(START, async || zipkin_says(namespace, "/health").await.map(drop)).await
+}
+
 /// Starts Zipkin in a pod.
 ///
 /// # Errors
 /// When Java is missing, or it does not start; with its log.
 pub async fn start_zipkin(pod: &Pod) -> Result<Arc<Process>> {
-    let jar = zipkin_jar().await?.display().to_string();
-    let arguments = ["-Xmx256m", "-XX:+UseSerialGC", "-jar", &jar];
+    let arguments = zipkin().await?;
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let started = pod.start_program("zipkin", "java", &arguments);
     let process = started.context("Java is needed: apt-get install openjdk-17-jre-headless")?;
-    let answers = async || {
-        let at = SocketAddr::from((Ipv4Addr::LOCALHOST, ZIPKIN));
-        pod.run(async move || http::get(at, "/health").await).await.map(drop)
-    };
-    process.ready(START, answers).await?;
+    zipkin_ready(&process, pod.namespace()).await?;
     Ok(process)
 }
 
@@ -124,12 +137,16 @@ pub async fn start_collector(pod: &Pod, folder: &Path) -> Result<Arc<Process>> {
     Ok(process)
 }
 
-/// The spans of a trace that Zipkin has.
+/// The spans of a trace that a Zipkin has, asked from where it runs.
 ///
 /// # Errors
 /// When it does not answer, or has not heard of the trace.
-pub async fn zipkin_spans(pod: &Pod, trace: &str) -> Result<Vec<Value>> {
-    let (at, path) = (SocketAddr::from((Ipv4Addr::LOCALHOST, ZIPKIN)), format!("/api/v2/trace/{trace}"));
-    let body = pod.run(async move || http::get(at, &path).await).await?;
+pub async fn zipkin_spans(namespace: &Namespace, trace: &str) -> Result<Vec<Value>> {
+    let body = zipkin_says(namespace, &format!("/api/v2/trace/{trace}")).await?;
     serde_json::from_str(&body).context("reading what Zipkin answers")
+}
+
+async fn zipkin_says(namespace: &Namespace, path: &str) -> Result<String> {
+    let (at, path) = (SocketAddr::from((Ipv4Addr::LOCALHOST, ZIPKIN)), path.to_owned());
+    namespace.run(async move || http::get(at, &path).await).await
 }

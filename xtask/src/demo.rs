@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask demo`: a small shop in the mesh, and what a person wants to see of it. Everything that is shown is read
-//! from the running parts: Prometheus, ztunnel's access log, the packets on a node's link.
+//! from the running parts: Prometheus, the proxies' access logs, the packets on a node's link, Zipkin.
 
 mod kubernetes;
 mod prometheus;
+mod requests;
 mod shop;
 mod show;
 
@@ -22,7 +23,7 @@ use crate::{
 /// Name of the lab that the demo runs in.
 pub(crate) const NAME: &str = "demo";
 
-/// A shop in the mesh: identities, policies, ciphertext, metrics.
+/// A shop in the mesh: identities, policies, ciphertext, metrics, routes, a trace.
 #[derive(Args)]
 pub(crate) struct Demo {
     /// On a real Kubernetes of two nodes, installed with Helm, instead of a lab without a cluster.
@@ -53,10 +54,10 @@ impl Demo {
         require_root("demo")?;
         let progress = Progress { started: Instant::now() };
         progress
-            .say("packages: iproute2 for you to look around with, Debian's prometheus to scrape the nodes");
-        packages::ensure_installed(&[packages::IPROUTE])?;
+            .say("packages: iproute2 and curl for you to look around with, Debian's prometheus to scrape the nodes, Java for Zipkin");
+        packages::ensure_installed(&[packages::IPROUTE, packages::CURL, packages::JAVA])?;
         let server = packages::unpacked("prometheus", "/usr/bin/prometheus")?;
-        progress.say("building ztunnel, control, node-agent and the sample application");
+        progress.say("building ztunnel, waypoint, control, node-agent and the sample application");
         build()?;
         if self.kubernetes {
             return kubernetes::run(&progress, &server, self.keep);
@@ -74,7 +75,7 @@ impl Demo {
     async fn show(&self, progress: &Progress, server: &std::path::Path) -> Result<()> {
         progress.say("starting control, two nodes, their agents and ztunnels");
         let cluster = Cluster::start(NAME).await?;
-        let shop = shop::open(&cluster, progress).await?;
+        let mut shop = shop::open(&cluster, progress).await?;
         let prometheus = prometheus::start(&cluster, server).await?;
         progress.say("prometheus scrapes both nodes; waiting for it to have seen some traffic");
         prometheus.wait_for("istio_tcp_connections_opened_total", Duration::from_secs(60)).await?;
@@ -82,6 +83,7 @@ impl Demo {
         show::allowed_and_denied(&cluster, &shop).await?;
         show::on_the_wire(&cluster, &shop).await?;
         show::metrics(&prometheus).await?;
+        requests::show(&shop.extend(&cluster, progress).await?).await?;
         show::more(self.keep);
         if self.keep {
             cluster.note("prometheus", &format!("{} on host `prometheus`", prometheus.address()))?;

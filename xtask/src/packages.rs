@@ -35,13 +35,18 @@ pub(crate) const CPP: Package = Package { name: "g++", program: "g++" };
 /// What nodes of a cluster need: containers, kube-proxy's rules, and something to look around with.
 pub(crate) const CLUSTER: [Package; 3] =
     [Package { name: "runc", program: "runc" }, Package { name: "nftables", program: "nft" }, IPROUTE];
+/// Downloads, and what people ask servers with.
+pub(crate) const CURL: Package = Package { name: "curl", program: "curl" };
+/// What Zipkin runs on.
+pub(crate) const JAVA: Package = Package { name: "openjdk-17-jre-headless", program: "java" };
 /// What scenarios attack and check the mesh with: packets made by hand, Envoy from PyPI, a certificate request and a gRPC
-/// call that are not ours.
-pub(crate) const STRANGERS: [Package; 4] = [
+/// call that are not ours, Zipkin.
+pub(crate) const STRANGERS: [Package; 5] = [
     Package { name: "python3", program: "python3" },
     Package { name: "python3-pip", program: "pip3" },
     Package { name: "openssl", program: "openssl" },
-    Package { name: "curl", program: "curl" },
+    CURL,
+    JAVA,
 ];
 
 /// Installs the packages that are missing.

@@ -31,9 +31,6 @@ use crate::{
 /// A batch is sent after a second, and Zipkin takes a moment to have it.
 const SEEN: Duration = Duration::from_secs(20);
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
-/// Headers that an application copies from what it was asked to what it asks.
-const CARRIED: [&str; 7] =
-    ["traceparent", "tracestate", "b3", "x-b3-traceid", "x-b3-spanid", "x-b3-sampled", "x-request-id"];
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const CALLER: &str = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7";
 
@@ -55,7 +52,11 @@ fn address(service: &Service) -> Result<SocketAddr> {
 
 /// One request from a pod, with more headers; what the sample application saw of it.
 async fn ask(client: &Pod, target: SocketAddr, fields: &[(&str, &str)]) -> Result<Echo> {
-    let request = Request::get("/headers").header(header::HOST, "server");
+    ask_for("/headers", client, target, fields).await
+}
+
+async fn ask_for(path: &str, client: &Pod, target: SocketAddr, fields: &[(&str, &str)]) -> Result<Echo> {
+    let request = Request::get(path).header(header::HOST, "server");
     let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
     let request = request.body(Full::default())?;
     let stream = client.connect(target).await?;
@@ -64,36 +65,7 @@ async fn ask(client: &Pod, target: SocketAddr, fields: &[(&str, &str)]) -> Resul
     serde_json::from_slice(response.body()).context("no answer of the sample application")
 }
 
-/// An application that asks another one for what it is asked, and copies the trace.
-async fn front(listener: TcpListener, own: Pod, next: SocketAddr) -> Result<()> {
-    loop {
-        let (stream, _peer) = listener.accept().await?;
-        let answering = own.clone();
-        let answer = service_fn(move |request: Request<Incoming>| {
-            let own = answering.clone();
-            async move {
-                let carried = CARRIED.iter().filter_map(|name| {
-                    Some((*name, request.headers().get(*name)?.to_str().ok()?.to_owned()))
-                });
-                let carried: Vec<_> = carried.collect();
-                let fields: Vec<_> = carried.iter().map(|(name, value)| (*name, value.as_str())).collect();
-                let echo = ask(&own, next, &fields).await?;
-                let body = serde_json::to_vec(&echo)?;
-                Ok::<_, anyhow::Error>(Response::new(Full::new(Bytes::from(body))))
-            }
-        });
-        let mut serving = JoinSet::new();
-        serving.spawn(async move {
-            let served =
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
-            served.await.unwrap_or_default();
-        });
-        serving.detach_all();
-    }
-}
-
 async fn one_trace_joins_two_services_in_zipkin(scene: Scene) -> Result<()> {
-    const PORT: u16 = 7080;
     let zipkin = scene.plain("a", "zipkin").await?;
     collectors::start_zipkin(&zipkin).await?;
     let endpoint = format!("http://{}:{ZIPKIN}/api/v2/spans", zipkin.v4());
@@ -101,20 +73,18 @@ async fn one_trace_joins_two_services_in_zipkin(scene: Scene) -> Result<()> {
     scene.begin(waypoint.variable("AMBIT_TRACE_SAMPLING", "100")).await?;
     scene.server("b", "back").await?;
     let back = scene.create(scene.service("back").declared(80, echo::HTTP, "http").behind("gate")).await?;
-    let middle = scene.captured("a", "front").await?;
-    let front_service = scene.service("front").declared(80, PORT, "http").behind("gate");
-    let front_service = scene.create(front_service).await?;
-    let mut serving = JoinSet::new();
-    serving.spawn(front(middle.listen(PORT).await?, middle.clone(), address(&back)?));
+    scene.server("a", "front").await?;
+    let front = scene.create(scene.service("front").declared(80, echo::HTTP, "http").behind("gate")).await?;
     let client = scene.captured("a", "client").await?;
 
-    let echo = ask(&client, address(&front_service)?, &[]).await?;
+    let path = format!("/ask/{}/headers", address(&back)?);
+    let echo = ask_for(&path, &client, address(&front)?, &[]).await?;
     ensure!(echo.name == "back", "{echo:?}");
     let told = echo.headers.get("traceparent").context("the last server was told of no trace")?;
     let trace = told.split('-').nth(1).context("no trace")?.to_owned();
     ensure!(echo.headers.contains_key("x-b3-traceid") && echo.headers.contains_key("x-request-id"));
     let spans = eventually(SEEN, "four spans in Zipkin", async || {
-        let spans = collectors::zipkin_spans(&zipkin, &trace).await?;
+        let spans = collectors::zipkin_spans(zipkin.namespace(), &trace).await?;
         ensure!(spans.len() == 4, "{} spans of {trace}: {spans:?}", spans.len());
         Ok(spans)
     })
@@ -208,7 +178,7 @@ async fn a_caller_decides_what_is_sampled_and_a_telemetry_the_rest(scene: Scene)
     .await?;
     ensure!(!flag(&[("traceparent", &no)]).await?, "the caller's wish not to be sampled does not count");
     let spans = eventually(SEEN, "the caller's trace in Zipkin", async || {
-        let spans = collectors::zipkin_spans(&zipkin, TRACE).await?;
+        let spans = collectors::zipkin_spans(zipkin.namespace(), TRACE).await?;
         ensure!(spans.len() == 2, "{spans:?}");
         Ok(spans)
     })

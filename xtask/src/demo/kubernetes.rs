@@ -2,19 +2,23 @@
 //! `cargo xtask demo --kubernetes`: the way of a platform team. A cluster with a shop that knows no mesh, Helm, a label,
 //! policies with kubectl. Every command that is shown is run, and what follows it is what it wrote.
 
+mod waypoint;
+
 use std::{net::IpAddr, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use lab::{
     Settings, echo, eventually,
-    kube::{KubeCluster, Options, clean, mesh},
+    kube::{KubeCluster, Options, clean, gateway_api, mesh},
     net::sniffer::Sniffer,
     observe::Access,
 };
 use serde_json::Value;
 
 use super::{
-    NAME, Progress, prometheus,
+    NAME, Progress,
+    prometheus::{self, Prometheus},
+    requests,
     shop::{NAMESPACE, POLICIES},
     show::{self, SECRET},
 };
@@ -25,6 +29,7 @@ use crate::{
     plugin::{self, Profile},
     step::say,
 };
+use waypoint::{Extended, Zipkin};
 
 const SHOP: &str = include_str!("kubernetes/shop.yaml");
 const SOON: Duration = Duration::from_secs(60);
@@ -48,7 +53,7 @@ pub(super) fn run(progress: &Progress, server: &Path, keep: bool) -> Result<()> 
             let cluster = KubeCluster::start(NAME, &settings, &tools, Options::default()).await?;
             mesh::load_sample(&cluster, &settings).await?;
             mesh::load_images(&cluster, &settings).await?;
-            Demo { cluster, progress }.show(server, keep).await
+            Demo { cluster, settings: &settings, progress }.show(server, keep).await
         };
         tokio::select! {
             outcome = shown => outcome,
@@ -59,13 +64,15 @@ pub(super) fn run(progress: &Progress, server: &Path, keep: bool) -> Result<()> 
 
 struct Demo<'a> {
     cluster: KubeCluster,
+    settings: &'a Settings,
     progress: &'a Progress,
 }
 
 impl Demo<'_> {
     async fn show(self, server: &Path, keep: bool) -> Result<()> {
         self.open_the_shop().await?;
-        self.install().await?;
+        let zipkin = self.start_zipkin().await?;
+        self.install(&zipkin).await?;
         self.join().await?;
         let prometheus = prometheus::start_beside(&self.cluster, server).await?;
         self.progress
@@ -81,7 +88,9 @@ impl Demo<'_> {
         self.on_the_wire().await?;
         Progress::heading("what Prometheus knows of refusals");
         show::denied(&prometheus).await?;
-        self.end(prometheus, keep).await
+        self.extend().await?;
+        requests::show(&Extended { demo: &self, zipkin: &zipkin }).await?;
+        self.end((prometheus, zipkin), keep).await
     }
 
     async fn open_the_shop(&self) -> Result<()> {
@@ -93,14 +102,17 @@ impl Demo<'_> {
         self.kubectl(&["-n", NAMESPACE, "get", "pods", "-o", MEMBERS]).await
     }
 
-    async fn install(&self) -> Result<()> {
+    /// The Gateway API's definitions are there before the mesh, as on most clusters, and somebody runs a Zipkin.
+    async fn install(&self, zipkin: &Zipkin) -> Result<()> {
         Progress::heading("the mesh, by Helm");
+        self.cluster.apply(&gateway_api::all()?).await?;
+        let providers = format!("control.env.AMBIT_PROVIDERS=zipkin=zipkin://{}", zipkin.address);
         say(format!(
-            "$ helm install {} charts/ambit -n {} --create-namespace --wait",
+            "$ helm install {} charts/ambit -n {} --create-namespace --wait --set {providers}",
             mesh::RELEASE,
             mesh::NAMESPACE
         ));
-        say(mesh::install(&self.cluster, &[]).await?);
+        say(mesh::install(&self.cluster, &["--set", &providers]).await?);
         self.kubectl(&["-n", mesh::NAMESPACE, "get", "pods", "-o", "wide"]).await
     }
 
@@ -120,10 +132,7 @@ impl Demo<'_> {
 
     async fn decide(&self) -> Result<()> {
         Progress::heading("who may call whom, with kubectl");
-        let file = self.cluster.shape().state.join("policies.yaml");
-        std::fs::write(&file, POLICIES).context("writing the policies")?;
-        say(POLICIES.trim_end());
-        self.kubectl(&["apply", "-f", &file.display().to_string()]).await?;
+        self.apply("policies.yaml", POLICIES).await?;
         Progress::heading("an allowed call: frontend → catalog");
         self.call("http://catalog/books").await?;
         self.written(|access| access.field("dst.identity").ends_with("/sa/catalog")).await?;
@@ -156,9 +165,9 @@ impl Demo<'_> {
         show::tunnel(&frames, (&frontend.0, frontend.1), (&catalog.0, catalog.1), &request)
     }
 
-    async fn end(self, prometheus: prometheus::Prometheus, keep: bool) -> Result<()> {
+    async fn end(self, beside: (Prometheus, Zipkin), keep: bool) -> Result<()> {
         if !keep {
-            drop(prometheus);
+            drop(beside);
             self.cluster.stop().context("removing the demo")?;
             self.progress
                 .say("everything is removed; `cargo xtask demo --kubernetes --keep` leaves it running");
@@ -172,13 +181,24 @@ impl Demo<'_> {
         for line in [
             "kubectl -n ambit-system logs daemonset/ztunnel",
             "kubectl -n shop delete authorizationpolicy payments-only-from-cart",
+            "kubectl -n shop edit httproute catalog",
+            "kubectl -n shop logs -l gateway.networking.k8s.io/gateway-name=waypoint",
             "helm uninstall ambit -n ambit-system          # pods keep talking",
             "cargo xtask cluster down --name demo",
         ] {
             say(format!("  {line}"));
         }
-        say(format!("  Prometheus: http://{}", prometheus.address()));
+        say(format!("  Prometheus: http://{}", beside.0.address()));
+        say(format!("  Zipkin: http://{}", beside.1.address));
         Ok(())
+    }
+
+    /// Shows objects, and applies them.
+    async fn apply(&self, file: &str, objects: &str) -> Result<()> {
+        let path = self.cluster.shape().state.join(file);
+        std::fs::write(&path, objects).with_context(|| format!("writing {file}"))?;
+        say(objects.trim_end());
+        self.kubectl(&["apply", "-f", &path.display().to_string()]).await
     }
 
     /// Shows a command and what it wrote.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The servers: HTTP/1.1 that says whom it saw, TCP that echoes, TCP that speaks first.
+//! The servers: HTTP/1.1 that says whom it saw or asks somebody else, TCP that echoes, TCP that speaks first.
 
+mod ask;
 mod health;
 
 use std::{
@@ -219,6 +220,9 @@ async fn answer(
     let host =
         head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
     let path = head.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+    if let Some(whom) = ask::whom(&path) {
+        return Ok(ask::ask(&head, whom).await);
+    }
     let method = head.method.to_string();
     let shown = |(name, value): (&http::HeaderName, &HeaderValue)| {
         (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
