@@ -13,6 +13,7 @@ use arcstr::ArcStr;
 use kubernetes::Access;
 use mesh::{
     Hostname, Network, TrustDomain,
+    l7::guard::Normalisation,
     telemetry::{Provider, SpanWire},
 };
 use runtime::{
@@ -199,6 +200,8 @@ fn waypoints(env: &mut Env, cluster: &Kubernetes, mesh: &Settings) -> Option<Way
     });
     let pull_secrets =
         list(env, "AMBIT_WAYPOINT_PULL_SECRETS", "", "names of Secrets", |text| Some(text.to_owned()));
+    let normalisation =
+        env.optional("AMBIT_PATH_NORMALIZATION", Normalisation::ACCEPTED, |text| text.parse().ok());
     Some(Waypoints {
         classes,
         image: env.optional_string("AMBIT_WAYPOINT_IMAGE")?,
@@ -211,6 +214,7 @@ fn waypoints(env: &mut Env, cluster: &Kubernetes, mesh: &Settings) -> Option<Way
         cluster: mesh.cluster.to_string(),
         cluster_domain: mesh.cluster_domain.to_string(),
         network: mesh.network.to_string(),
+        normalisation: normalisation.unwrap_or_default(),
     })
 }
 

@@ -11,7 +11,7 @@ mod overlay;
 mod render;
 mod status;
 
-use mesh::TrustDomain;
+use mesh::{TrustDomain, l7::guard::Normalisation};
 use serde_json::Value;
 
 pub(crate) use self::{
@@ -50,6 +50,8 @@ pub struct Settings {
     pub cluster_domain: String,
     /// Network of all addresses.
     pub network: String,
+    /// `AMBIT_PATH_NORMALIZATION`: how far waypoints normalise paths.
+    pub normalisation: Normalisation,
 }
 
 /// Whether pods are counted by their load.

@@ -3,7 +3,8 @@
 
 use std::sync::LazyLock;
 
-use plan::guard::path::{Normalisation, normalise};
+use mesh::l7::guard::Normalisation;
+use plan::guard::path::normalise;
 use waypoint::jwt::{
     keys::KeySet,
     token::{LONGEST, Token},

@@ -10,16 +10,14 @@ use std::{
 use identity::Token;
 use mesh::{
     Network, TrustDomain, WorkloadKey,
+    l7::guard::Normalisation,
     telemetry::{Provider, Share, SpanWire, Tracing},
 };
-use plan::guard::path::Normalisation;
 use proxy::settings::{self, NodeId, TunnelConfig, Upstream};
 use runtime::{
     env::{Env, InvalidEnvironment},
     log::LogSettings,
 };
-
-const NORMALISATIONS: &str = "NONE, BASE, MERGE_SLASHES or DECODE_AND_MERGE_SLASHES";
 
 /// Everything that can be set from outside.
 #[derive(Clone, Debug)]
@@ -123,7 +121,7 @@ impl Config {
                 .list("AMBIT_TRUST_DOMAIN_ALIASES", "trust domains", |text| TrustDomain::parse(text).ok()),
             forward_client: env.flag("AMBIT_FORWARD_CLIENT_CERT", false),
             normalisation: env
-                .optional("AMBIT_PATH_NORMALIZATION", NORMALISATIONS, |text| text.parse().ok())
+                .optional("AMBIT_PATH_NORMALIZATION", Normalisation::ACCEPTED, |text| text.parse().ok())
                 .unwrap_or_default(),
             bounds: bounds(&mut env),
             tracing: tracing(&mut env),

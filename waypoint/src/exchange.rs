@@ -39,7 +39,7 @@ pub struct Exchange {
     pub started: Instant,
     /// Method.
     pub method: Method,
-    /// Path and query.
+    /// Path, and what of the query may be shown: nothing before it is known whether a token is in it.
     pub path: ArcStr,
     /// `Host` or `:authority`.
     pub host: ArcStr,
@@ -88,7 +88,7 @@ impl Exchange {
             link: Arc::clone(link),
             started: Instant::now(),
             method: head.method.clone(),
-            path: head.uri.path_and_query().map_or_else(|| "/".into(), |path| path.as_str().into()),
+            path: head.uri.path().into(),
             host: headers::host(&head.uri, &head.headers).into(),
             version: head.version,
             spoken: if grpc { Spoken::Grpc } else { Spoken::Http },

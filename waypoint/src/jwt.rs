@@ -50,6 +50,9 @@ pub async fn authenticate(
 ) -> Result<Option<Arc<Claims>>, Fault> {
     let authentications = issuers(shard, exchange)?;
     if authentications.is_empty() {
+        if let Some(query) = head.uri.query() {
+            exchange.path = arcstr::format!("{}?{query}", exchange.path);
+        }
         return Ok(None);
     }
     let rules: Vec<&JwtRule> = authentications.iter().flat_map(|found| &found.rules).collect();

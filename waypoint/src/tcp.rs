@@ -20,6 +20,7 @@ use crate::{
     guard,
     keys::of_connection,
     link::{Link, Linked},
+    open::Carried,
     pick::{self, Aim, pick},
     record::{self, Facts},
     route::at,
@@ -111,7 +112,7 @@ fn routed(shard: &Shard, link: &Link, server: Option<&str>) -> Result<(Target, S
 
 /// Whether the name in a TLS handshake decides where a connection goes, or whether it may.
 pub fn wants_server_name(shard: &Shard, link: &Link) -> bool {
-    if shard.waypoint.open.asks_server_name() {
+    if shard.waypoint.by_server_name.is_asked() {
         return true;
     }
     let Some(service) = link.addressed.target.service() else { return false };
@@ -130,9 +131,9 @@ pub fn unreached(shard: &Shard, link: &Link, failure: &Failure, started: Instant
 pub async fn carry(shard: &Shard, linked: Linked, reached: Reached, started: Instant) {
     let Linked { link, inner } = linked;
     let Reached { far, hop, server } = reached;
-    let (entered, abort) = shard.waypoint.open.enter(&link, server);
+    let (entered, abort) = shard.waypoint.open.enter(Carried { link: Arc::clone(&link), server });
     // What changed since it was let in has asked those only who were there.
-    let server = entered.connection.server.as_deref();
+    let server = entered.connection.known.server.as_deref();
     if let Err(refused) = guard::connection(&shard.waypoint, &link, server) {
         entered.connection.end(guard::changed(refused));
     }

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::proxy::ask::{PATIENCE, ask_plain};
+use ::proxy::{
+    ask::{PATIENCE, ask_plain},
+    open::Open,
+};
 use hbone::{Cause, PoolSettings, Settings};
 use identity::{Identities, Profile};
 use mesh::{Moved, SpiffeId, Touched};
@@ -29,7 +32,7 @@ use crate::{
     metrics::Metrics,
     names::Names,
     observed::Observed,
-    open::Open,
+    open::{ByServerName, Carried},
     shard::Shard,
     spans::{Sender, export::Exporters},
     tap::Taps,
@@ -63,7 +66,9 @@ pub struct Waypoint {
     /// Keys by which tokens are proven.
     pub keyring: Arc<Keyring>,
     /// Connections that are carried as bytes.
-    pub open: Open,
+    pub open: Open<Carried>,
+    /// Whether its guards look at names in TLS handshakes.
+    pub by_server_name: ByServerName,
     /// Requests under way by service.
     pub budgets: Budgets,
     /// What is to be observed of requests.
@@ -134,6 +139,7 @@ impl Waypoint {
             }),
             keyring: Arc::default(),
             open: Open::default(),
+            by_server_name: ByServerName::default(),
             handshakes: Semaphore::new(HANDSHAKES),
             tls: Mutex::default(),
             shards: RwLock::default(),
@@ -232,7 +238,8 @@ impl Waypoint {
         let open = self.open.snapshot();
         let mut ended = 0;
         for connection in open {
-            if let Err(refused) = guard::connection(self, &connection.link, connection.server.as_deref()) {
+            let Carried { link, server } = &connection.known;
+            if let Err(refused) = guard::connection(self, link, server.as_deref()) {
                 connection.end(guard::changed(refused));
                 ended += 1;
             }
@@ -255,7 +262,7 @@ impl Waypoint {
             self.lineups.retain(|name| self.replica.read(|index| index.service(name).is_some()));
         }
         if touched.guards {
-            self.replica.read(|index| self.open.follow(index));
+            self.replica.read(|index| self.by_server_name.follow(index));
             self.judge_again();
         }
         for shard in self.shards() {

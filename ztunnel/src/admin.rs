@@ -145,16 +145,17 @@ impl Admin {
                 })
             });
             for connection in shard.live.snapshot() {
-                let direction = match connection.reporter {
+                let flow = &connection.known;
+                let direction = match flow.reporter {
                     Reporter::Source => "/connections/outbound",
                     Reporter::Destination => "/connections/inbound",
                 };
                 if let Some(Value::Array(list)) = entry.pointer_mut(direction) {
                     list.push(json!({
-                        "src": connection.source.to_string(),
-                        "originalDst": connection.destination.to_string(),
-                        "bytesSent": connection.counters.sent(),
-                        "bytesRecv": connection.counters.received(),
+                        "src": flow.source.to_string(),
+                        "originalDst": flow.destination.to_string(),
+                        "bytesSent": flow.counters.sent(),
+                        "bytesRecv": flow.counters.received(),
                     }));
                 }
             }

@@ -11,6 +11,7 @@ use identity::{Identities, Profile};
 use mesh::{Touched, WorkloadKey};
 use parking_lot::RwLock;
 use plan::{Answer, Local, baggage};
+use proxy::open::Connection;
 use runtime::Tasks;
 use tokio::runtime::Handle;
 use xds::Replica;
@@ -20,7 +21,7 @@ use crate::{
     ask::{PATIENCE, ask_plain},
     config::Config,
     hearsay::Hearsay,
-    live::Connection,
+    live::Flow,
     metrics::{Metrics, Reporter},
     netns::Netns,
     pod::Shard,
@@ -147,8 +148,9 @@ impl Node {
         }
     }
 
-    fn judge_one(&self, shard: &Arc<Shard>, connection: Arc<Connection>, tasks: &Tasks) {
-        let (Reporter::Destination, Some(subject)) = (connection.reporter, &connection.subject) else {
+    fn judge_one(&self, shard: &Arc<Shard>, connection: Arc<Connection<Flow>>, tasks: &Tasks) {
+        let (Reporter::Destination, Some(subject)) = (connection.known.reporter, &connection.known.subject)
+        else {
             return;
         };
         let local = shard.pod.local();
@@ -159,7 +161,7 @@ impl Node {
                 let (shard, replica) = (Arc::clone(shard), self.replica.clone());
                 drop(tasks.spawn("judge again", async move {
                     let deadline = tokio::time::Instant::now() + PATIENCE;
-                    let Some(subject) = &connection.subject else { return };
+                    let Some(subject) = &connection.known.subject else { return };
                     let local = shard.pod.local();
                     let asked = ask_plain(&replica, deadline, |index| {
                         plan::inbound::still_allowed(index, local, subject)

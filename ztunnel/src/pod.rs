@@ -11,12 +11,13 @@ use hbone::{Pool, Spawner};
 use mesh::{SpiffeId, WorkloadKey};
 use parking_lot::Mutex;
 use plan::Local;
+use proxy::open::Open;
 use runtime::{Tasks, accept};
 use rustls::ServerConfig;
 use tokio::{net::TcpListener, runtime::Handle, sync::Semaphore};
 
 use crate::{
-    dial::DialError, dns, inbound, live::Live, netns::Netns, node::Node, outbound, passthrough,
+    dial::DialError, dns, inbound, live::Flow, netns::Netns, node::Node, outbound, passthrough,
     socket::Sockets,
 };
 
@@ -69,7 +70,7 @@ pub struct Shard {
     /// Tunnels to other nodes.
     pub pool: Pool<TunnelKey, DialError>,
     /// Connections that are open.
-    pub live: Live,
+    pub live: Open<Flow>,
     /// Owns every task of the shard.
     pub tasks: Tasks,
     /// The same for `hbone`.
@@ -176,7 +177,7 @@ impl Shard {
         let shard = Arc::new(Self {
             pod: Arc::clone(pod),
             pool: Pool::new(pod.node.pool.clone(), spawner.clone()),
-            live: Live::default(),
+            live: Open::default(),
             tasks,
             spawner,
         });

@@ -3,11 +3,12 @@
 
 use std::{sync::Arc, time::Instant};
 
-use hbone::{Copied, End, Leg, Side, TunnelError, copy};
+use hbone::{Copied, Counters, End, Leg, Side, TunnelError, copy};
 use mesh::authz::Subject;
 use plan::{Failure, What};
 
 use crate::{
+    live::Flow,
     metrics::Reporter,
     pod::Shard,
     record::{Bytes, Facts, Open},
@@ -22,14 +23,18 @@ pub async fn relay<N: Leg, F: Leg>(
     far: F,
 ) {
     let metrics = &shard.pod.node.metrics;
-    let (registered, abort) =
-        shard.live.enter(facts.reporter, facts.source_address, facts.destination_address, subject);
+    let counters = Arc::<Counters>::default();
+    let (entered, abort) = shard.live.enter(Flow {
+        reporter: facts.reporter,
+        source: facts.source_address,
+        destination: facts.destination_address,
+        subject,
+        counters: Arc::clone(&counters),
+    });
     let open = Open::new(metrics, facts, started);
-    let counters = Arc::clone(&registered.connection.counters);
     let copied = copy(near, far, counters, abort).await;
     let bytes = Bytes { sent: copied.sent, received: copied.received };
-    let failure =
-        registered.connection.failure().cloned().or_else(|| failure(open.facts().reporter, &copied));
+    let failure = entered.connection.failure().cloned().or_else(|| failure(open.facts().reporter, &copied));
     open.close(metrics, bytes, failure.as_ref().map_or(Ok(()), Err), Instant::now());
 }
 

@@ -212,7 +212,7 @@ fn environment(gateway: &Gateway, settings: &Settings) -> Value {
         field("INSTANCE_IP", "status.podIP"),
     ];
     let (roots, token) = (format!("{ROOTS}/root-cert.pem"), format!("{TOKENS}/istio-token"));
-    let grace = GRACE.to_string();
+    let (grace, normalisation) = (GRACE.to_string(), settings.normalisation.to_string());
     let told = gateway.metadata.annotations.get(CLIENT_TO_SERVERS).is_some_and(|told| told == "true");
     let values = [
         ("XDS_ADDRESS", settings.control.as_str()),
@@ -225,6 +225,7 @@ fn environment(gateway: &Gateway, settings: &Settings) -> Value {
         ("CLUSTER_DOMAIN", &settings.cluster_domain),
         ("NETWORK", &settings.network),
         ("TERMINATION_GRACE_PERIOD_SECONDS", &grace),
+        ("AMBIT_PATH_NORMALIZATION", &normalisation),
     ];
     let asked = told.then_some(("AMBIT_FORWARD_CLIENT_CERT", "true"));
     let values = values.into_iter().chain(asked).map(|(name, value)| json!({"name": name, "value": value}));

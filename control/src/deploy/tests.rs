@@ -23,6 +23,7 @@ fn settings() -> Settings {
         cluster: "Kubernetes".to_owned(),
         cluster_domain: "cluster.local".to_owned(),
         network: String::new(),
+        normalisation: Normalisation::MergeSlashes,
     }
 }
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What ztunnel and the waypoint share around the decisions of `plan`: putting a question until it is answered, the way
-//! to the control plane, what a failed dial means, labels of both ends, what the admin interface shows.
+//! to the control plane, what a failed dial means, labels of both ends, which connections are open, what the admin
+//! interface shows.
 //!
-//! It knows no listener and carries no payload: which connections there are, and what they carry, each proxy knows itself.
+//! It knows no listener and carries no payload: what a connection is, and what it carries, each proxy knows itself.
 
 pub mod aside;
 pub mod ask;
@@ -13,6 +14,7 @@ pub mod dump;
 pub mod ends;
 pub mod explain;
 pub mod hearsay;
+pub mod open;
 pub mod settings;
 pub mod shown;
 

@@ -121,7 +121,8 @@ async fn denied(place: &impl Place) -> Result<()> {
     })
     .await?;
     say(format!("frontend: GET {ADMIN} → {status}: {body}"));
-    written(place, |access| access.field("path").starts_with("/admin") && access.field("status") == "403").await
+    written(place, |access| access.field("path").starts_with("/admin") && access.field("status") == "403")
+        .await
 }
 
 async fn trace(place: &impl Place) -> Result<()> {

@@ -130,7 +130,11 @@ async fn open_service(cluster: &Cluster, service: &str, pods: &mut BTreeMap<Stri
 
 impl Shop {
     /// Puts a waypoint before cart and catalog, which sends its spans to a Zipkin, and opens the next version of the catalog.
-    pub(crate) async fn extend<'a>(&'a mut self, cluster: &Cluster, progress: &Progress) -> Result<Extended<'a>> {
+    pub(crate) async fn extend<'a>(
+        &'a mut self,
+        cluster: &Cluster,
+        progress: &Progress,
+    ) -> Result<Extended<'a>> {
         progress.say("starting Zipkin, the next version of the catalog, and a waypoint on both nodes for cart and catalog");
         let zipkin = cluster.node("a").pod("zipkin").namespace("observe").start().await?;
         collectors::start_zipkin(&zipkin).await?;
@@ -141,7 +145,8 @@ impl Shop {
         cluster.apply("routes", requests::ROUTES).await?;
         let endpoint = format!("http://{}:{}/api/v2/spans", zipkin.v4(), collectors::ZIPKIN);
         let waypoint = cluster.node("a").waypoint(requests::WAYPOINT).namespace(NAMESPACE);
-        let waypoint = waypoint.and_on(&cluster.node("b")).variable("OTEL_EXPORTER_ZIPKIN_ENDPOINT", &endpoint);
+        let waypoint =
+            waypoint.and_on(&cluster.node("b")).variable("OTEL_EXPORTER_ZIPKIN_ENDPOINT", &endpoint);
         let waypoint = waypoint.start().await?;
         Ok(Extended { frontend: self.pod("frontend-a")?, waypoint, zipkin })
     }

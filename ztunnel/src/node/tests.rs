@@ -11,7 +11,10 @@ use mesh::{
 use plan::What;
 
 use super::*;
-use crate::testing::{Bench, workload};
+use crate::{
+    live::Flow,
+    testing::{Bench, workload},
+};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -34,8 +37,15 @@ async fn a_label_that_makes_a_policy_select_a_workload_closes_its_open_connectio
     let (source, destination) = ("10.0.0.9:4000".parse().unwrap(), "10.0.0.1:80".parse().unwrap());
     let subject = Subject { source, identity: None, destination };
     let live = &bench.shard.live;
-    let (inbound, mut abort) = live.enter(Reporter::Destination, source, destination, Some(subject));
-    let (outbound, _abort) = live.enter(Reporter::Source, destination, source, None);
+    let flow = |reporter, (source, destination), subject| Flow {
+        reporter,
+        source,
+        destination,
+        subject,
+        counters: Arc::default(),
+    };
+    let (inbound, mut abort) = live.enter(flow(Reporter::Destination, (source, destination), Some(subject)));
+    let (outbound, _abort) = live.enter(flow(Reporter::Source, (destination, source), None));
 
     // The workload of another pod changes its selection: that is not this pod's.
     let selecting = |name: &str, address: &str| {

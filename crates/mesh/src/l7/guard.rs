@@ -6,6 +6,7 @@
 mod book;
 mod judge;
 mod matching;
+mod normalisation;
 mod template;
 
 use arcstr::ArcStr;
@@ -16,6 +17,7 @@ pub use self::{
     book::Book,
     judge::{Judgement, judge},
     matching::{Asked, Http},
+    normalisation::Normalisation,
     template::{InvalidTemplate, Template},
 };
 use crate::{

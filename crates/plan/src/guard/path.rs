@@ -4,46 +4,9 @@
 //! Nothing is decoded that the server would decode again to something else: what comes out stays as it is when it is
 //! normalised once more.
 
-use std::{borrow::Cow, fmt, str::FromStr};
+use std::borrow::Cow;
 
-/// How far a path is normalised (Istio's `pathNormalization`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Normalisation {
-    /// Not at all.
-    Nothing,
-    /// Letters, digits, `-`, `.`, `_` and `~` are written plainly, `\` is `/`, and `.` and `..` are resolved (RFC 3986
-    /// §6.2.2).
-    #[default]
-    Base,
-    /// Besides, several slashes are one.
-    MergeSlashes,
-    /// Besides, `%2F` and `%5C` are what they stand for.
-    DecodeAndMergeSlashes,
-}
-
-/// Its names, which are Istio's.
-const NAMES: [(&str, Normalisation); 5] = [
-    ("NONE", Normalisation::Nothing),
-    ("BASE", Normalisation::Base),
-    ("DEFAULT", Normalisation::Base),
-    ("MERGE_SLASHES", Normalisation::MergeSlashes),
-    ("DECODE_AND_MERGE_SLASHES", Normalisation::DecodeAndMergeSlashes),
-];
-
-impl FromStr for Normalisation {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        NAMES.into_iter().find(|(name, _)| *name == text).map(|(_, known)| known).ok_or(())
-    }
-}
-
-impl fmt::Display for Normalisation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = NAMES.into_iter().find(|(_, known)| known == self);
-        f.write_str(name.map_or("BASE", |(name, _)| name))
-    }
-}
+use mesh::l7::guard::Normalisation;
 
 /// The path, without its query, in its one form.
 ///

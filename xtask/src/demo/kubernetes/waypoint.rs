@@ -46,7 +46,8 @@ impl Demo<'_> {
         let shape = self.cluster.shape();
         let number = shape.numbers().next().context("no node")?;
         let node = node_name(number);
-        let path = packages::on_path("java").context("Java is needed: apt-get install openjdk-17-jre-headless")?;
+        let path =
+            packages::on_path("java").context("Java is needed: apt-get install openjdk-17-jre-headless")?;
         let program = Program {
             name: "zipkin".to_owned(),
             path,
@@ -95,9 +96,9 @@ impl requests::Place for Extended<'_> {
         let output = self.demo.cluster.outcome_of(kubectl, &all, CALL).await?;
         // Its first line is the status; that it is no success is not for kubectl to judge.
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let (status, body) = said.split_once('\n').with_context(|| {
-            format!("no answer from {url}: {}", String::from_utf8_lossy(&output.stderr))
-        })?;
+        let (status, body) = said
+            .split_once('\n')
+            .with_context(|| format!("no answer from {url}: {}", String::from_utf8_lossy(&output.stderr)))?;
         let code = status.split(' ').next().unwrap_or_default();
         Ok((code.parse().with_context(|| format!("{status} is no status"))?, body.trim_end().to_owned()))
     }

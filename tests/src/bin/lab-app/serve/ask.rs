@@ -45,7 +45,8 @@ async fn forward(head: &Parts, whom: &str) -> Result<Response<Full<Bytes>>> {
             asked.headers_mut().insert(name, value.clone());
         }
     }
-    let stream = TcpStream::connect(locate(&url).await?).await.with_context(|| format!("connecting to {whom}"))?;
+    let stream =
+        TcpStream::connect(locate(&url).await?).await.with_context(|| format!("connecting to {whom}"))?;
     let (answered, body) = exchange(stream, asked).await?.into_parts();
     let mut answer = Response::new(Full::from(body));
     *answer.status_mut() = answered.status;
