@@ -24,6 +24,7 @@ pub(crate) mod member;
 pub(crate) mod peer;
 pub(crate) mod policy;
 pub(crate) mod route;
+mod rule;
 pub(crate) mod service;
 pub(crate) mod slice;
 pub(crate) mod telemetry;

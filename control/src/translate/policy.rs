@@ -14,7 +14,10 @@ use mesh::{
 };
 
 use self::attribute::Attribute;
-use super::Translation;
+use super::{
+    Translation,
+    rule::{self, Parts},
+};
 use crate::{
     objects::{
         AuthorizationAction, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, Kind, Labels,
@@ -161,20 +164,7 @@ struct Alternative {
 impl Reader<'_> {
     /// The rule, unless it is dropped.
     fn rule(&mut self, field: &str, rule: &AuthorizationRule) -> Option<Rule> {
-        let mut groups: Vec<Vec<Alternative>> = Vec::new();
-        let from = rule.from.iter().enumerate();
-        groups.push(
-            from.map(|(at, from)| self.source(&format!("{field}.from[{at}].source"), &from.source)).collect(),
-        );
-        let to = rule.to.iter().enumerate();
-        groups.push(
-            to.map(|(at, to)| self.operation(&format!("{field}.to[{at}].operation"), &to.operation))
-                .collect(),
-        );
-        groups.retain(|group| !group.is_empty());
-        let when = rule.when.iter().enumerate();
-        groups.extend(when.map(|(at, when)| vec![self.condition(&format!("{field}.when[{at}]"), when)]));
-
+        let groups = rule::groups(self, field, rule);
         let valid = groups.iter().flatten().all(|alternative| alternative.valid);
         if self.action == Action::Allow && (!valid || !self.http.is_empty()) {
             return None;
@@ -194,6 +184,10 @@ impl Reader<'_> {
         }
         Some(Rule { clauses })
     }
+}
+
+impl Parts for Reader<'_> {
+    type Alternative = Alternative;
 
     fn source(&mut self, field: &str, source: &Source) -> Alternative {
         self.need_http(&[
@@ -299,7 +293,9 @@ impl Reader<'_> {
         }
         Alternative { condition, valid: read.valid }
     }
+}
 
+impl Reader<'_> {
     fn need_http(&mut self, fields: &[(&str, &Vec<ArcStr>)]) {
         for (name, _) in fields.iter().filter(|(_, values)| !values.is_empty()) {
             if !self.http.iter().any(|found| found == name) {

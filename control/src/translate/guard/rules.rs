@@ -8,7 +8,10 @@ use super::attribute::attribute;
 use crate::{
     objects::{AuthorizationPolicySpec, AuthorizationRule, Operation, Source, When},
     report::Reports,
-    translate::policy::value,
+    translate::{
+        policy::value,
+        rule::{self, Parts},
+    },
 };
 
 /// All rules that can be enforced.
@@ -43,19 +46,7 @@ struct Alternative {
 impl Reader<'_> {
     /// The rule, unless it is dropped.
     fn rule(&mut self, field: &str, rule: &AuthorizationRule) -> Option<GuardRule> {
-        let mut groups: Vec<Vec<Alternative>> = Vec::new();
-        let from = rule.from.iter().enumerate();
-        groups.push(
-            from.map(|(at, from)| self.source(&format!("{field}.from[{at}].source"), &from.source)).collect(),
-        );
-        let to = rule.to.iter().enumerate();
-        groups.push(
-            to.map(|(at, to)| self.operation(&format!("{field}.to[{at}].operation"), &to.operation))
-                .collect(),
-        );
-        groups.retain(|group| !group.is_empty());
-        let when = rule.when.iter().enumerate();
-        groups.extend(when.map(|(at, when)| vec![self.condition(&format!("{field}.when[{at}]"), when)]));
+        let groups = rule::groups(self, field, rule);
         let valid = groups.iter().flatten().all(|alternative| alternative.valid);
         if self.action != GuardAction::Deny && !valid {
             return None;
@@ -71,6 +62,10 @@ impl Reader<'_> {
         }
         Some(GuardRule { clauses })
     }
+}
+
+impl Parts for Reader<'_> {
+    type Alternative = Alternative;
 
     fn source(&mut self, field: &str, source: &Source) -> Alternative {
         let mut valid = *source != Source::default();
