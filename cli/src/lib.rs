@@ -19,6 +19,7 @@ mod explain;
 mod facts;
 mod gather;
 mod install;
+mod kinds;
 mod output;
 mod reach;
 mod report;

@@ -13,22 +13,13 @@ use crate::{
     arguments::To,
     exit::Outcome,
     facts::{Captured, Facts, Judged, Role},
-    gather,
+    gather, kinds,
     output::{Table, show},
     reach, tree,
 };
 
-/// Kinds whose conditions say what became of them.
-const CONDITIONED: [Resource; 8] = [
-    Resource::core("namespaces"),
-    Resource::core("services"),
-    Resource::new("security.istio.io", "v1", "authorizationpolicies"),
-    Resource::new("security.istio.io", "v1", "peerauthentications"),
-    Resource::new("networking.istio.io", "v1", "serviceentries"),
-    Resource::new("networking.istio.io", "v1", "workloadentries"),
-    Resource::new("networking.istio.io", "v1", "workloadgroups"),
-    Resource::new("gateway.networking.k8s.io", "v1", "gateways"),
-];
+/// Kinds of the core whose conditions say what became of them, as those of Istio's kinds and of Gateways do.
+const CORE: [Resource; 2] = [Resource::core("namespaces"), Resource::core("services")];
 
 /// `ambit status`.
 #[derive(Debug, Args)]
@@ -212,12 +203,10 @@ fn word(reason: &Reason) -> String {
 
 /// Objects that are not honoured, as control has written it.
 async fn objects(api: &Api, facts: &Facts) -> Vec<Trouble> {
-    let is_core = |kind: &Resource| kind.group.is_empty();
-    let defined = |kind: &&Resource| {
-        is_core(kind) || facts.crds.contains_key(&format!("{}.{}", kind.plural, kind.group))
-    };
-    let asked = CONDITIONED.iter().filter(defined);
-    let lists = gather::at_once(asked.map(|kind| async move { (kind, gather::all(api, *kind).await) })).await;
+    let others = kinds::ISTIO.into_iter().chain([kinds::GATEWAYS]);
+    let defined = others.filter(|kind| facts.crds.contains_key(&kinds::definition(kind)));
+    let asked = CORE.into_iter().chain(defined);
+    let lists = gather::at_once(asked.map(|kind| async move { (kind, gather::all(api, kind).await) })).await;
     let mut found = Vec::new();
     for (kind, list) in lists {
         for object in list.unwrap_or_default() {

@@ -22,11 +22,11 @@ use self::{
 use crate::{
     arguments::{Format, To},
     exit::Outcome,
+    kinds::GATEWAYS,
     output::show,
     reach, say, tree,
 };
 
-const GATEWAYS: Resource = Resource::new("gateway.networking.k8s.io", "v1", "gateways");
 const NAMESPACES: Resource = Resource::core("namespaces");
 const ACCOUNTS: Resource = Resource::core("serviceaccounts");
 const COMPONENT: &str = "ambit-cli";

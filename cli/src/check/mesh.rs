@@ -7,11 +7,11 @@ use finding::{Finding, Grade};
 use jiff::{SignedDuration, Timestamp, Unit};
 use membership::objects::Phase;
 
-use super::server::DEFINITIONS;
 use crate::{
     control::{ControlStatus, Lack},
     dump::Identity,
     facts::{Captured, Facts, Role},
+    kinds,
     output::{count, some},
 };
 
@@ -21,8 +21,8 @@ const TAINT: &str = "cni.istio.io/not-ready";
 const ROOT_LEFT: SignedDuration = SignedDuration::from_hours(24 * 90);
 
 pub(super) fn definitions(facts: &Facts) -> Vec<Finding> {
-    let lacking = DEFINITIONS.iter().filter(|name| !facts.crds.contains_key(**name));
-    let lacking: Vec<String> = lacking.map(|name| (*name).to_owned()).collect();
+    let names = kinds::ISTIO.iter().map(kinds::definition);
+    let lacking: Vec<String> = names.filter(|name| !facts.crds.contains_key(name)).collect();
     if lacking.is_empty() || facts.crds.is_empty() {
         return Vec::new();
     }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     facts::{Facts, Node},
     gather::at_once,
+    kinds,
     output::{count, some},
 };
 
@@ -37,14 +38,6 @@ const NEEDED: [(&str, &str); 16] = [
     ("rbac.authorization.k8s.io", "roles"),
     ("rbac.authorization.k8s.io", "rolebindings"),
     ("apiextensions.k8s.io", "customresourcedefinitions"),
-];
-/// Kinds of Istio's API that are read.
-pub(super) const DEFINITIONS: [&str; 5] = [
-    "authorizationpolicies.security.istio.io",
-    "peerauthentications.security.istio.io",
-    "serviceentries.networking.istio.io",
-    "workloadentries.networking.istio.io",
-    "workloadgroups.networking.istio.io",
 ];
 const RELEASE: &str = "meta.helm.sh/release-name";
 
@@ -121,7 +114,8 @@ pub(super) fn allowed(permissions: &[Permission]) -> Vec<Finding> {
 
 /// Definitions of another release are read as well as our own, but Helm does not take them over.
 pub(super) fn definitions(facts: &Facts) -> Vec<Finding> {
-    let there: Vec<_> = DEFINITIONS.iter().filter_map(|name| Some((*name, facts.crds.get(*name)?))).collect();
+    let names = kinds::ISTIO.iter().map(kinds::definition);
+    let there: Vec<_> = names.filter_map(|name| facts.crds.get(&name).map(|crd| (name, crd))).collect();
     let foreign: Vec<String> = there
         .iter()
         .filter(|(_, crd)| crd.labels.get("app.kubernetes.io/part-of").is_none_or(|part| part != "ambit"))

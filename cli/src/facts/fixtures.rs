@@ -12,6 +12,7 @@ use super::{Facts, Kind, Namespace, Node, Pod, Role, Server, Workload};
 use crate::{
     control::{Cluster, ControlStatus},
     dump::{Certificate, Dump, Identity, Served},
+    kinds,
 };
 
 pub(crate) const HOME: &str = "ambit-system";
@@ -54,14 +55,8 @@ pub(crate) fn installed() -> Facts {
         facts.workloads.push(part(role));
         facts.pods.push(part_pod(role, role.text(), "node-a", "0.1.0"));
     }
-    let definitions = [
-        "authorizationpolicies.security.istio.io",
-        "peerauthentications.security.istio.io",
-        "serviceentries.networking.istio.io",
-        "workloadentries.networking.istio.io",
-        "workloadgroups.networking.istio.io",
-    ];
-    facts.crds = definitions.iter().map(|name| ((*name).to_owned(), super::Crd::default())).collect();
+    let definitions = kinds::ISTIO.iter().map(kinds::definition);
+    facts.crds = definitions.map(|name| (name, super::Crd::default())).collect();
     let status = ControlStatus {
         ready: true,
         root_expires: "2035-01-01T00:00:00Z".to_owned(),

@@ -12,6 +12,7 @@ use super::redact;
 use crate::{
     facts::{Facts, Pod, Role},
     gather::{CONTROL, ZTUNNEL, at_once, chain},
+    kinds,
     output::{count, some},
     say,
 };
@@ -32,16 +33,6 @@ const OWN: [Resource; 12] = [
     Resource::new("coordination.k8s.io", "v1", "leases"),
     Resource::new("networking.k8s.io", "v1", "networkpolicies"),
     Resource::new("rbac.authorization.k8s.io", "v1", "roles"),
-];
-/// Kinds that the mesh is told by, of the whole cluster.
-const POLICIES: [Resource; 7] = [
-    Resource::new("security.istio.io", "v1", "authorizationpolicies"),
-    Resource::new("security.istio.io", "v1", "peerauthentications"),
-    Resource::new("networking.istio.io", "v1", "serviceentries"),
-    Resource::new("networking.istio.io", "v1", "workloadentries"),
-    Resource::new("networking.istio.io", "v1", "workloadgroups"),
-    Resource::new("gateway.networking.k8s.io", "v1", "gateways"),
-    Resource::new("gateway.networking.k8s.io", "v1", "gatewayclasses"),
 ];
 const PODS: Resource = Resource::core("pods");
 const NODES: Resource = Resource::core("nodes");
@@ -84,9 +75,8 @@ impl<'a> Collection<'a> {
         say::progress("reading objects ...");
         let (api, home) = (self.api, Within::Namespace(self.facts.home.clone()));
         let own = OWN.iter().map(|kind| (format!("mesh/{}", kind.plural), kind.path(&home), true));
-        let defined =
-            |kind: &&Resource| self.facts.crds.contains_key(&format!("{}.{}", kind.plural, kind.group));
-        let policies = POLICIES.iter().filter(defined);
+        let told = kinds::ISTIO.into_iter().chain([kinds::GATEWAYS]).chain(kinds::GATEWAY_API);
+        let policies = told.filter(|kind| self.facts.crds.contains_key(&kinds::definition(kind)));
         let policies =
             policies.map(|kind| (format!("cluster/{}", kind.plural), kind.path(&Within::Cluster), true));
         let others = [NODES, NAMESPACES]

@@ -72,7 +72,7 @@ impl Wish<'_> {
             listener["allowedRoutes"] = json!({"namespaces": {"from": "All"}});
         }
         json!({
-            "apiVersion": super::GATEWAYS.api_version(),
+            "apiVersion": crate::kinds::GATEWAYS.api_version(),
             "kind": "Gateway",
             "metadata": metadata,
             "spec": {"gatewayClassName": self.class, "listeners": [listener]},

@@ -3,7 +3,7 @@
 
 use std::{fmt::Write as _, net::IpAddr};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::future::BoxFuture;
 use lab::{
     checks, eventually,
@@ -11,6 +11,7 @@ use lab::{
         gateway_api,
         suite::{Check, say},
     },
+    observe::Access,
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -56,10 +57,23 @@ spec:
   listeners: [{name: mesh, port: 15008, protocol: HBONE}]
 ";
 
+/// However its path is written.
+const ADMIN: [&str; 3] = ["http://web/admin/", "http://web/x/../admin/", "http://web/%61dmin/"];
+const NO_ADMIN: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-admin, namespace: shop}
+spec:
+  targetRefs: [{group: \"\", kind: Service, name: web}]
+  action: DENY
+  rules: [{to: [{operation: {paths: [/admin*]}}]}]
+";
+
 pub(crate) fn all() -> Vec<Check<Scene>> {
     checks![
         a_waypoint_takes_over_a_namespace_without_a_failed_request,
         requests_follow_headers_and_weights_without_a_failure,
+        a_path_that_a_policy_denies_is_answered_by_the_waypoint,
         a_waypoint_that_scales_and_rolls_out_fails_no_request,
         a_killed_waypoint_loses_what_it_had_under_way_and_no_more,
         a_waypoint_that_is_deleted_under_load_fails_no_request,
@@ -108,6 +122,28 @@ async fn requests_follow_headers_and_weights_without_a_failure(scene: &Scene) ->
     })
     .await?;
     scene.cluster.kubectl(&["-n", "shop", "delete", "httproute", "web"]).await.map(drop)
+}
+
+async fn a_path_that_a_policy_denies_is_answered_by_the_waypoint(scene: &Scene) -> Result<()> {
+    scene.apply(NO_ADMIN).await?;
+    for url in ADMIN {
+        eventually(SOON, "the policy in force", async || match scene.call(CLIENT, url).await {
+            Ok(answer) => bail!("{url}: {answer:?}"),
+            Err(refused) => {
+                let said = format!("{refused:#}");
+                ensure!(said.contains("403"), "{url}: {said}");
+                Ok(())
+            }
+        })
+        .await?;
+    }
+    scene.call(CLIENT, "http://web/books").await?;
+    let logs = ["-n", "shop", "logs", "-l", PODS, "--tail=500"];
+    let lines = Access::parse(&scene.cluster.kubectl(&logs).await?);
+    let refused = lines.iter().find(|access| access.field("path").starts_with("/admin"));
+    let policy = refused.context("no line about it")?.field("policy");
+    ensure!(policy == "shop/no-admin", "{lines:?}");
+    scene.cluster.kubectl(&["-n", "shop", "delete", "authorizationpolicy", "no-admin"]).await.map(drop)
 }
 
 async fn a_waypoint_that_scales_and_rolls_out_fails_no_request(scene: &Scene) -> Result<()> {

@@ -7,12 +7,9 @@ use std::{
     time::Duration,
 };
 
-use ::http::{Request, Response, header};
+use ::http::{Request, header};
 use anyhow::{Context as _, Result, ensure};
-use bytes::Bytes;
 use http_body_util::Full;
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::rt::TokioIo;
 use lab::{
     Pod,
     cluster::Service,
@@ -21,7 +18,7 @@ use lab::{
     eventually, http,
 };
 use serde_json::Value;
-use tokio::{net::TcpListener, task::JoinSet, time::timeout};
+use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
     scene::{SOON, Scenario, Scene, scenarios},

@@ -45,9 +45,9 @@ pub enum FetchError {
         /// It.
         uri: String,
     },
-    /// There are no roots by which a server could be believed.
-    #[error("no root certificates are installed, so no server is believed")]
-    NoRoots,
+    /// The TLS library refuses every version.
+    #[error("no version of TLS can be spoken")]
+    NoTls,
     /// It took too long.
     #[error("no answer within {0:?}")]
     Late(Duration),
@@ -72,13 +72,14 @@ pub enum FetchError {
 }
 
 impl Fetcher {
-    /// One that believes the servers that this machine believes.
+    /// One that believes the servers that this machine believes; where it says nothing of that, as an image that has no
+    /// more than a program, those that Mozilla's roots vouch for.
     pub fn new() -> Self {
         let mut roots = RootCertStore::empty();
         let found = rustls_native_certs::load_native_certs();
         let (good, _bad) = roots.add_parsable_certificates(found.certs);
         if good == 0 {
-            return Self { tls: None };
+            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
         }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
@@ -106,7 +107,7 @@ impl Fetcher {
         let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let unreached = |source| FetchError::Unreached { authority: authority.to_string(), source };
-        let tls = if secure { Some(self.tls.clone().ok_or(FetchError::NoRoots)?) } else { None };
+        let tls = if secure { Some(self.tls.clone().ok_or(FetchError::NoTls)?) } else { None };
         let stream = TcpStream::connect((host.as_str(), port)).await.map_err(unreached)?;
         match tls {
             None => exchange(stream, &uri, authority.as_str()).await,

@@ -30,7 +30,11 @@ use crate::scene::{SOON, Scenario, Scene, scenarios};
 pub(super) fn all() -> Vec<Scenario> {
     scenarios![
         endpoints_take_turns_where_the_service_says_so,
-        requests_of_one_key_go_to_one_endpoint,
+        requests_of_one_key_go_to_one_endpoint_by_maglev,
+        requests_of_one_key_go_to_one_endpoint_by_ring_hash,
+        chance_spreads_requests_evenly,
+        an_endpoint_that_is_slow_has_less_to_do_by_least_request,
+        an_endpoint_that_is_slow_has_less_to_do_by_default,
         a_session_stays_with_its_endpoint_until_that_has_gone,
         a_session_in_a_header_outlives_the_weight_of_its_backend,
         a_service_that_is_full_refuses_what_is_too_much,
@@ -48,12 +52,17 @@ struct Three {
 
 impl Three {
     async fn begin(scene: &Scene, annotations: serde_json::Value) -> Result<Self> {
+        Self::with(scene, annotations, &[]).await
+    }
+
+    /// The same, the first of them told more.
+    async fn with(scene: &Scene, annotations: serde_json::Value, first: &[&str]) -> Result<Self> {
         scene.begin(scene.waypoint("b", "gate")).await?;
         let mut servers = Vec::new();
         for (node, name) in [("a", "one"), ("b", "two"), ("b", "three")] {
             let pod = scene.pod(node, name).captured().labels(&[("app", "server")]);
             let pod = scene.start(pod).await?;
-            pod.serve().await?;
+            pod.serve_with(if servers.is_empty() { first } else { &[] }).await?;
             servers.push(pod);
         }
         let client = scene.captured("a", "client").await?;
@@ -97,9 +106,17 @@ async fn endpoints_take_turns_where_the_service_says_so(scene: Scene) -> Result<
     Ok(())
 }
 
-async fn requests_of_one_key_go_to_one_endpoint(scene: Scene) -> Result<()> {
-    let annotations = json!({"ambit.mesh/load-balancer": "maglev", "ambit.mesh/hash-on": "header:x-user"});
-    let three = Three::begin(&scene, annotations).await?;
+async fn requests_of_one_key_go_to_one_endpoint_by_maglev(scene: Scene) -> Result<()> {
+    by_key(&scene, "maglev").await
+}
+
+async fn requests_of_one_key_go_to_one_endpoint_by_ring_hash(scene: Scene) -> Result<()> {
+    by_key(&scene, "ring-hash").await
+}
+
+async fn by_key(scene: &Scene, balancer: &str) -> Result<()> {
+    let annotations = json!({"ambit.mesh/load-balancer": balancer, "ambit.mesh/hash-on": "header:x-user"});
+    let three = Three::begin(scene, annotations).await?;
     let mut homes = BTreeMap::new();
     for round in 0..4 {
         for user in 0..20 {
@@ -118,6 +135,53 @@ async fn requests_of_one_key_go_to_one_endpoint(scene: Scene) -> Result<()> {
         ensure!(name != gone.name(), "user {user} still goes to {name}");
         ensure!(*home == gone.name() || *home == name, "user {user} moved from {home} to {name}");
     }
+    Ok(())
+}
+
+/// Of 300 requests each of three gets 100, with a standard deviation of 8: five of them are enough.
+async fn chance_spreads_requests_evenly(scene: Scene) -> Result<()> {
+    let three = Three::begin(&scene, json!({"ambit.mesh/load-balancer": "random"})).await?;
+    let mut answers: BTreeMap<String, u32> = BTreeMap::new();
+    let mut last = String::new();
+    let mut again = 0;
+    for _ in 0..300 {
+        let (name, _) = three.ask(&[]).await?;
+        again += u32::from(name == last);
+        *answers.entry(name.clone()).or_default() += 1;
+        last = name;
+    }
+    ensure!(answers.len() == 3 && answers.values().all(|count| (59..=141).contains(count)), "{answers:?}");
+    ensure!((50..=150).contains(&again), "the same one again {again} times of 300: no chance");
+    Ok(())
+}
+
+async fn an_endpoint_that_is_slow_has_less_to_do_by_least_request(scene: Scene) -> Result<()> {
+    past_the_slow(&scene, json!({"ambit.mesh/load-balancer": "least-request"})).await
+}
+
+async fn an_endpoint_that_is_slow_has_less_to_do_by_default(scene: Scene) -> Result<()> {
+    past_the_slow(&scene, json!({})).await
+}
+
+async fn past_the_slow(scene: &Scene, annotations: serde_json::Value) -> Result<()> {
+    const CLIENTS: usize = 6;
+    const EACH: usize = 20;
+    let three = Three::with(scene, annotations, &["--delay-ms", "300"]).await?;
+    let slow = three.servers.first().context("no server")?.name();
+    let mut asking = JoinSet::new();
+    for _ in 0..CLIENTS {
+        let (client, target) = (three.client.clone(), three.target);
+        asking.spawn(async move {
+            let mut names = Vec::new();
+            for _ in 0..EACH {
+                names.push(ask(&client, target, &[]).await?.0);
+            }
+            Ok::<_, anyhow::Error>(names)
+        });
+    }
+    let names = asking.join_all().await.into_iter().collect::<Result<Vec<_>>>()?.concat();
+    let by_slow = names.iter().filter(|name| **name == slow).count();
+    ensure!(names.len() == CLIENTS * EACH && by_slow * 5 < names.len(), "{by_slow} of {}", names.len());
     Ok(())
 }
 

@@ -45,6 +45,7 @@ pub(super) fn all() -> Vec<Scenario> {
         connections_are_judged_by_what_is_known_of_them_and_again_when_policies_change,
         a_token_that_holds_names_its_sender,
         a_token_that_does_not_hold_is_refused,
+        a_claim_decides_the_route_and_no_client_can_claim_it,
         keys_are_fetched_and_followed_when_they_are_rotated,
     ]
 }
@@ -383,6 +384,40 @@ async fn a_token_that_does_not_hold_is_refused(scene: Scene) -> Result<()> {
         let expected = "Bearer realm=\"http://server/headers\", error=\"invalid_token\"";
         ensure!(asked == Some(expected), "{what}: {asked:?}");
     }
+    Ok(())
+}
+
+/// Who is of level 3 is told from the others on the way.
+const BY_CLAIM: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: by-claim, namespace: NAMESPACE}
+spec:
+  parentRefs: [{group: '', kind: Service, name: server}]
+  rules:
+    - matches: [{headers: [{name: x-level, value: '3'}]}]
+      filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-route, value: three}]}}]
+      backendRefs: [{name: server, port: 80}]
+    - backendRefs: [{name: server, port: 80}]
+";
+
+async fn a_claim_decides_the_route_and_no_client_can_claim_it(scene: Scene) -> Result<()> {
+    let believing = Believing::begin(&scene).await?;
+    scene.apply("by-claim", BY_CLAIM).await?;
+    let route = async |token: &str, level: &str| {
+        let bearer = format!("Bearer {token}");
+        let fields = [("authorization", bearer.as_str()), ("x-level", level)];
+        let response = believing.behind.send(&believing.behind.client, "/headers", &fields).await?;
+        let echo: Echo = serde_json::from_slice(response.body())?;
+        Ok::<_, anyhow::Error>(echo.headers.get("x-route").cloned())
+    };
+    let (three, four) = (believing.issuer.token()?, believing.changed("level", json!(4))?);
+    eventually(SOON, "the route in force", async || {
+        ensure!(route(&three, "9").await?.is_some_and(|route| route == "three"), "the claim does not count");
+        Ok(())
+    })
+    .await?;
+    ensure!(route(&four, "3").await?.is_none(), "what a client writes counts as a claim");
     Ok(())
 }
 
