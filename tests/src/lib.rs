@@ -19,6 +19,7 @@ pub mod net;
 pub mod observe;
 pub mod process;
 pub mod record;
+pub mod strangers;
 pub mod wait;
 
 pub use cluster::{Cluster, Node, Pod};

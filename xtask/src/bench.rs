@@ -37,7 +37,6 @@ const FIRST: usize = 100;
 /// Connections that stay idle while memory is read a third time.
 const IDLE: usize = 2000;
 
-const WRK: Package = Package { name: "wrk", program: "wrk" };
 const IPERF: Package = Package { name: "iperf3", program: "iperf3" };
 
 /// Measure what the mesh costs: the data plane, or with a subcommand something else.
@@ -83,7 +82,7 @@ impl DataPlane {
     fn run(&self) -> Result<()> {
         require_root("bench")?;
         raise_descriptors()?;
-        packages::ensure_installed(&[WRK, IPERF])?;
+        packages::ensure_installed(&[packages::WRK, IPERF])?;
         let nginx = packages::unpacked("nginx", "/usr/sbin/nginx")?;
         let mut settings = Settings::from_environment()?;
         if !settings.chosen {

@@ -37,16 +37,20 @@ pub(crate) const CLUSTER: [Package; 3] =
     [Package { name: "runc", program: "runc" }, Package { name: "nftables", program: "nft" }, IPROUTE];
 /// Downloads, and what people ask servers with.
 pub(crate) const CURL: Package = Package { name: "curl", program: "curl" };
+/// Load by HTTP/1.1.
+pub(crate) const WRK: Package = Package { name: "wrk", program: "wrk" };
 /// What Zipkin runs on.
 pub(crate) const JAVA: Package = Package { name: "openjdk-17-jre-headless", program: "java" };
 /// What scenarios attack and check the mesh with: packets made by hand, Envoy from PyPI, a certificate request and a gRPC
-/// call that are not ours, Zipkin.
-pub(crate) const STRANGERS: [Package; 5] = [
+/// call that are not ours, Zipkin; and clients that people use.
+pub(crate) const STRANGERS: [Package; 7] = [
     Package { name: "python3", program: "python3" },
     Package { name: "python3-pip", program: "pip3" },
     Package { name: "openssl", program: "openssl" },
     CURL,
     JAVA,
+    WRK,
+    Package { name: "nghttp2-client", program: "h2load" },
 ];
 
 /// Installs the packages that are missing.

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use ::lab::{collectors, config::PLUGIN};
+use ::lab::{collectors, config::PLUGIN, strangers::GRPCURL};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
@@ -107,7 +107,8 @@ impl Test {
         ::lab::config::require_root("test lab")?;
         packages::ensure_installed(&packages::STRANGERS)?;
         step("binaries", lab::build)?;
-        step("Zipkin and the OpenTelemetry Collector", || {
+        step("Zipkin, the OpenTelemetry Collector, grpcurl", || {
+            GRPCURL.ensure()?;
             lab::runtime()?.block_on(async {
                 collectors::zipkin_jar().await?;
                 collectors::collector().await.map(drop)

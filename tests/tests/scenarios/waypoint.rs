@@ -7,6 +7,7 @@ mod canary;
 mod guard;
 mod h2spec;
 mod hostile;
+mod strangers;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -50,10 +51,16 @@ pub(crate) fn all() -> Vec<Scenario> {
         a_waypoint_that_is_drained_fails_no_request,
         what_names_no_waypoint_is_not_carried_by_one,
     ];
-    let parts = [balance::all(), calls::all(), canary::all(), guard::all(), h2spec::all(), hostile::all()];
-    for part in parts {
-        all.extend(part);
-    }
+    let parts = [
+        balance::all(),
+        calls::all(),
+        canary::all(),
+        guard::all(),
+        h2spec::all(),
+        hostile::all(),
+        strangers::all(),
+    ];
+    all.extend(parts.into_iter().flatten());
     let reason = "it is about our own ztunnel on both sides of a waypoint";
     all.into_iter().map(|scenario| scenario.without_peer(reason)).collect()
 }

@@ -97,7 +97,7 @@ pub(crate) async fn wrk(
         arguments.extend(["-H", "Connection: close"]);
     }
     arguments.push(&url);
-    let text = run(place, super::WRK.program, &arguments).await?;
+    let text = run(place, crate::packages::WRK.program, &arguments).await?;
     let result = result_of(&text)?;
     ensure!(
         result.requests > 0.0 && result.failed * 100.0 <= result.requests,
