@@ -71,20 +71,11 @@ pub fn request(
     };
     let judgement = judge(&shard.waypoint, &link, &asked)?;
     note(&link, &judgement, head.method.as_str(), exchange.path.as_str());
+    exchange.policy = judgement.verdict.policy().map(|policy| arcstr::format!("{policy}"));
     match judgement.verdict {
-        Verdict::Open => Ok(()),
-        Verdict::Allowed(policy) => {
-            exchange.policy = Some(arcstr::format!("{policy}"));
-            Ok(())
-        }
-        Verdict::Denied(policy) => {
-            exchange.policy = Some(arcstr::format!("{policy}"));
-            Err(Fault::Denied(policy.to_string()))
-        }
-        Verdict::NotAllowed(policy) => {
-            exchange.policy = Some(arcstr::format!("{policy}"));
-            Err(Fault::Denied(format!("{policy}, of which no rule matches")))
-        }
+        Verdict::Open | Verdict::Allowed(_) => Ok(()),
+        Verdict::Denied(policy) => Err(Fault::Denied(policy.to_string())),
+        Verdict::NotAllowed(policy) => Err(Fault::Denied(format!("{policy}, of which no rule matches"))),
     }
 }
 
@@ -157,12 +148,7 @@ fn note(link: &Link, judgement: &Judgement, method: &str, path: &str) {
         line(Some(policy), "audit: policy match");
     }
     let Some(verdict) = &judgement.dry_run else { return };
-    let (name, policy) = match verdict {
-        Verdict::Open => ("open", None),
-        Verdict::Allowed(policy) => ("allowed", Some(policy)),
-        Verdict::Denied(policy) => ("denied", Some(policy)),
-        Verdict::NotAllowed(policy) => ("not_allowed", Some(policy)),
-    };
+    let (name, policy) = (verdict.as_str(), verdict.policy());
     let label = policy.map_or_else(|| "-".to_owned(), PolicyName::to_string);
     metrics::counter!("ambit_dry_run_total", "policy" => label, "verdict" => name).increment(1);
     match verdict {

@@ -153,12 +153,7 @@ pub fn failed(metrics: &Metrics, facts: &Facts, failure: &Failure, started: Inst
 /// Counts and logs what policies under trial (`istio.io/dry-run`) would have done to a connection that is let in. Only a
 /// refusal is worth a line at the default level.
 pub fn dry_run(facts: &Facts, verdict: &Verdict) {
-    let (name, policy) = match verdict {
-        Verdict::Open => ("open", None),
-        Verdict::Allowed(policy) => ("allowed", Some(policy)),
-        Verdict::Denied(policy) => ("denied", Some(policy)),
-        Verdict::NotAllowed(policy) => ("not_allowed", Some(policy)),
-    };
+    let (name, policy) = (verdict.as_str(), verdict.policy());
     let label = policy.map_or_else(|| "-".to_owned(), PolicyName::to_string);
     metrics::counter!("ambit_dry_run_total", "policy" => label, "verdict" => name).increment(1);
     let policy = shown(policy);

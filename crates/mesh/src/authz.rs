@@ -41,6 +41,26 @@ pub enum Verdict {
     NotAllowed(PolicyName),
 }
 
+impl Verdict {
+    /// The policy that decided.
+    pub fn policy(&self) -> Option<&PolicyName> {
+        match self {
+            Self::Open => None,
+            Self::Allowed(policy) | Self::Denied(policy) | Self::NotAllowed(policy) => Some(policy),
+        }
+    }
+
+    /// As metrics have it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Allowed(_) => "allowed",
+            Self::Denied(_) => "denied",
+            Self::NotAllowed(_) => "not_allowed",
+        }
+    }
+}
+
 /// What [`authorize`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {

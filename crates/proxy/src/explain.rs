@@ -93,13 +93,13 @@ pub fn judgement(judgement: &Judgement) -> Value {
 
 /// What policies say in the end, and which of them.
 pub fn verdict(verdict: &Verdict) -> Value {
-    let (allowed, policy, reason) = match verdict {
-        Verdict::Open => (true, None, "no policy stands against it"),
-        Verdict::Allowed(policy) => (true, Some(policy), "a policy allows it"),
-        Verdict::Denied(policy) => (false, Some(policy), "a policy denies it"),
-        Verdict::NotAllowed(policy) => (false, Some(policy), "policies allow others, and not this"),
+    let (allowed, reason) = match verdict {
+        Verdict::Open => (true, "no policy stands against it"),
+        Verdict::Allowed(_) => (true, "a policy allows it"),
+        Verdict::Denied(_) => (false, "a policy denies it"),
+        Verdict::NotAllowed(_) => (false, "policies allow others, and not this"),
     };
-    json!({ "allowed": allowed, "policy": policy.map(ToString::to_string), "reason": reason })
+    json!({ "allowed": allowed, "policy": verdict.policy().map(ToString::to_string), "reason": reason })
 }
 
 /// Who may answer for a service, and who of them is set aside.
