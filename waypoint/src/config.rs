@@ -19,6 +19,10 @@ use runtime::{
     log::LogSettings,
 };
 
+/// What of a body may wait in a tunnel for its reader. A node proxy takes more, as it serves one pod; here bodies of many
+/// clients wait at a time, each beside the others.
+const STREAM_WINDOW: u32 = 256 * 1024;
+
 /// Everything that can be set from outside.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -113,7 +117,7 @@ impl Config {
             certificate_life: env.duration("SECRET_TTL", Duration::from_secs(24 * 3600)),
             node_id: settings::node_id(&env, "waypoint", &cluster),
             workers: workers(&mut env),
-            tunnel: settings::tunnel(&mut env),
+            tunnel: settings::tunnel(&mut env, STREAM_WINDOW),
             post_quantum_only: env
                 .optional("COMPLIANCE_POLICY", "pqc", |text| (text == "pqc").then_some(()))
                 .is_some(),

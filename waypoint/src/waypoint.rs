@@ -116,14 +116,15 @@ impl Waypoint {
         Self {
             locals: [false, true].map(local),
             pool: PoolSettings {
-                connection: config.tunnel.bound(Settings::client()),
+                connection: config.tunnel.bound(Settings::client()).with_room_for_all(),
                 idle_timeout: config.tunnel.idle,
                 ..PoolSettings::default()
             },
             server: Settings {
                 max_streams: Settings::server().max_streams,
                 ..config.tunnel.bound(Settings::server())
-            },
+            }
+            .with_room_for_all(),
             metrics: Metrics::new(VERSION),
             endpoints: Endpoints::default(),
             lineups: Lineups::default(),

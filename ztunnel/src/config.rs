@@ -22,6 +22,9 @@ pub const RESTART: &str = "AMBIT_RESTART";
 /// Set by the parent: how often it did.
 pub const RESTARTS: &str = "AMBIT_RESTARTS";
 
+/// What a stream of a tunnel may carry before it is read, as Istio's ends have it.
+const STREAM_WINDOW: u32 = 4 << 20;
+
 /// Everything that can be set from outside.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -107,7 +110,7 @@ impl Config {
             certificate_life: env.duration("SECRET_TTL", Duration::from_secs(24 * 3600)),
             node_id: settings::node_id(&env, "ztunnel", &cluster),
             workers: workers(&mut env),
-            tunnel: settings::tunnel(&mut env),
+            tunnel: settings::tunnel(&mut env, STREAM_WINDOW),
             keepalive: keepalive(&mut env),
             mark: env.optional("PACKET_MARK", "a number", |text| text.parse().ok()).or(Some(1337)),
             preserve_source: env.flag("ENABLE_ORIG_SRC", true),

@@ -48,6 +48,8 @@ pub struct Keepalive {
 }
 
 const MIB: u32 = 1024 * 1024;
+/// RFC 9113 §6.9.1.
+const LARGEST_WINDOW: u32 = (1 << 31) - 1;
 
 impl Settings {
     /// A client's settings.
@@ -72,6 +74,18 @@ impl Settings {
     /// A server's settings.
     pub fn server() -> Self {
         Self { max_header_list: 64 * 1024, max_streams: 200, ..Self::client() }
+    }
+
+    /// With a window of the connection in which all its streams can stay unread and stop nobody: for tunnels that are read
+    /// as streams, not copied, and whose readers have nothing to do with each other.
+    #[must_use]
+    pub fn with_room_for_all(self) -> Self {
+        let all = self.stream_window.saturating_mul(self.max_streams).min(LARGEST_WINDOW);
+        Self {
+            connection_window: self.connection_window.max(all),
+            connection_window_limit: self.connection_window_limit.max(all),
+            ..self
+        }
     }
 
     pub(crate) fn client_builder(&self) -> h2::client::Builder {

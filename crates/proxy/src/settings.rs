@@ -100,13 +100,13 @@ pub fn node_id(env: &Env, role: &str, cluster: &str) -> NodeId {
     NodeId { id: format!("{role}~{ip}~{name}.{namespace}~{namespace}.svc.cluster.local"), metadata }
 }
 
-/// Bounds of tunnels.
-pub fn tunnel(env: &mut Env) -> TunnelConfig {
+/// Bounds of tunnels; `stream_window` is that of a stream unless something else is said.
+pub fn tunnel(env: &mut Env, stream_window: u32) -> TunnelConfig {
     const LARGEST_WINDOW: u32 = (1 << 31) - 1;
     let config = TunnelConfig {
         max_streams: env.number("POOL_MAX_STREAMS_PER_CONNECTION", 100, 2..=u16::MAX),
         idle: env.duration("POOL_UNUSED_RELEASE_TIMEOUT", Duration::from_secs(300)),
-        stream_window: env.number("HTTP2_STREAM_WINDOW_SIZE", 4 << 20, 65_535..=LARGEST_WINDOW),
+        stream_window: env.number("HTTP2_STREAM_WINDOW_SIZE", stream_window, 65_535..=LARGEST_WINDOW),
         connection_window: env.number("HTTP2_CONNECTION_WINDOW_SIZE", 16 << 20, 65_535..=LARGEST_WINDOW),
         frame: env.number("HTTP2_FRAME_SIZE", 1 << 20, 16_384..=16_777_215),
         response_baggage: env.flag("ENABLE_RESPONSE_BAGGAGE", true),
