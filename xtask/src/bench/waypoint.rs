@@ -153,7 +153,7 @@ impl Measured {
                 say(format!("── changes: {}", place.name));
                 reload::reload(place, proxy, self.rounds, report).await?;
             }
-            if SCALED.contains(&place.name) || matches!(proxy, Proxy::Fixed(_)) {
+            if SCALED.contains(&place.name) || matches!(proxy, Proxy::Fixed(..)) {
                 say(format!("── memory: {}", place.name));
                 reload::memory(place, proxy, report).await?;
             }

@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The rules as a mesh has them: objects of Kubernetes in the lab's folder of manifests.
 
-use std::{collections::BTreeMap, net::Ipv6Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use lab::{
     Cluster,
     cluster::manifests::PodObject,
+    eventually,
     net::addresses::{self, Pair},
 };
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::rules::{Route, Rules, VERSION};
@@ -19,6 +25,8 @@ const NAMESPACE: &str = "default";
 pub(super) const PORT: u16 = 80;
 /// Numbers of services that only exist as objects begin here, far above those that the lab gives out.
 const FIRST: u16 = 20_000;
+/// How long the mesh may take to learn of ten thousand endpoints at once.
+const LARGE: Duration = Duration::from_secs(60);
 /// Objects in one file.
 const TOGETHER: usize = 1000;
 
@@ -26,23 +34,20 @@ const TOGETHER: usize = 1000;
 pub(super) struct Objects {
     cluster: Cluster,
     services: Vec<String>,
-    written: parking_lot::Mutex<BTreeMap<String, String>>,
+    written: Mutex<BTreeMap<String, String>>,
 }
 
 impl Objects {
     /// None yet.
     pub(super) fn new(cluster: &Cluster, services: &[&str]) -> Self {
         let services = services.iter().map(|name| (*name).to_owned()).collect();
-        Self { cluster: cluster.clone(), services, written: parking_lot::Mutex::default() }
+        Self { cluster: cluster.clone(), services, written: Mutex::default() }
     }
 
     /// Writes what differs from before, and waits until the mesh knows it.
     pub(super) async fn apply(&self, rules: &Rules) -> Result<()> {
-        // Each file by itself: the mesh takes up to a second or two for the largest.
-        for (name, text) in self.changes(rules)? {
-            self.cluster.apply(&name, &text).await?;
-        }
-        Ok(())
+        self.publish(rules)?;
+        eventually(LARGE, "the mesh learning of new rules", async || self.cluster.settle().await).await
     }
 
     /// Writes what differs from before.
@@ -86,11 +91,11 @@ fn files(rules: &Rules, services: &[String]) -> Result<BTreeMap<String, String>>
     for (backend, endpoints) in rules.others() {
         bulk.push(service(backend)?);
         bulk.extend(endpoints.iter().enumerate().map(|(number, at)| {
-            let bytes = match at.ip() {
-                std::net::IpAddr::V4(ip) => ip,
-                std::net::IpAddr::V6(_) => std::net::Ipv4Addr::UNSPECIFIED,
+            let v4 = match at.ip() {
+                IpAddr::V4(ip) => ip,
+                IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
             };
-            pod(backend, number, Pair { v4: bytes, v6: beside(bytes) })
+            pod(backend, number, Pair { v4, v6: beside(v4) })
         }));
     }
     for (number, objects) in bulk.chunks(TOGETHER).enumerate() {
@@ -164,7 +169,7 @@ fn pod(backend: usize, number: usize, at: Pair) -> Value {
 }
 
 /// An IPv6 address for a pod that has this one.
-fn beside(v4: std::net::Ipv4Addr) -> Ipv6Addr {
+fn beside(v4: Ipv4Addr) -> Ipv6Addr {
     let [first, second, third, fourth] = v4.octets().map(u16::from);
     Ipv6Addr::new(0xfd00, 0x99, 0, 0, first, second, third, fourth)
 }

@@ -8,7 +8,12 @@
 //!  ztunnels, envoy, ambit                 client ═ ztunnel a ═► proxy ═ ztunnel b ═► server     in the mesh
 //! ```
 
-use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context as _, Result};
 use lab::{
@@ -173,7 +178,7 @@ async fn services(
 }
 
 /// Envoy where a waypoint would be.
-async fn stranger(cluster: &Cluster, sides: [&Side; 2], program: &std::path::Path) -> Result<Vec<Place>> {
+async fn stranger(cluster: &Cluster, sides: [&Side; 2], program: &Path) -> Result<Vec<Place>> {
     let [_, gate] = GATES;
     let pod = cluster.node("b").pod(gate).service_account(gate).labels(&[(GATEWAY_NAME, gate)]);
     let pod = pod.start().await?;
@@ -193,7 +198,7 @@ async fn stranger(cluster: &Cluster, sides: [&Side; 2], program: &std::path::Pat
     let settings = envoy::waypoint(&certified, &served);
     let process = proxy::fixed(&pod, program, &folder, &settings).await?;
     let place = |(name, target)| {
-        let proxy = Proxy::Fixed(Arc::clone(&process));
+        let proxy = Proxy::Fixed(pod.clone(), Arc::clone(&process));
         mesh.place(name, target, Some(proxy), folder.clone())
     };
     Ok(["envoy-in", "envoy"].into_iter().zip(addresses).map(place).collect())

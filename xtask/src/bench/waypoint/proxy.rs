@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use lab::{Pod, cluster::Waypoint, envoy::HBONE, process::Process};
 use nix::{
     sys::signal::{Signal, kill},
@@ -190,8 +190,8 @@ impl Own {
 pub(super) enum Proxy {
     /// Not ours.
     Other(Other),
-    /// An Envoy in the place of a waypoint; its rules do not change.
-    Fixed(Arc<Process>),
+    /// An Envoy in the place of a waypoint, in its pod; its rules do not change.
+    Fixed(Pod, Arc<Process>),
     /// Ours.
     Own(Arc<Own>),
 }
@@ -201,9 +201,11 @@ impl Proxy {
     pub(super) async fn again(&self, rules: &Rules) -> Result<()> {
         match self {
             Self::Other(other) => other.again(rules).await,
-            Self::Fixed(process) => {
+            Self::Fixed(pod, process) => {
                 ensure!(*rules == Rules::ONE, "{} has no other rules", process.name());
-                Ok(())
+                process.kill()?;
+                process.start_again()?;
+                web::listening(pod, Arc::clone(process), HBONE).await.map(drop)
             }
             Self::Own(own) => own.again(rules).await,
         }
@@ -213,7 +215,7 @@ impl Proxy {
     pub(super) fn tell(&self, rules: &Rules) -> Result<()> {
         match self {
             Self::Other(other) => other.tell(rules),
-            Self::Fixed(_) => self.pids().map(drop),
+            Self::Fixed(_, process) => bail!("{} has no other rules", process.name()),
             Self::Own(own) => own.objects.publish(rules),
         }
     }
@@ -225,7 +227,7 @@ impl Proxy {
         };
         match self {
             Self::Other(other) => other.pids(),
-            Self::Fixed(process) => of(process),
+            Self::Fixed(_, process) => of(process),
             Self::Own(own) => of(own.process()?),
         }
     }

@@ -42,7 +42,7 @@ pub(super) async fn memory(place: &Place, proxy: &Proxy, report: &mut Report) ->
         (Figure::ProxyIdle, Rules::ONE),
     ];
     for (figure, rules) in sets {
-        if matches!(proxy, Proxy::Fixed(_)) && rules != Rules::ONE {
+        if matches!(proxy, Proxy::Fixed(..)) && rules != Rules::ONE {
             continue;
         }
         proxy.again(&rules).await.with_context(|| format!("{} with {rules:?}", place.name))?;
