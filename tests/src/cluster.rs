@@ -209,6 +209,14 @@ impl Cluster {
         self.settle().await
     }
 
+    /// Publishes YAML as [`Self::apply`] does, without waiting for anybody to know it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn publish(&self, name: &str, yaml: &str) -> Result<()> {
+        self.manifests().write(name, yaml)
+    }
+
     /// Removes what was published under `name`, and waits until the whole mesh has forgotten it.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask bench`: what the mesh costs, measured beside the same pods without it; `bench control`: what its control
-//! plane costs, beside another. All configurations take turns at every figure, so that a machine that gets slower gets
+//! plane costs, beside another; `bench waypoint`: what its L7 proxy costs, beside others. All configurations take turns at every figure, so that a machine that gets slower gets
 //! slower for all of them; what counts are the ratios.
 
 mod control;
@@ -9,6 +9,8 @@ mod load;
 mod paced;
 mod place;
 mod report;
+mod waypoint;
+mod web;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -27,11 +29,14 @@ use crate::{
     step::{root, run, say, step},
 };
 use load::Tools;
+use paced::Pace;
 use place::Configuration;
 use report::{Figure, Report};
 
 /// Connections that make the peak.
 const CONNECTIONS: u32 = 64;
+/// Connections that share a fixed rate.
+const PACED: u32 = 32;
 /// Connections before memory is read a second time, so that what the first ones load once is not counted as theirs.
 const FIRST: usize = 100;
 /// Connections that stay idle while memory is read a third time.
@@ -53,12 +58,14 @@ pub(crate) struct Bench {
 #[derive(Subcommand)]
 enum Other {
     Control(control::Control),
+    Waypoint(waypoint::Measured),
 }
 
 impl Bench {
     pub(crate) fn run(&self) -> Result<()> {
         match &self.other {
             Some(Other::Control(control)) => control.run(),
+            Some(Other::Waypoint(waypoint)) => waypoint.run(),
             None => self.data_plane.run(),
         }
     }
@@ -92,17 +99,7 @@ impl DataPlane {
         if settings.peer_ztunnel.is_none() {
             settings.peer_ztunnel = packages::on_path("ztunnel");
         }
-        let envoy = match std::env::var_os("AMBIT_BENCH_ENVOY").map(PathBuf::from) {
-            Some(given) => {
-                ensure!(given.is_file(), "AMBIT_BENCH_ENVOY names {}, which is no file", given.display());
-                Some(given)
-            }
-            None => packages::on_path("envoy"),
-        };
-        if envoy.is_some() {
-            packages::ensure_installed(&packages::STRANGERS)?;
-        }
-        let tools = Tools { nginx, envoy, seconds: self.seconds };
+        let tools = Tools { nginx, envoy: envoy()?, seconds: self.seconds };
         runtime()?.block_on(async {
             tokio::select! {
                 outcome = self.measure(&settings, &tools) => outcome,
@@ -133,7 +130,7 @@ impl DataPlane {
                 report.add_all(place.name, at_rate(place, tools, rate).await?);
             }
             for place in &places {
-                let fresh = load::wrk(place, tools, CONNECTIONS, true).await?;
+                let fresh = load::wrk(place.site(tools), CONNECTIONS, true).await?;
                 report.add(place.name, Figure::Connections, fresh.rate());
             }
             for place in &places {
@@ -152,6 +149,21 @@ impl DataPlane {
         }
         Ok(())
     }
+}
+
+/// Envoy, where one is given or on PATH, with what its certificates are asked for.
+fn envoy() -> Result<Option<PathBuf>> {
+    let envoy = match std::env::var_os("AMBIT_BENCH_ENVOY").map(PathBuf::from) {
+        Some(given) => {
+            ensure!(given.is_file(), "AMBIT_BENCH_ENVOY names {}, which is no file", given.display());
+            Some(given)
+        }
+        None => packages::on_path("envoy"),
+    };
+    if envoy.is_some() {
+        packages::ensure_installed(&packages::STRANGERS)?;
+    }
+    Ok(envoy)
 }
 
 /// Where release binaries are, seen from this program's own folder.
@@ -195,7 +207,7 @@ async fn memory(place: &Configuration) -> Result<Vec<(Figure, f64)>> {
 async fn peak(place: &Configuration, tools: &Tools) -> Result<Vec<(Figure, f64)>> {
     let pids = place.proxies()?;
     let before = cost::processor(&pids)?;
-    let outcome = load::wrk(place, tools, CONNECTIONS, false).await?;
+    let outcome = load::wrk(place.site(tools), CONNECTIONS, false).await?;
     let mut figures = vec![(Figure::Requests, outcome.rate())];
     if place.proxied() {
         let used = cost::processor(&pids)? - before;
@@ -205,7 +217,7 @@ async fn peak(place: &Configuration, tools: &Tools) -> Result<Vec<(Figure, f64)>
 }
 
 async fn alone(place: &Configuration, tools: &Tools) -> Result<Vec<(Figure, f64)>> {
-    let outcome = load::wrk(place, tools, 1, false).await?;
+    let outcome = load::wrk(place.site(tools), 1, false).await?;
     Ok(vec![
         (Figure::AloneP50, outcome.p50),
         (Figure::AloneP99, outcome.p99),
@@ -214,8 +226,9 @@ async fn alone(place: &Configuration, tools: &Tools) -> Result<Vec<(Figure, f64)
 }
 
 async fn at_rate(place: &Configuration, tools: &Tools, rate: f64) -> Result<Vec<(Figure, f64)>> {
-    let (target, duration) = (place.http, Duration::from_secs(tools.seconds));
-    let latency = place.client.run(async move || paced::measure(target, rate, duration)).await?;
+    let target = place.http;
+    let pace = Pace { connections: PACED, rate, duration: Duration::from_secs(tools.seconds) };
+    let latency = place.client.run(async move || paced::measure(target, pace)).await?;
     Ok(vec![
         (Figure::PacedP50, latency.at(0.5)),
         (Figure::PacedP99, latency.at(0.99)),

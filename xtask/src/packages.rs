@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Debian packages that tests and the demo use: installed when this runs as root, otherwise named.
 
-use std::{env, fs, path::PathBuf};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -88,15 +91,49 @@ pub(crate) fn unpacked(package: &str, file: &str) -> Result<PathBuf> {
     // apt-get checks what it fetches against the signed lists.
     let fetch = || run_in(&folder, "apt-get", &["-o", "APT::Sandbox::User=root", "download", "-qq", package]);
     fetch().or_else(|_first| refresh_lists().and_then(|()| fetch()))?;
-    for entry in fs::read_dir(&folder).context("listing what was fetched")? {
+    unpack(&folder, &folder)?;
+    ensure!(wanted.exists(), "package {package} has no {file}");
+    Ok(wanted)
+}
+
+/// The same, and a folder with the libraries of other packages that this machine lacks.
+///
+/// # Errors
+/// As [`unpacked`].
+pub(crate) fn unpacked_with_libraries(package: &str, file: &str) -> Result<(PathBuf, PathBuf)> {
+    let folder = root().join("target/packages").join(package);
+    let wanted = folder.join(file.trim_start_matches('/'));
+    if !wanted.exists() {
+        say(format!("   fetching {package} and what it needs"));
+        fs::create_dir_all(folder.join("archives/partial")).context("making a folder for packages")?;
+        let archives = format!("Dir::Cache::archives={}", folder.join("archives").display());
+        let fetch = || {
+            let what = ["install", "--download-only", "--reinstall", "-y", "-qq", "--no-install-recommends"];
+            let how = ["-o", "APT::Sandbox::User=root", "-o", "Debug::NoLocking=1", "-o", &archives];
+            run("apt-get", &[what.as_slice(), &how, &[package]].concat())
+        };
+        fetch().or_else(|_first| refresh_lists().and_then(|()| fetch()))?;
+        unpack(&folder.join("archives"), &folder)?;
+        ensure!(wanted.exists(), "package {package} has no {file}");
+    }
+    // Debian has them in a folder of their architecture.
+    let libraries = folder.join("usr/lib");
+    fs::create_dir_all(&libraries).context("making a folder for libraries")?;
+    let mut places = fs::read_dir(&libraries).context("listing libraries")?.filter_map(Result::ok);
+    let place = places.find(|place| place.file_name().to_string_lossy().ends_with("-linux-gnu"));
+    Ok((wanted, place.map_or(libraries, |place| place.path())))
+}
+
+/// Unpacks every archive in a folder, and removes it.
+fn unpack(archives: &Path, folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(archives).context("listing what was fetched")? {
         let archive = entry?.path();
         if archive.extension().is_some_and(|extension| extension == "deb") {
-            run_in(&folder, "dpkg-deb", &["--extract", &archive.display().to_string(), "."])?;
+            run_in(folder, "dpkg-deb", &["--extract", &archive.display().to_string(), "."])?;
             fs::remove_file(&archive).context("removing the archive")?;
         }
     }
-    ensure!(wanted.exists(), "package {package} has no {file}");
-    Ok(wanted)
+    Ok(())
 }
 
 fn refresh_lists() -> Result<()> {

@@ -21,7 +21,8 @@ const START: Duration = Duration::from_secs(20);
 const HBONE: u16 = 15008;
 const METRICS: u16 = 15020;
 const READINESS: u16 = 15021;
-const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+/// The label by which a pod is an instance of a waypoint.
+pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 
 /// A waypoint that is to be started.
 #[derive(Clone, Debug)]
@@ -103,13 +104,23 @@ impl WaypointBuilder {
             let name = (name.as_str(), number);
             instances.push(Instance::start(node, name, &namespace, &environment).await?);
         }
-        let service = cluster.service(&name).namespace(&namespace).selector(GATEWAY_NAME, &name);
-        let service = service.port(HBONE, HBONE).create().await?;
-        let gateway = gateway(&name, &namespace, traffic, &service.host());
-        cluster.manifests().write_objects(&format!("gateway-{namespace}.{name}"), &[gateway])?;
-        cluster.settle().await?;
+        let service = announce(&cluster, &name, &namespace, traffic).await?;
         Ok(Waypoint { instances, service, cluster, name, namespace })
     }
+}
+
+/// Publishes the service and the Gateway of a waypoint. Its instances are the pods whose label [`GATEWAY_NAME`] says so,
+/// whatever program runs in them.
+///
+/// # Errors
+/// When the mesh does not take notice.
+pub async fn announce(cluster: &Cluster, name: &str, namespace: &str, traffic: &str) -> Result<Service> {
+    let service = cluster.service(name).namespace(namespace).selector(GATEWAY_NAME, name);
+    let service = service.port(HBONE, HBONE).create().await?;
+    let gateway = gateway(name, namespace, traffic, &service.host());
+    cluster.manifests().write_objects(&format!("gateway-{namespace}.{name}"), &[gateway])?;
+    cluster.settle().await?;
+    Ok(service)
 }
 
 fn gateway(name: &str, namespace: &str, traffic: &str, host: &str) -> Value {

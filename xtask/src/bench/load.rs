@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Debian's wrk and iperf3, run in the client's pod. It reads what they print and knows nothing of the mesh.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use lab::eventually;
+use lab::{Pod, eventually};
 use serde::Deserialize;
 
 use super::place::Configuration;
@@ -27,6 +32,21 @@ pub(crate) struct Tools {
     pub(crate) nginx: PathBuf,
     /// Envoy, where there is one.
     pub(crate) envoy: Option<PathBuf>,
+    /// Seconds.
+    pub(crate) seconds: u64,
+}
+
+/// Where load comes from, where it goes to, and for how long.
+#[derive(Clone, Copy)]
+pub(crate) struct Site<'a> {
+    /// The configuration's name.
+    pub(crate) name: &'a str,
+    /// The pod that makes the load.
+    pub(crate) client: &'a Pod,
+    /// The web server, as the client reaches it.
+    pub(crate) target: SocketAddr,
+    /// A folder for files.
+    pub(crate) folder: &'a Path,
     /// Seconds.
     pub(crate) seconds: u64,
 }
@@ -81,28 +101,23 @@ struct End {
 }
 
 /// Requests over `connections`, as fast as they are answered; each on a connection of its own when `fresh`.
-pub(crate) async fn wrk(
-    place: &Configuration,
-    tools: &Tools,
-    connections: u32,
-    fresh: bool,
-) -> Result<Requests> {
-    let script = place.folder().join("wrk.lua");
+pub(crate) async fn wrk(site: Site<'_>, connections: u32, fresh: bool) -> Result<Requests> {
+    let script = site.folder.join("wrk.lua");
     fs::write(&script, SCRIPT).context("writing wrk's script")?;
     let (script, connections) = (script.display().to_string(), connections.to_string());
-    let (duration, url) = (format!("{}s", tools.seconds), format!("http://{}/", place.http));
+    let (duration, url) = (format!("{}s", site.seconds), format!("http://{}/", site.target));
     let mut arguments =
         vec!["-t", "1", "-c", &connections, "-d", &duration, "--timeout", "5s", "-s", &script];
     if fresh {
         arguments.extend(["-H", "Connection: close"]);
     }
     arguments.push(&url);
-    let text = run(place, crate::packages::WRK.program, &arguments).await?;
+    let text = run((site.name, site.client), crate::packages::WRK.program, &arguments).await?;
     let result = result_of(&text)?;
     ensure!(
         result.requests > 0.0 && result.failed * 100.0 <= result.requests,
         "{}: {} of {} requests failed",
-        place.name,
+        site.name,
         result.failed,
         result.requests + result.failed
     );
@@ -117,7 +132,8 @@ pub(crate) async fn iperf(place: &Configuration, tools: &Tools, streams: u32) ->
     let what = format!("{}: iperf3 with {streams} streams", place.name);
     // For a moment after a test the server is busy with having ended it.
     let deadline = Duration::from_secs(tools.seconds) + PATIENCE;
-    eventually(deadline, &what, async || received(&run(place, super::IPERF.program, &arguments).await?)).await
+    let from = (place.name, &place.client);
+    eventually(deadline, &what, async || received(&run(from, super::IPERF.program, &arguments).await?)).await
 }
 
 fn received(text: &str) -> Result<Received> {
@@ -129,14 +145,13 @@ fn received(text: &str) -> Result<Received> {
     received.context("it has moved nothing")
 }
 
-async fn run(place: &Configuration, program: &str, arguments: &[&str]) -> Result<String> {
-    let output = place.client.exec(program, arguments).await?;
+async fn run((name, client): (&str, &Pod), program: &str, arguments: &[&str]) -> Result<String> {
+    let output = client.exec(program, arguments).await?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let error = String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.success(),
-        "{}: {program} {}: {}: {text}{error}",
-        place.name,
+        "{name}: {program} {}: {}: {text}{error}",
         arguments.join(" "),
         output.status
     );

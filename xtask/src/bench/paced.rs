@@ -12,10 +12,8 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
-use super::place::END_OF_ANSWER;
+use super::web::END_OF_ANSWER;
 
-/// Connections that share the rate.
-const CONNECTIONS: u32 = 32;
 /// The longest wait for one answer.
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -33,16 +31,28 @@ impl Latency {
     }
 }
 
-/// Asks `target` `rate` times a second for `duration`, from the calling thread's namespace.
-pub(crate) fn measure(target: SocketAddr, rate: f64, duration: Duration) -> Result<Latency> {
+/// How often something is asked.
+#[derive(Clone, Copy)]
+pub(crate) struct Pace {
+    /// Connections that share the rate.
+    pub(crate) connections: u32,
+    /// Requests per second.
+    pub(crate) rate: f64,
+    /// For how long.
+    pub(crate) duration: Duration,
+}
+
+/// Asks `target` at a pace, from the calling thread's namespace.
+pub(crate) fn measure(target: SocketAddr, pace: Pace) -> Result<Latency> {
+    let Pace { connections, rate, duration } = pace;
     ensure!(rate > 0.0, "nothing was served, so there is no rate to measure at");
-    let mut streams = hold(target, CONNECTIONS as usize)?;
-    let period = Duration::from_secs_f64(f64::from(CONNECTIONS) / rate);
+    let mut streams = hold(target, connections as usize)?;
+    let period = Duration::from_secs_f64(f64::from(connections) / rate);
     let begin = Instant::now();
-    let clients: Vec<_> = (0..CONNECTIONS)
+    let clients: Vec<_> = (0..connections)
         .zip(streams.drain(..))
         .map(|(number, stream)| {
-            let first = begin + period * number / CONNECTIONS;
+            let first = begin + period * number / connections;
             thread::Builder::new()
                 .name(format!("client {number}"))
                 .spawn(move || client(stream, first, period, begin + duration))

@@ -7,7 +7,6 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     sync::Arc,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -17,9 +16,11 @@ use lab::{
     envoy::{self, Entrance, Exit},
     process::Process,
 };
-use tokio::net::TcpStream;
 
-use super::load::Tools;
+use super::{
+    load::{Site, Tools},
+    web::{self, HTTP},
+};
 
 /// Lab of Ambit and of the pods outside the mesh.
 const OWN: &str = "bench";
@@ -28,15 +29,10 @@ const BEFORE: &str = "benchbefore";
 /// Lab whose nodes run the peer's ztunnel.
 const PEER: &str = "benchpeer";
 
-/// What the web server's answer ends with.
-pub(crate) const END_OF_ANSWER: &str = "served~";
-/// Port of the web server.
-const HTTP: u16 = 8080;
 /// Port of iperf3's server.
 const IPERF: u16 = 5201;
 /// Ports of Envoy's tunnels to the two, and of their entrances beside the client.
 const TUNNELS: [u16; 2] = [envoy::HBONE, 15009];
-const START: Duration = Duration::from_secs(10);
 
 /// A client and a server, and what is between them.
 pub(crate) struct Configuration {
@@ -68,8 +64,19 @@ impl Configuration {
     }
 
     /// Where files of this configuration are kept.
-    pub(crate) fn folder(&self) -> &Path {
+    fn folder(&self) -> &Path {
         self.cluster.state()
+    }
+
+    /// For load from its client to its web server.
+    pub(crate) fn site(&self, tools: &Tools) -> Site<'_> {
+        Site {
+            name: self.name,
+            client: &self.client,
+            target: self.http,
+            folder: self.folder(),
+            seconds: tools.seconds,
+        }
     }
 
     /// Puts an Envoy beside the client and one beside the server, with a tunnel for each port.
@@ -149,35 +156,9 @@ async fn open(cluster: &Cluster, name: &'static str, captured: bool, tools: &Too
     };
     let client = pod(near, "client").start().await?;
     let server = pod(far, "server").start().await?;
-    let folder = cluster.state().join(format!("nginx-{name}"));
-    fs::create_dir_all(&folder).context("making nginx' folder")?;
-    fs::write(folder.join("nginx.conf"), nginx()).context("writing nginx' configuration")?;
-    let (program, folder) = (tools.nginx.display().to_string(), folder.display().to_string());
-    let arguments = ["-p", &folder, "-e", "stderr", "-c", "nginx.conf"];
-    let web = server.start_program("nginx", &program, &arguments)?;
-    let bulk = server.start_program("iperf3", super::IPERF.program, &["-s"])?;
-    for (process, port) in [(web, HTTP), (bulk, IPERF)] {
-        let local = SocketAddr::from(([127, 0, 0, 1], port));
-        let reach = async || {
-            let connect =
-                async move || TcpStream::connect(local).await.map(drop).context("not listening yet");
-            server.run(connect).await
-        };
-        process.ready(START, reach).await?;
-    }
+    web::serve(&server, &tools.nginx, &cluster.state().join(format!("nginx-{name}"))).await?;
+    web::listening(&server, server.start_program("iperf3", super::IPERF.program, &["-s"])?, IPERF).await?;
     let between = if captured { nodes.iter().map(Node::ztunnel).collect() } else { Vec::new() };
     let [http, iperf] = [HTTP, IPERF].map(|port| SocketAddr::new(server.v4(), port));
     Ok(Configuration { name, client, http, iperf, cluster: cluster.clone(), server, between })
-}
-
-/// One process, so that whoever ends it leaves none behind.
-fn nginx() -> String {
-    format!(
-        "daemon off;\nmaster_process off;\nuser root;\npid nginx.pid;\nworker_rlimit_nofile 65536;\n\
-         events {{ worker_connections 16384; }}\n\
-         http {{\n  access_log off;\n  keepalive_timeout 3600;\n  keepalive_requests 1000000000;\n\
-         client_body_temp_path body;\n  proxy_temp_path proxy;\n  fastcgi_temp_path fastcgi;\n\
-         uwsgi_temp_path uwsgi;\n  scgi_temp_path scgi;\n\
-         server {{ listen {HTTP} backlog=4096; location / {{ return 200 \"{END_OF_ANSWER}\"; }} }}\n}}\n"
-    )
 }

@@ -18,6 +18,7 @@ use crate::step::say;
 pub(crate) enum Figure {
     Requests,
     CpuPerRequests,
+    ProxyCpu,
     AloneP50,
     AloneP99,
     AloneP999,
@@ -48,6 +49,19 @@ pub(crate) enum Figure {
     ControlIdle,
     ControlPeak,
     ControlAfter,
+    ProxyIdle,
+    ProxyRoutes,
+    ProxyEndpoints,
+    Reload,
+    ReloadFailed,
+    QuietP50,
+    QuietP99,
+    SlowP50,
+    SlowP99,
+    FloodP50,
+    FloodP99,
+    SlowToQuiet,
+    FloodToQuiet,
 }
 
 impl Figure {
@@ -56,6 +70,7 @@ impl Figure {
         match self {
             Self::Requests => ("requests_per_second", "requests/s, 64 connections"),
             Self::CpuPerRequests => ("cpu_ms_per_1000_requests", "CPU ms per 1000 requests, both"),
+            Self::ProxyCpu => ("proxy_cpu_ms_per_1000_requests", "CPU ms per 1000 requests, proxy"),
             Self::AloneP50 => ("alone_p50_us", "one at a time, p50 µs"),
             Self::AloneP99 => ("alone_p99_us", "one at a time, p99 µs"),
             Self::AloneP999 => ("alone_p999_us", "one at a time, p99.9 µs"),
@@ -86,20 +101,47 @@ impl Figure {
             Self::ControlIdle => ("rss_idle_mib", "RSS MiB before subscribers"),
             Self::ControlPeak => ("rss_peak_mib", "RSS MiB, peak of the turn"),
             Self::ControlAfter => ("rss_after_mib", "RSS MiB after the changes"),
+            Self::ProxyIdle => ("rss_idle_mib", "RSS MiB, one route"),
+            Self::ProxyRoutes => ("rss_1000_routes_mib", "RSS MiB, 1,000 routes"),
+            Self::ProxyEndpoints => ("rss_10000_endpoints_mib", "RSS MiB, 10,000 endpoints"),
+            Self::Reload => ("reload_ms", "changed route to new answer, ms"),
+            Self::ReloadFailed => ("reload_failed", "requests that failed meanwhile"),
+            Self::QuietP50 => ("quiet_p50_us", "alone, p50 µs"),
+            Self::QuietP99 => ("quiet_p99_us", "alone, p99 µs"),
+            Self::SlowP50 => ("slow_readers_p50_us", "beside slow readers, p50 µs"),
+            Self::SlowP99 => ("slow_readers_p99_us", "beside slow readers, p99 µs"),
+            Self::FloodP50 => ("flood_p50_us", "beside a flood, p50 µs"),
+            Self::FloodP99 => ("flood_p99_us", "beside a flood, p99 µs"),
+            Self::SlowToQuiet => ("slow_readers_to_quiet_p99", "slow readers / alone, p99"),
+            Self::FloodToQuiet => ("flood_to_quiet_p99", "flood / alone, p99"),
         }
     }
 }
 
+/// A configuration, and the one of Ambit's that is told as a ratio to it.
+#[derive(Clone, Copy)]
+struct Column {
+    name: &'static str,
+    own: Option<&'static str>,
+}
+
 /// All samples of a run.
 pub(crate) struct Report {
-    configurations: Vec<&'static str>,
+    columns: Vec<Column>,
     samples: BTreeMap<Figure, BTreeMap<&'static str, Vec<f64>>>,
 }
 
 impl Report {
-    /// Nothing measured yet.
+    /// Nothing measured yet; there is one configuration of Ambit's.
     pub(crate) fn new(configurations: Vec<&'static str>) -> Self {
-        Self { configurations, samples: BTreeMap::new() }
+        let own = |name| (name, (name != "ambit").then_some("ambit"));
+        Self::beside(configurations.into_iter().map(own).collect())
+    }
+
+    /// The same, where each configuration names the one of Ambit's that does what it does.
+    pub(crate) fn beside(columns: Vec<(&'static str, Option<&'static str>)>) -> Self {
+        let columns = columns.into_iter().map(|(name, own)| Column { name, own }).collect();
+        Self { columns, samples: BTreeMap::new() }
     }
 
     pub(crate) fn add(&mut self, configuration: &'static str, figure: Figure, value: f64) {
@@ -130,29 +172,42 @@ impl Report {
 
     /// The ratio of Ambit's median to that of another configuration.
     pub(crate) fn ratio(&self, other: &str, figure: Figure) -> Option<f64> {
-        ratio(self.samples.get(&figure)?, other)
+        let column = self.columns.iter().find(|column| column.name == other)?;
+        ratio(self.samples.get(&figure)?, column)
     }
 
     /// Prints medians, the spread of the samples in percent of the median, and ratios to what comes first.
     pub(crate) fn show(&self, conditions: &str) {
+        let all: Vec<_> = self.columns.iter().map(|column| column.name).collect();
+        self.show_some(conditions, &all);
+    }
+
+    /// The same of some configurations, as far as anything was measured of them.
+    pub(crate) fn show_some(&self, conditions: &str, names: &[&str]) {
         say(format!("\n{conditions}; median ±spread%; ×: ratio of Ambit's median"));
+        let columns: Vec<_> = self.columns.iter().filter(|column| names.contains(&column.name)).collect();
+        let told = |column: &&&Column| column.own.is_some_and(|own| names.contains(&own));
+        let others: Vec<_> = columns.iter().filter(told).collect();
         let mut head = format!("{:<34}", "");
-        for name in &self.configurations {
-            head.push_str(&format!("{name:>20}"));
+        for column in &columns {
+            head.push_str(&format!("{:>20}", column.name));
         }
-        for name in self.others() {
-            head.push_str(&format!("{:>12}", format!("×{name}")));
+        for column in &others {
+            head.push_str(&format!("{:>14}", format!("×{}", column.name)));
         }
         say(head);
         for (figure, by) in &self.samples {
+            if !columns.iter().any(|column| by.contains_key(column.name)) {
+                continue;
+            }
             let mut line = format!("{:<34}", figure.names().1);
-            for name in &self.configurations {
-                let cell = by.get(name).map_or_else(|| "–".to_owned(), |samples| cell(samples));
+            for column in &columns {
+                let cell = by.get(column.name).map_or_else(|| "–".to_owned(), |samples| cell(samples));
                 line.push_str(&format!("{cell:>20}"));
             }
-            for name in self.others() {
-                let ratio = ratio(by, name).map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}"));
-                line.push_str(&format!("{ratio:>12}"));
+            for column in &others {
+                let ratio = ratio(by, column).map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}"));
+                line.push_str(&format!("{ratio:>14}"));
             }
             say(line);
         }
@@ -165,8 +220,8 @@ impl Report {
             .samples
             .iter()
             .map(|(figure, by)| {
-                let ratios: BTreeMap<_, _> =
-                    self.others().filter_map(|name| Some((name, ratio(by, name)?))).collect();
+                let told = |column: &Column| Some((column.name, ratio(by, column)?));
+                let ratios: BTreeMap<_, _> = self.columns.iter().filter_map(told).collect();
                 let medians: BTreeMap<_, _> = by.iter().map(|(name, all)| (name, median(all))).collect();
                 let value = json!({"median": medians, "ratio_of_ambit_to": ratios, "samples": by});
                 (figure.names().0.to_owned(), value)
@@ -182,14 +237,10 @@ impl Report {
         fs::write(&file, format!("{whole:#}\n")).with_context(|| format!("writing {}", file.display()))?;
         Ok(file)
     }
-
-    fn others(&self) -> impl Iterator<Item = &'static str> {
-        self.configurations.iter().copied().filter(|name| *name != "ambit")
-    }
 }
 
-fn ratio(by: &BTreeMap<&'static str, Vec<f64>>, other: &str) -> Option<f64> {
-    let (own, other) = (median(by.get("ambit")?), median(by.get(other)?));
+fn ratio(by: &BTreeMap<&'static str, Vec<f64>>, column: &Column) -> Option<f64> {
+    let (own, other) = (median(by.get(column.own?)?), median(by.get(column.name)?));
     (other > 0.0).then(|| own / other)
 }
 
@@ -231,8 +282,11 @@ mod tests {
     #[test]
     fn ratios_are_of_medians_and_only_where_both_were_measured() {
         let by = BTreeMap::from([("ambit", vec![1.0, 2.0, 30.0]), ("direct", vec![4.0])]);
-        assert_eq!(ratio(&by, "direct"), Some(0.5));
-        assert_eq!(ratio(&by, "peer"), None);
+        let column = |name, own| Column { name, own };
+        assert_eq!(ratio(&by, &column("direct", Some("ambit"))), Some(0.5));
+        assert_eq!(ratio(&by, &column("peer", Some("ambit"))), None);
+        assert_eq!(ratio(&by, &column("direct", Some("peer"))), None);
+        assert_eq!(ratio(&by, &column("ambit", None)), None);
     }
 
     #[test]

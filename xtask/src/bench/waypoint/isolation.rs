@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What one client of a proxy feels of another: its latency alone, while the other reads big answers slowly over many
+//! connections, and while it sends as many requests as are answered.
+
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use tokio::sync::oneshot;
+
+use super::{
+    super::{
+        CONNECTIONS, load,
+        paced::{self, Latency, Pace},
+        report::{Figure, Report},
+        web::BIG,
+    },
+    place::Place,
+};
+
+/// Requests per second of the one that measures, over one connection: so few that even a late answer is there before the
+/// next request is due.
+const RATE: f64 = 100.0;
+/// Samples enough for a 99th percentile take so long at least.
+const LEAST: u64 = 5;
+/// So much earlier the other begins, and so much later it ends.
+const MARGIN: Duration = Duration::from_secs(1);
+/// How much of each answer is read, and how often.
+const SIP: usize = 4096;
+const PAUSE: Duration = Duration::from_millis(50);
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Measures all three.
+pub(super) async fn measure(place: &Place, seconds: u64, report: &mut Report) -> Result<()> {
+    let seconds = seconds.max(LEAST);
+    let quiet = latency(place, seconds, Duration::ZERO).await?;
+    let slow = beside_slow_readers(place, seconds).await?;
+    let flood = beside_a_flood(place, seconds).await?;
+    for (p50, p99, latency) in [
+        (Figure::QuietP50, Figure::QuietP99, &quiet),
+        (Figure::SlowP50, Figure::SlowP99, &slow),
+        (Figure::FloodP50, Figure::FloodP99, &flood),
+    ] {
+        report.add_all(place.name, vec![(p50, latency.at(0.5)), (p99, latency.at(0.99))]);
+    }
+    let quiet = quiet.at(0.99);
+    report.add(place.name, Figure::SlowToQuiet, slow.at(0.99) / quiet);
+    report.add(place.name, Figure::FloodToQuiet, flood.at(0.99) / quiet);
+    Ok(())
+}
+
+async fn latency(place: &Place, seconds: u64, after: Duration) -> Result<Latency> {
+    let pace = Pace { connections: 1, rate: RATE, duration: Duration::from_secs(seconds) };
+    let target = place.target;
+    place
+        .client
+        .run(async move || {
+            thread::sleep(after);
+            paced::measure(target, pace)
+        })
+        .await
+}
+
+async fn beside_a_flood(place: &Place, seconds: u64) -> Result<Latency> {
+    let longer = seconds + 2 * MARGIN.as_secs();
+    let flood = load::wrk(place.site(&place.other, longer), CONNECTIONS, false);
+    let (flood, latency) = tokio::join!(flood, latency(place, seconds, MARGIN));
+    flood?;
+    latency
+}
+
+async fn beside_slow_readers(place: &Place, seconds: u64) -> Result<Latency> {
+    let (begun, begins) = oneshot::channel();
+    let over = Arc::new(AtomicBool::new(false));
+    let (target, until) = (place.target, Arc::clone(&over));
+    let longest = Duration::from_secs(seconds) * 4;
+    let reading = place.other.run(async move || {
+        let mut streams = ask_all(target)?;
+        // Whoever waits for it may have failed.
+        begun.send(()).unwrap_or_default();
+        let deadline = Instant::now() + longest;
+        while !until.load(Ordering::Relaxed) && Instant::now() < deadline {
+            sip(&mut streams)?;
+            thread::sleep(PAUSE);
+        }
+        Ok(())
+    });
+    let measuring = async {
+        let outcome = match begins.await {
+            Ok(()) => latency(place, seconds, MARGIN).await,
+            Err(gone) => Err(gone).context("the slow readers did not begin"),
+        };
+        over.store(true, Ordering::Relaxed);
+        outcome
+    };
+    let (reading, latency) = tokio::join!(reading, measuring);
+    reading.with_context(|| format!("slow readers of {}", place.name))?;
+    latency
+}
+
+/// A big answer on each of many connections.
+fn ask_all(target: SocketAddr) -> Result<Vec<TcpStream>> {
+    let (path, _) = BIG;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n");
+    let one = |_number| {
+        let mut stream = TcpStream::connect_timeout(&target, LIMIT).context("connecting")?;
+        stream.write_all(request.as_bytes()).context("asking for a big answer")?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).context("reading a big answer's first bytes")?;
+        ensure!(&first == b"HTTP/1.1 200", "{}", first.escape_ascii());
+        stream.set_nonblocking(true)?;
+        Ok(stream)
+    };
+    (0..CONNECTIONS).map(one).collect()
+}
+
+/// A little of each.
+fn sip(streams: &mut [TcpStream]) -> Result<()> {
+    let mut bytes = [0; SIP];
+    for stream in streams {
+        match stream.read(&mut bytes) {
+            Ok(count) => ensure!(count > 0, "a big answer ended early"),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error).context("reading a big answer"),
+        }
+    }
+    Ok(())
+}
