@@ -160,7 +160,9 @@ async fn repeat(
         let wait = attempt.and_then(|attempt| retry::again(policy.as_ref(), &attempt));
         let Some(wait) = wait else { return seen.map_err(|(fault, _unseen)| fault) };
         metrics::counter!("ambit_retries_total").increment(1);
-        if let (Err(_), Some(uid)) = (&seen, hop.endpoint()) {
+        if let (Err((fault, _unseen)), Some(uid)) = (&seen, hop.endpoint())
+            && !matches!(fault, Fault::Rested(_))
+        {
             aim.failed.insert(uid.clone());
         }
         last = seen.err().map(|(fault, _unseen)| fault);
@@ -198,6 +200,7 @@ fn attempt(
         Err((fault, true)) if fault.meaning().unsent => Outcome::Unseen,
         Err((Fault::Unreached(_), _)) => return None,
         Err((Fault::TimedOut(_), _)) => Outcome::TooLong,
+        Err((Fault::Rested(_), _)) => Outcome::Rested,
         Err(_) => Outcome::Broken,
     };
     let (active, repeating) = underway.map_or((1, 0), Underway::numbers);
@@ -276,7 +279,9 @@ fn failure_of_endpoint(fault: &Fault) -> Option<health::Outcome> {
         Fault::Unreached(_) | Fault::Reset(_) | Fault::Protocol(_) | Fault::TimedOut(_) => {
             Some(health::Outcome::Failed)
         }
-        Fault::Malformed(_)
+        // It says nothing of how the endpoint fares.
+        Fault::Rested(_)
+        | Fault::Malformed(_)
         | Fault::Stalled(_)
         | Fault::Cancelled
         | Fault::HeaderTooLarge

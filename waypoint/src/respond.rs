@@ -33,7 +33,7 @@ fn told(fault: &Fault) -> &'static str {
     match fault {
         Fault::Unreached(_) if fault.meaning().flag == "UH" => "no healthy upstream",
         Fault::Unreached(_) => "upstream connect error",
-        Fault::Reset(_) => "upstream reset before the answer",
+        Fault::Reset(_) | Fault::Rested(_) => "upstream reset before the answer",
         Fault::Protocol(_) => "upstream protocol error",
         Fault::TimedOut(_) => "upstream request timeout",
         Fault::Malformed(reason) => reason,

@@ -354,6 +354,27 @@ async fn a_request_is_tried_again_as_its_route_says_with_its_body() {
 }
 
 #[tokio::test]
+async fn a_connection_that_ends_as_it_is_used_again_costs_only_what_may_not_be_done_twice() {
+    let mut bench = Bench::new(AppProtocol::Http11, &[]);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    bench.endpoint("one", "web", AppProtocol::Http11, listener.local_addr().unwrap().port());
+    drop(bench.tasks.spawn("server", async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 4096];
+            if stream.read(&mut request).await.is_ok_and(|length| length > 0) {
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+            }
+            // The next one on this connection is read, and not answered.
+            stream.read(&mut request).await.unwrap_or_default();
+        }
+    }));
+    let post = Request::post("/").header("host", "web").body(Full::default()).unwrap();
+    assert_eq!(bench.ask(get("/")).await.status(), StatusCode::OK);
+    assert_eq!(bench.ask(get("/again")).await.status(), StatusCode::OK, "it may be done twice");
+    assert_eq!(bench.ask(post).await.status(), StatusCode::SERVICE_UNAVAILABLE, "it may not");
+}
+
+#[tokio::test]
 async fn a_request_ends_when_its_time_is_over() {
     let never: Answer = Arc::new(|_request| Box::pin(std::future::pending()));
     let mut bench = Bench::new(AppProtocol::Http11, &[]);

@@ -154,10 +154,12 @@ impl To<'_> {
                 Err(mut failed) => match failed.take_message() {
                     Some(unsent) if !fresh => request = unsent,
                     unsent => {
-                        return Err(Refused::new(
-                            self.http1_fault(&failed.into_error(), unsent.is_some()),
-                            unsent,
-                        ));
+                        let fault = self.http1_fault(&failed.into_error(), unsent.is_some());
+                        let fault = match fault {
+                            Fault::Reset(cause) if !fresh => Fault::Rested(cause),
+                            fault => fault,
+                        };
+                        return Err(Refused::new(fault, unsent));
                     }
                 },
             }

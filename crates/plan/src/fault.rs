@@ -13,6 +13,9 @@ pub enum Fault {
     Unreached(Failure),
     /// The server ended the connection, or the stream, before it had answered.
     Reset(String),
+    /// The same, of a connection that had carried others before and broke before anything of the answer came: most likely its
+    /// server had given it up just then (RFC 9112 §9.3.1).
+    Rested(String),
     /// The server answered with what is no HTTP.
     Protocol(String),
     /// The route's time was over before the answer began.
@@ -73,7 +76,7 @@ impl Fault {
     pub fn meaning(&self) -> Meaning {
         let (status, flag, grpc) = match self {
             Self::Unreached(failure) => (503, unreached(&failure.what), grpc::UNAVAILABLE),
-            Self::Reset(_) => (503, "UC", grpc::UNAVAILABLE),
+            Self::Reset(_) | Self::Rested(_) => (503, "UC", grpc::UNAVAILABLE),
             Self::Protocol(_) => (502, "UPE", grpc::UNAVAILABLE),
             Self::TimedOut(_) => (504, "UT", grpc::DEADLINE_EXCEEDED),
             Self::Malformed(_) => (400, "DPE", grpc::INTERNAL),
@@ -149,7 +152,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreached(failure) => failure.fmt(f),
-            Self::Reset(cause) => write!(f, "reset before the answer: {cause}"),
+            Self::Reset(cause) | Self::Rested(cause) => write!(f, "reset before the answer: {cause}"),
             Self::Protocol(cause) => write!(f, "the answer is no HTTP: {cause}"),
             Self::TimedOut(after) => write!(f, "no answer within {after:?}"),
             Self::Malformed(reason) => write!(f, "malformed request: {reason}"),
@@ -181,6 +184,7 @@ mod tests {
             (unreached(What::ConnectTimeout(address)), 503, "UF", 14, true),
             (unreached(What::Identity("none".to_owned())), 503, "UF", 14, false),
             (Fault::Reset("reset".to_owned()), 503, "UC", 14, false),
+            (Fault::Rested("reset".to_owned()), 503, "UC", 14, false),
             (Fault::TimedOut(Duration::from_secs(1)), 504, "UT", 4, false),
             (Fault::Malformed("two lengths"), 400, "DPE", 13, false),
             (Fault::NoRoute, 404, "NR", 12, false),

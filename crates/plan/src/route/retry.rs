@@ -2,7 +2,8 @@
 //! Whether a request is sent once more.
 //!
 //! Never one that may have been acted on: its body is gone, or the server may have seen it and it is not idempotent, unless
-//! the route says which answers mean that it was not.
+//! the route says which answers mean that it was not. What may be done twice is sent again without a word of the route where
+//! the connection it went by was ending anyway.
 
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub enum Outcome {
     Unseen,
     /// The connection or stream broke before there was an answer.
     Broken,
+    /// So did one that had carried others before: it was given up as the request came.
+    Rested,
     /// The attempt took longer than it may.
     TooLong,
     /// It was answered.
@@ -62,6 +65,7 @@ pub fn again(retry: Option<&Retry>, attempt: &Attempt) -> Option<Duration> {
     };
     let fitting = match attempt.outcome {
         Outcome::Unseen => true,
+        Outcome::Rested => attempt.idempotent,
         Outcome::Broken | Outcome::TooLong => retry.is_some() && attempt.idempotent,
         Outcome::Answered(code) => retry.is_some_and(|retry| retry.codes.contains(&code)),
     };

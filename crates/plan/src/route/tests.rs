@@ -301,6 +301,8 @@ fn only_what_cannot_have_been_acted_on_is_sent_again() {
         (false, Attempt { made: 2, ..plain }, true),
         (false, Attempt { made: 3, ..plain }, false),
         (false, Attempt { outcome: Outcome::Broken, idempotent: true, ..plain }, false),
+        (false, Attempt { outcome: Outcome::Rested, idempotent: true, ..plain }, true),
+        (false, Attempt { outcome: Outcome::Rested, ..plain }, false),
         (false, Attempt { outcome: unavailable, ..plain }, false),
         (true, plain, true),
         (true, Attempt { repeatable: false, ..plain }, false),
