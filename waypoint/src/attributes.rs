@@ -201,7 +201,6 @@ impl Facts for Connection<'_> {
     }
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "every arm of a match has one type")]
 fn text(text: &str) -> Option<Value<'_>> {
     Some(Value::Text(Cow::Borrowed(text)))
 }

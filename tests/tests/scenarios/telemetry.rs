@@ -101,7 +101,7 @@ async fn labels_say_what_a_telemetry_asks_for(scene: Scene) -> Result<()> {
     eventually(SOON, "the labels", async || {
         ask(&behind, "/", &[("x-user", "alice")]).await?;
         let metrics = instance.metrics().await?;
-        ensure!(metrics.sum(REQUESTS, &[("who", "alice")]) > 0.0, "not yet");
+        ensure!(metrics.sum(REQUESTS, &[("who", "alice"), ("response_code", "200")]) > 0.0, "not yet");
         Ok(())
     })
     .await?;
@@ -115,7 +115,7 @@ async fn labels_say_what_a_telemetry_asks_for(scene: Scene) -> Result<()> {
         Ok(metrics)
     })
     .await?;
-    let mut of_alice = metrics.with(REQUESTS, &[("who", "alice")]);
+    let mut of_alice = metrics.with(REQUESTS, &[("who", "alice"), ("response_code", "200")]);
     let series = of_alice.next().context("it was there")?;
     ensure!(of_alice.next().is_none(), "one label set has two series: {metrics:?}");
     let label = |name: &str| series.labels.get(name).map(String::as_str);
@@ -146,7 +146,10 @@ async fn nobody_makes_series_without_end(scene: Scene) -> Result<()> {
     let instance = behind.instance()?;
     eventually(SOON, "the label", async || {
         ask(&behind, "/", &[("x-user", "0")]).await?;
-        ensure!(instance.metrics().await?.sum(REQUESTS, &[("who", "0")]) > 0.0, "not yet");
+        ensure!(
+            instance.metrics().await?.sum(REQUESTS, &[("who", "0"), ("response_code", "200")]) > 0.0,
+            "not yet"
+        );
         Ok(())
     })
     .await?;

@@ -307,7 +307,7 @@ impl Parser {
             return wrong(at, format!("{root} is about Envoy's inside, which is not here"));
         }
         if !self.take(".") {
-            return wrong(at, format!("{root} is no attribute that is known here"));
+            return wrong(at, format!("{root} is no attribute that is known here; a text stands in quotes"));
         }
         let full = format!("{root}.{}", self.name()?);
         if let Some(side) = Side::named(&full) {
