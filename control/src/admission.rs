@@ -139,7 +139,11 @@ mod tests {
 
     fn asked(kind: &str, object: &Value) -> Value {
         let live = testing::live();
-        let group = if kind == "ServiceEntry" { "networking.istio.io" } else { "security.istio.io" };
+        let group = match kind {
+            "ServiceEntry" => "networking.istio.io",
+            "Telemetry" => "telemetry.istio.io",
+            _ => "security.istio.io",
+        };
         let mut object = object.clone();
         object["apiVersion"] = json!(format!("{group}/v1"));
         object["kind"] = json!(kind);
@@ -181,6 +185,30 @@ mod tests {
         assert_eq!(said["allowed"], true);
         let warning = said["warnings"][0].as_str().unwrap();
         assert!(warning.contains("methods") && warning.contains("denies nothing"), "{warning}");
+    }
+
+    #[test]
+    fn expressions_of_a_telemetry_are_read_before_it_is_stored() {
+        let filtering = |expression: &str| json!({"accessLogging": [{"filter": {"expression": expression}}]});
+        let labelled = |name: &str, value: &str| json!({"metrics": [{"overrides": [{"tagOverrides": {name: {"value": value}}}]}]});
+        let of_label = "spec.metrics[0].overrides[0].tagOverrides";
+        for (spec, field, part) in [
+            (filtering("response.cod == 1"), "spec.accessLogging[0].filter.expression", "no attribute"),
+            (filtering("response.code"), "spec.accessLogging[0].filter.expression", "comes to an int"),
+            (labelled("who", "request.hst"), of_label, "no attribute"),
+            (labelled("who", ""), of_label, "is missing"),
+            (labelled("le", "request.host"), of_label, "no label that Prometheus takes"),
+            (labelled("a-b", "request.host"), of_label, "no label that Prometheus takes"),
+            (json!({"tracing": [{"randomSamplingPercentage": 101}]}), "spec.tracing[0]", "no percentage"),
+        ] {
+            let said = asked("Telemetry", &policy(&spec));
+            assert_eq!(said["allowed"], false, "{spec}");
+            let message = said["status"]["message"].as_str().unwrap();
+            assert!(message.contains(field) && message.contains(part), "{message}");
+        }
+        for spec in [filtering("response.code >= 400"), labelled("who", "request.host")] {
+            assert_eq!(asked("Telemetry", &policy(&spec)), json!({"uid": "u-1", "allowed": true}), "{spec}");
+        }
     }
 
     #[test]

@@ -55,8 +55,9 @@ pub use self::{
         TargetPort, TrafficPolicy,
     },
     telemetry::{
-        CustomTag, LiteralTag, LogFilter, LoggingRule, NamedTag, ProviderRef, Side, SideMatch, Telemetry,
-        TelemetrySpec, TracingRule,
+        CustomTag, LiteralTag, LogFilter, LoggingRule, MetricMatch, MetricName, MetricOverride, MetricsRule,
+        NamedTag, ProviderRef, Side, SideMatch, TagOperation, TagOverride, Telemetry, TelemetrySpec,
+        TracingRule,
     },
 };
 

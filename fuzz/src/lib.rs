@@ -11,6 +11,7 @@ mod certificate;
 mod connect;
 mod discovery;
 mod dns;
+mod expression;
 mod guard;
 mod header;
 mod local;
@@ -27,7 +28,7 @@ pub struct Target {
 }
 
 /// All of them, by name.
-pub const TARGETS: [Target; 24] = [
+pub const TARGETS: [Target; 25] = [
     Target { name: "authority", run: header::authority },
     Target { name: "baggage", run: header::baggage },
     Target { name: "certificate", run: certificate::certificate },
@@ -37,6 +38,7 @@ pub const TARGETS: [Target; 24] = [
     Target { name: "delta-response", run: discovery::response },
     Target { name: "dns-answer", run: dns::answer },
     Target { name: "dns-question", run: dns::question },
+    Target { name: "expression", run: expression::expression },
     Target { name: "first-bytes", run: request::first_bytes },
     Target { name: "forwarded", run: header::forwarded },
     Target { name: "grpc-messages", run: request::grpc_messages },

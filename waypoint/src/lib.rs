@@ -14,6 +14,7 @@
 pub mod admin;
 pub mod app;
 pub mod attempts;
+pub mod attributes;
 pub mod body;
 pub mod budget;
 pub mod config;
@@ -33,6 +34,7 @@ pub mod http2;
 pub mod inbound;
 pub mod jwt;
 pub mod keys;
+pub mod labels;
 pub mod lineups;
 pub mod link;
 pub mod messages;

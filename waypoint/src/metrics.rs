@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Every metric of this process, under the names that Istio's dashboards use.
 //!
-//! Labels come from workloads, services and enums. A series that nobody counts for [`IDLE`] leaves the scrape, so
+//! Labels come from workloads, services and enums, and from expressions of users, whose values are bounded. A series that nobody counts for [`IDLE`] leaves the scrape, so
 //! handles are not kept longer than [`HANDLE_LIFE`]: a handle of a series that left would count into nothing.
 
 use std::{
@@ -16,26 +16,17 @@ use ::proxy::{
     hearsay::{Heard, Hearsay},
 };
 use arcstr::ArcStr;
-use mesh::Service;
+use mesh::{Service, telemetry::Metric};
 use metrics::{Counter, Histogram, Label, counter, describe_counter, describe_histogram, gauge, histogram};
 use parking_lot::RwLock;
 use plan::baggage::Baggage;
+
+use crate::labels::{Bounds, Made};
 
 const HANDLE_LIFE: Duration = Duration::from_secs(300);
 const _: () = assert!(HANDLE_LIFE.as_secs() < IDLE.as_secs());
 /// Sets of labels whose handles are kept.
 const CACHED: usize = 16_384;
-
-const REQUESTS: &str = "istio_requests_total";
-const DURATION: &str = "istio_request_duration_milliseconds";
-const REQUEST_BYTES: &str = "istio_request_bytes";
-const RESPONSE_BYTES: &str = "istio_response_bytes";
-const REQUEST_MESSAGES: &str = "istio_request_messages_total";
-const RESPONSE_MESSAGES: &str = "istio_response_messages_total";
-const OPENED: &str = "istio_tcp_connections_opened_total";
-const CLOSED: &str = "istio_tcp_connections_closed_total";
-const RECEIVED: &str = "istio_tcp_received_bytes_total";
-const SENT: &str = "istio_tcp_sent_bytes_total";
 
 /// Upper bounds of the buckets of every histogram: those of Envoy, which Istio's dashboards know.
 pub fn buckets() -> Vec<(&'static str, Vec<f64>)> {
@@ -60,8 +51,8 @@ pub fn buckets() -> Vec<(&'static str, Vec<f64>)> {
         1_800_000.0,
         3_600_000.0,
     ];
-    let [duration, request, response] = [DURATION, REQUEST_BYTES, RESPONSE_BYTES];
-    [duration, request, response].map(|name| (name, times.to_vec())).to_vec()
+    let histograms = [Metric::Duration, Metric::RequestBytes, Metric::ResponseBytes];
+    histograms.map(|metric| (metric.as_str(), times.to_vec())).to_vec()
 }
 
 /// What tells one series from another.
@@ -81,22 +72,39 @@ pub struct Labels {
     pub grpc: Option<ArcStr>,
     /// Why there is no answer of a server.
     pub flag: &'static str,
+    /// What Telemetry objects change.
+    pub made: Option<Arc<Made>>,
 }
 
 impl Labels {
-    fn key(&self) -> (&End, &End, usize, &'static str, Option<u16>, Option<&str>, &'static str) {
-        (
-            &self.source,
-            &self.destination,
-            address(self.service.as_ref()),
-            self.protocol,
-            self.status,
-            self.grpc.as_deref(),
-            self.flag,
-        )
+    fn ends(&self) -> (&End, &End, usize, Option<&Made>) {
+        (&self.source, &self.destination, address(self.service.as_ref()), self.made.as_deref())
     }
 
-    fn render(&self) -> Vec<Label> {
+    fn outcome(&self) -> (&'static str, Option<u16>, Option<&str>, &'static str) {
+        (self.protocol, self.status, self.grpc.as_deref(), self.flag)
+    }
+
+    fn counter(&self, metric: Metric) -> Counter {
+        self.render(metric).map_or_else(Counter::noop, |labels| counter!(metric.as_str(), labels))
+    }
+
+    fn histogram(&self, metric: Metric) -> Histogram {
+        self.render(metric).map_or_else(Histogram::noop, |labels| histogram!(metric.as_str(), labels))
+    }
+
+    /// The labels of a metric; none where it is not counted.
+    fn render(&self, metric: Metric) -> Option<Vec<Label>> {
+        let Some(made) = self.made.as_deref() else { return Some(self.usual()) };
+        made.counts(metric).then(|| {
+            let mut labels = self.usual();
+            made.apply(metric, &mut labels);
+            labels
+        })
+    }
+
+    /// What they are as long as nobody changes them.
+    fn usual(&self) -> Vec<Label> {
         let mut out = Vec::with_capacity(34);
         out.push(Label::from_static_parts("reporter", "waypoint"));
         ends::source(&mut out, &self.source);
@@ -117,7 +125,7 @@ impl Labels {
 
 impl PartialEq for Labels {
     fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
+        self.ends() == other.ends() && self.outcome() == other.outcome()
     }
 }
 
@@ -125,7 +133,8 @@ impl Eq for Labels {}
 
 impl Hash for Labels {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.key().hash(state);
+        self.ends().hash(state);
+        self.outcome().hash(state);
     }
 }
 
@@ -146,16 +155,14 @@ pub struct Requests {
 
 impl Requests {
     fn new(labels: &Labels) -> Self {
-        let rendered = labels.render();
-        let messages = (labels.protocol == "grpc").then(|| {
-            (counter!(REQUEST_MESSAGES, rendered.clone()), counter!(RESPONSE_MESSAGES, rendered.clone()))
-        });
+        let is_grpc = labels.protocol == "grpc";
         Self {
-            total: counter!(REQUESTS, rendered.clone()),
-            duration: histogram!(DURATION, rendered.clone()),
-            sent: histogram!(REQUEST_BYTES, rendered.clone()),
-            received: histogram!(RESPONSE_BYTES, rendered),
-            messages,
+            total: labels.counter(Metric::Requests),
+            duration: labels.histogram(Metric::Duration),
+            sent: labels.histogram(Metric::RequestBytes),
+            received: labels.histogram(Metric::ResponseBytes),
+            messages: is_grpc
+                .then(|| (labels.counter(Metric::RequestMessages), labels.counter(Metric::ResponseMessages))),
         }
     }
 }
@@ -175,12 +182,11 @@ pub struct Connections {
 
 impl Connections {
     fn new(labels: &Labels) -> Self {
-        let rendered = labels.render();
         Self {
-            opened: counter!(OPENED, rendered.clone()),
-            closed: counter!(CLOSED, rendered.clone()),
-            received: counter!(RECEIVED, rendered.clone()),
-            sent: counter!(SENT, rendered),
+            opened: labels.counter(Metric::Opened),
+            closed: labels.counter(Metric::Closed),
+            received: labels.counter(Metric::Received),
+            sent: labels.counter(Metric::Sent),
         }
     }
 }
@@ -193,6 +199,8 @@ pub struct Metrics {
     requests: Kept<Requests>,
     connections: Kept<Connections>,
     heard: Heard,
+    /// What labels may say that Telemetry objects ask for.
+    pub bounds: Bounds,
 }
 
 impl Metrics {
@@ -239,20 +247,24 @@ fn kept<T: Clone>(kept: &Kept<T>, labels: &Labels, make: impl Fn(&Labels) -> T) 
 }
 
 fn describe() {
-    describe_counter!(REQUESTS, "Requests");
-    describe_histogram!(DURATION, "Time from a request to the end of its answer");
-    describe_histogram!(REQUEST_BYTES, "Bytes of a request's body");
-    describe_histogram!(RESPONSE_BYTES, "Bytes of an answer's body");
-    describe_counter!(REQUEST_MESSAGES, "Messages of gRPC that clients sent");
-    describe_counter!(RESPONSE_MESSAGES, "Messages of gRPC that servers sent");
-    describe_counter!(OPENED, "Connections opened");
-    describe_counter!(CLOSED, "Connections closed");
-    describe_counter!(RECEIVED, "Bytes from clients");
-    describe_counter!(SENT, "Bytes to clients");
+    describe_counter!(Metric::Requests.as_str(), "Requests");
+    describe_histogram!(Metric::Duration.as_str(), "Time from a request to the end of its answer");
+    describe_histogram!(Metric::RequestBytes.as_str(), "Bytes of a request's body");
+    describe_histogram!(Metric::ResponseBytes.as_str(), "Bytes of an answer's body");
+    describe_counter!(Metric::RequestMessages.as_str(), "Messages of gRPC that clients sent");
+    describe_counter!(Metric::ResponseMessages.as_str(), "Messages of gRPC that servers sent");
+    describe_counter!(Metric::Opened.as_str(), "Connections opened");
+    describe_counter!(Metric::Closed.as_str(), "Connections closed");
+    describe_counter!(Metric::Received.as_str(), "Bytes from clients");
+    describe_counter!(Metric::Sent.as_str(), "Bytes to clients");
     describe_counter!("istio_on_demand_dns_total", "Look-ups of workloads that have a name and no address");
     describe_counter!("istio_xds_connection_terminations_total", "Ends of the discovery stream");
     describe_counter!("istio_xds_message_total", "Discovery responses");
     describe_counter!("istio_xds_message_bytes_total", "Bytes of discovery responses");
+    describe_counter!(
+        "ambit_labels_overflowed_total",
+        "Counted under other labels, as those that Telemetries ask for have too many values"
+    );
     describe_counter!("ambit_retries_total", "Requests sent again to another endpoint");
     describe_counter!("ambit_attacks_total", "Connections ended because of what they do");
     describe_counter!("ambit_tunnels_refused_total", "Tunnels that were asked for in vain");
@@ -268,4 +280,79 @@ fn describe() {
     describe_counter!("ambit_spans_sent_total", "Spans that a collector took");
     describe_counter!("ambit_spans_dropped_total", "Spans that no collector took");
     describe_counter!("ambit_upgraded_bytes_total", "Bytes carried after a switch of protocols");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use http::{Request, Response};
+    use http_body_util::Full;
+    use mesh::{
+        Change, Telemetry,
+        expression::Formula,
+        service::AppProtocol,
+        telemetry::{LabelRule, Logging, Override, Scope, Tracing},
+    };
+
+    use super::*;
+    use crate::testing::{Bench, SOON, Wire, answer};
+
+    fn telemetry() -> Telemetry {
+        let labels = [
+            ("who", LabelRule::Says(Formula::parse("request.headers['x-user']").unwrap())),
+            ("server", LabelRule::Says(Formula::parse("response.headers.server").unwrap())),
+            ("source_app", LabelRule::Removed),
+        ];
+        let labels = labels.map(|(name, rule)| (name.into(), rule)).into();
+        let off = Override { disabled: Some(true), ..Override::default() };
+        let metrics = [(Metric::Requests, Override { disabled: None, labels }), (Metric::RequestBytes, off)];
+        Telemetry {
+            name: "shop/all".parse().unwrap(),
+            created: 0,
+            scope: Scope::Namespace,
+            tracing: Tracing::default(),
+            logging: Logging::default(),
+            metrics: BTreeMap::from(metrics),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_telemetry_asks_for_tells_series_apart() {
+        let mut bench = Bench::new(AppProtocol::Http11, &[]);
+        let named =
+            answer(|_request| Response::builder().header("server", "one").body(Full::default()).unwrap());
+        bench.server("one", AppProtocol::Http11, Wire::Http1, named).await;
+        bench.writer.apply([Change::Telemetry(telemetry())]);
+        bench.shard.waypoint.observed.forget();
+        for user in ["alice", "bob", "alice"] {
+            let request = Request::get("/").header("host", "web").header("x-user", user);
+            bench.ask(request.body(Full::default()).unwrap()).await;
+        }
+        let metrics = &bench.shard.waypoint.metrics;
+        let series = async {
+            while metrics.requests.read().len() < 2 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(SOON, series).await.unwrap();
+        let kept = metrics.requests.read();
+        let said = |labels: &[Label], name: &str| {
+            labels.iter().find(|label| label.key() == name).map(|label| label.value().to_owned())
+        };
+        let mut users = Vec::new();
+        for labels in kept.keys() {
+            assert_eq!(labels.render(Metric::RequestBytes), None);
+            let usual = labels.render(Metric::Duration).unwrap();
+            assert!(said(&usual, "who").is_none() && said(&usual, "source_app").is_some());
+            let changed = labels.render(Metric::Requests).unwrap();
+            assert_eq!(
+                (said(&changed, "server").as_deref(), said(&changed, "source_app")),
+                (Some("one"), None)
+            );
+            users.extend(said(&changed, "who"));
+        }
+        users.sort();
+        assert_eq!(users, ["alice", "bob"]);
+    }
 }

@@ -11,16 +11,18 @@ use ::proxy::ends::End;
 use arcstr::ArcStr;
 use hbone::Counters;
 use http::HeaderMap;
-use mesh::Service;
+use mesh::{Service, SpiffeId, telemetry::View};
 use plan::{
     Failure, Fault,
     outbound::{Hop, Transport},
 };
 
 use crate::{
+    attributes,
     exchange::{Exchange, Spoken},
+    labels::{OF_CONNECTIONS, OF_REQUESTS},
     link::Link,
-    metrics::{Connections, Labels, Metrics},
+    metrics::{Connections, Labels},
     trail,
     waypoint::Waypoint,
 };
@@ -87,7 +89,8 @@ impl Exchange {
         }
     }
 
-    fn labels(&self) -> Labels {
+    /// What tells its series from others, as long as no Telemetry changes that.
+    pub fn labels(&self) -> Labels {
         let status = match (&self.fault, self.status) {
             (Some(fault), 0) => fault.meaning().status,
             (_, status) => status,
@@ -100,13 +103,18 @@ impl Exchange {
             status: Some(status),
             grpc: self.grpc_status.clone(),
             flag: self.fault.as_ref().map_or("-", |fault| fault.meaning().flag),
+            made: None,
         }
     }
 }
 
 fn write(waypoint: &Waypoint, exchange: &mut Exchange) {
     let took = exchange.started.elapsed();
-    let labels = exchange.labels();
+    let mut labels = exchange.labels();
+    let facts = attributes::Request::new(exchange, &labels, took);
+    let view = exchange.trail.view.as_deref();
+    labels.made =
+        view.and_then(|view| waypoint.metrics.bounds.make(view, &OF_REQUESTS, &facts, Instant::now()));
     let series = waypoint.metrics.requests(&labels);
     series.total.increment(1);
     series.duration.record(took.as_secs_f64() * 1000.0);
@@ -120,7 +128,8 @@ fn write(waypoint: &Waypoint, exchange: &mut Exchange) {
         asked.increment(exchange.request.messages());
         answered.increment(exchange.response.messages());
     }
-    if exchange.trail.is_logged && tracing::enabled!(target: ACCESS, tracing::Level::INFO) {
+    let is_logged = || view.is_none_or(|view| view.logging.is_written(&facts));
+    if tracing::enabled!(target: ACCESS, tracing::Level::INFO) && is_logged() {
         line(exchange, &labels, took);
     }
     waypoint.taps.show(exchange, &labels, took);
@@ -173,6 +182,9 @@ pub struct Facts {
     service: Option<Arc<Service>>,
     destination: End,
     address: Option<SocketAddr>,
+    asked: SocketAddr,
+    identity: SpiffeId,
+    own: SpiffeId,
 }
 
 impl Facts {
@@ -195,11 +207,29 @@ impl Facts {
                 principal: principal.filter(|_| hop.is_some_and(tunnelled)),
             },
             address: hop.map(Hop::address),
+            asked: link.addressed.asked,
+            identity: link.identity.clone(),
+            own: link.own.clone(),
         }
     }
 
-    fn labels(&self, flag: &'static str) -> Labels {
+    /// As expressions see it.
+    fn ended(&self, flag: &'static str) -> attributes::Connection<'_> {
+        let (identity, own) = (&self.identity, &self.own);
+        attributes::Connection {
+            peer: self.peer,
+            asked: self.asked,
+            server: self.address,
+            identity,
+            own,
+            flag,
+        }
+    }
+
+    fn labels(&self, waypoint: &Waypoint, view: &View, flag: &'static str) -> Labels {
+        let facts = self.ended(flag);
         Labels {
+            made: waypoint.metrics.bounds.make(view, &OF_CONNECTIONS, &facts, Instant::now()),
             source: self.source.clone(),
             destination: self.destination.clone(),
             service: self.service.clone(),
@@ -214,37 +244,49 @@ impl Facts {
 /// A connection that is counted as open.
 pub struct Open {
     facts: Facts,
+    view: Arc<View>,
     series: Connections,
     started: Instant,
 }
 
 impl Open {
     /// Counts it as opened.
-    pub fn new(metrics: &Metrics, facts: Facts, started: Instant) -> Self {
-        let series = metrics.connections(&facts.labels("-"));
+    pub fn new(waypoint: &Waypoint, facts: Facts, started: Instant) -> Self {
+        let view = waypoint.observed.of(waypoint, facts.service.as_ref());
+        let series = waypoint.metrics.connections(&facts.labels(waypoint, &view, "-"));
         series.opened.increment(1);
-        Self { facts, series, started }
+        Self { facts, view, series, started }
     }
 
     /// Counts it as closed and writes its line.
-    pub fn close(self, metrics: &Metrics, counters: &Counters, failure: Option<&Failure>) {
+    pub fn close(self, waypoint: &Waypoint, counters: &Counters, failure: Option<&Failure>) {
+        let flag = flag(failure);
         let series = match failure {
             None => self.series,
-            Some(failure) => metrics.connections(&self.facts.labels(failure.flag().as_str())),
+            Some(_) => waypoint.metrics.connections(&self.facts.labels(waypoint, &self.view, flag)),
         };
         series.received.increment(counters.sent());
         series.sent.increment(counters.received());
         series.closed.increment(1);
-        connection_line(&self.facts, (counters.sent(), counters.received()), self.started, failure);
+        if self.view.logging.is_written(&self.facts.ended(flag)) {
+            connection_line(&self.facts, (counters.sent(), counters.received()), self.started, failure);
+        }
     }
 }
 
+fn flag(failure: Option<&Failure>) -> &'static str {
+    failure.map_or("-", |failure| failure.flag().as_str())
+}
+
 /// Counts and logs a connection for which no server could be reached.
-pub fn failed(metrics: &Metrics, facts: &Facts, failure: &Failure, started: Instant) {
-    let series = metrics.connections(&facts.labels(failure.flag().as_str()));
+pub fn failed(waypoint: &Waypoint, facts: &Facts, failure: &Failure, started: Instant) {
+    let (view, flag) = (waypoint.observed.of(waypoint, facts.service.as_ref()), flag(Some(failure)));
+    let series = waypoint.metrics.connections(&facts.labels(waypoint, &view, flag));
     series.opened.increment(1);
     series.closed.increment(1);
-    connection_line(facts, (0, 0), started, Some(failure));
+    if view.logging.is_written(&facts.ended(flag)) {
+        connection_line(facts, (0, 0), started, Some(failure));
+    }
 }
 
 fn connection_line(facts: &Facts, (sent, received): (u64, u64), started: Instant, failure: Option<&Failure>) {

@@ -45,6 +45,7 @@ pub async fn answer(shard: &Arc<Shard>, link: &Arc<Link>, request: Request<Body>
     let exchange = &mut ending.exchange;
     exchange.status = response.status().as_u16();
     exchange.note_grpc_status(response.headers());
+    exchange.trail.keep(response.headers());
     let (count, grpc) = (Arc::clone(&exchange.response), exchange.spoken == Spoken::Grpc);
     response.body_mut().counted(count, grpc);
     response.body_mut().followed(Box::new(ending), Some(held));

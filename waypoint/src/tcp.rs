@@ -124,7 +124,7 @@ pub fn wants_server_name(shard: &Shard, link: &Link) -> bool {
 
 /// Records a connection for which no endpoint could be reached.
 pub fn unreached(shard: &Shard, link: &Link, failure: &Failure, started: Instant) {
-    record::failed(&shard.waypoint.metrics, &Facts::new(link, None), failure, started);
+    record::failed(&shard.waypoint, &Facts::new(link, None), failure, started);
 }
 
 /// Copies until the connection ends, however it does.
@@ -137,14 +137,14 @@ pub async fn carry(shard: &Shard, linked: Linked, reached: Reached, started: Ins
     if let Err(refused) = guard::connection(&shard.waypoint, &link, server) {
         entered.connection.end(guard::changed(refused));
     }
-    let open = record::Open::new(&shard.waypoint.metrics, Facts::new(&link, Some(&hop)), started);
+    let open = record::Open::new(&shard.waypoint, Facts::new(&link, Some(&hop)), started);
     let near = Socket::new(inner);
     let (copied, counters) = match far {
         Far::Plain(stream) => run(near, Socket::new(stream), abort).await,
         Far::Tunnel(tunnel) => run(near, *tunnel, abort).await,
     };
     let failure = entered.connection.failure().cloned().or_else(|| failure(&copied));
-    open.close(&shard.waypoint.metrics, &counters, failure.as_ref());
+    open.close(&shard.waypoint, &counters, failure.as_ref());
 }
 
 async fn run<N: Leg, F: Leg>(near: N, far: F, abort: Abort) -> (Copied, Arc<Counters>) {

@@ -10,7 +10,7 @@ use std::{
 
 use arcstr::ArcStr;
 use http::{HeaderMap, HeaderName, HeaderValue, header::USER_AGENT};
-use mesh::telemetry::{Provider, SpanWire, Tag, Tracing};
+use mesh::telemetry::{Provider, SpanWire, Tag, Tracing, View};
 use plan::{
     outbound::Hop,
     trace::{
@@ -31,7 +31,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const LONGEST: usize = 256;
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Trail {
     /// `x-request-id`.
     pub number: Option<HeaderValue>,
@@ -39,8 +39,10 @@ pub struct Trail {
     pub trace: Option<u128>,
     /// What it came with, while somebody looks at requests.
     pub headers: Option<Box<HeaderMap>>,
-    /// Whether the access log has a line of it.
-    pub is_logged: bool,
+    /// What its answer came with, where an expression needs it.
+    pub answer: Option<Box<HeaderMap>>,
+    /// What is to be observed of it.
+    pub view: Option<Arc<View>>,
     /// What this proxy adds to the trace, if it takes part.
     own: Option<Box<Own>>,
 }
@@ -80,18 +82,26 @@ impl Trail {
         if let Some(number) = &number {
             headers.insert(REQUEST_ID, number.clone());
         }
-        let seen = waypoint.taps.is_open().then(|| Box::new(headers.clone()));
-        let carried = carried::read(headers);
         let view = waypoint.observed.of(waypoint, exchange.service());
-        let (tracing, is_logged) = (&view.tracing, view.logging.enabled.unwrap_or(true));
-        let Some(provider) = &tracing.provider else {
+        let is_looked_at = waypoint.taps.is_open() || view.uses.request_headers;
+        let seen = is_looked_at.then(|| Box::new(headers.clone()));
+        let carried = carried::read(headers);
+        let begun = Self { number, headers: seen, ..Self::default() };
+        let Some(provider) = &view.tracing.provider else {
             let trace = carried.parent.map(|parent| parent.trace);
-            return Self { number, trace, headers: seen, is_logged, own: None };
+            return Self { trace, view: Some(view), ..begun };
         };
-        let own = Own::new(tracing, provider, carried, (exchange.seed, headers));
+        let own = Own::new(&view.tracing, provider, carried, (exchange.seed, headers));
         let (span, forms) = (own.span, own.carried.forms);
         carried::write(headers, span, own.parent, own.sampled, forms);
-        Self { number, trace: Some(span.trace), headers: seen, is_logged, own: Some(Box::new(own)) }
+        Self { trace: Some(span.trace), view: Some(view), own: Some(Box::new(own)), ..begun }
+    }
+
+    /// The client is told this: kept where an expression is going to ask for it.
+    pub fn keep(&mut self, answer: &HeaderMap) {
+        if self.view.as_ref().is_some_and(|view| view.uses.response_headers) {
+            self.answer = Some(Box::new(answer.clone()));
+        }
     }
 
     /// It is sent to an endpoint: the server is told that this sending is its caller.
@@ -136,12 +146,6 @@ impl Trail {
     /// Whether anybody wants its spans.
     pub fn is_recorded(&self) -> bool {
         self.own.as_ref().is_some_and(|own| own.provider.is_some())
-    }
-}
-
-impl Default for Trail {
-    fn default() -> Self {
-        Self { number: None, trace: None, headers: None, is_logged: true, own: None }
     }
 }
 

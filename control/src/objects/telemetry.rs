@@ -48,7 +48,7 @@ pub struct TelemetrySpec {
     pub tracing: Vec<TracingRule>,
     /// Metrics.
     #[serde(default, deserialize_with = "null_is_default")]
-    pub metrics: Vec<IgnoredAny>,
+    pub metrics: Vec<MetricsRule>,
     /// The access log.
     #[serde(default, deserialize_with = "null_is_default")]
     pub access_logging: Vec<LoggingRule>,
@@ -176,4 +176,101 @@ pub struct LogFilter {
     /// In CEL.
     #[serde(default)]
     pub expression: ArcStr,
+}
+
+/// One of `spec.metrics`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MetricsRule {
+    /// Who gets them.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub providers: Vec<ProviderRef>,
+    /// What is different.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub overrides: Vec<MetricOverride>,
+    /// How often they are told.
+    #[serde(default)]
+    pub reporting_interval: Option<ArcStr>,
+}
+
+/// One of `overrides`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MetricOverride {
+    /// Of which metrics.
+    #[serde(default, rename = "match")]
+    pub matching: Option<MetricMatch>,
+    /// They are not counted.
+    #[serde(default)]
+    pub disabled: Option<bool>,
+    /// Labels, by name.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub tag_overrides: BTreeMap<ArcStr, TagOverride>,
+}
+
+/// `match` of an override.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MetricMatch {
+    /// On which side.
+    #[serde(default)]
+    pub mode: Side,
+    /// Which of Istio's.
+    #[serde(default)]
+    pub metric: MetricName,
+    /// One that is not Istio's.
+    #[serde(default)]
+    pub custom_metric: Option<ArcStr>,
+}
+
+/// Istio's metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum MetricName {
+    /// All of them.
+    #[default]
+    AllMetrics,
+    /// Requests.
+    RequestCount,
+    /// How long they took.
+    RequestDuration,
+    /// Bytes of their bodies.
+    RequestSize,
+    /// Bytes of the answers' bodies.
+    ResponseSize,
+    /// Connections that began.
+    TcpOpenedConnections,
+    /// Connections that ended.
+    TcpClosedConnections,
+    /// Bytes to clients.
+    TcpSentBytes,
+    /// Bytes from clients.
+    TcpReceivedBytes,
+    /// Messages of clients.
+    GrpcRequestMessages,
+    /// Messages of servers.
+    GrpcResponseMessages,
+}
+
+/// One of `tagOverrides`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TagOverride {
+    /// What becomes of it.
+    #[serde(default)]
+    pub operation: TagOperation,
+    /// What it says, in CEL.
+    #[serde(default)]
+    pub value: ArcStr,
+}
+
+/// What becomes of a label.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum TagOperation {
+    /// It is there.
+    #[default]
+    Upsert,
+    /// It is not.
+    Remove,
 }

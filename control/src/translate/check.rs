@@ -4,7 +4,7 @@
 
 use arcstr::ArcStr;
 
-use super::{entry, guard, policy, service, workload_entry};
+use super::{entry, guard, policy, service, telemetry, workload_entry};
 use crate::{
     objects::{Metadata, Object},
     report::{Report, Reports, Severity},
@@ -25,6 +25,7 @@ pub(crate) fn check(object: &Object) -> Vec<Report> {
         Object::RequestAuthentication(object) => drop(guard::convert_tokens(object, &mut reports)),
         Object::ServiceEntry(object) => entry::check(object, &mut reports),
         Object::WorkloadEntry(object) => workload_entry::check(object, &mut reports),
+        Object::Telemetry(object) => telemetry::check(object, &mut reports),
         Object::Namespace(_)
         | Object::Node(_)
         | Object::ServiceAccount(_)
@@ -37,8 +38,7 @@ pub(crate) fn check(object: &Object) -> Vec<Report> {
         | Object::GRPCRoute(_)
         | Object::TLSRoute(_)
         | Object::TCPRoute(_)
-        | Object::PeerAuthentication(_)
-        | Object::Telemetry(_) => {}
+        | Object::PeerAuthentication(_) => {}
     }
     let mut reports = reports.done();
     reports.retain(|report| report.severity == Severity::Error);

@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `Telemetry` as what waypoints observe of requests. Names of providers become their addresses.
 
+mod metrics;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use arcstr::ArcStr;
 use http::HeaderName;
 use mesh::{
     Hostname, ServiceName, TelemetryName,
+    expression::{Filter, InvalidExpression},
     telemetry::{Logging, Provider, Scope, Share, Tag, Tracing},
 };
 
 use super::Translation;
 use crate::{
-    objects::{CustomTag, Kind, LoggingRule, Side, SideMatch, TargetReference, Telemetry, TracingRule},
+    objects::{CustomTag, Kind, LoggingRule, Side, TargetReference, Telemetry, TracingRule},
     report::Reports,
     world::Settings,
 };
@@ -32,11 +35,9 @@ pub(crate) fn translate(settings: &Settings, object: &Telemetry) -> Translation<
 fn convert(settings: &Settings, object: &Telemetry, reports: &mut Reports) -> Option<mesh::Telemetry> {
     let (spec, metadata) = (&object.spec, &object.metadata);
     let scope = scope(settings, object, reports);
-    if !spec.metrics.is_empty() {
-        reports.warning("spec.metrics", "is not honoured: metrics have the labels that they have");
-    }
     let tracing = tracing(settings, &spec.tracing, reports);
     let logging = logging(&spec.access_logging, reports);
+    let metrics = metrics::metrics(&spec.metrics, reports);
     let created = metadata.creation_timestamp.map_or(i64::MAX, |at| at.as_second());
     Some(mesh::Telemetry {
         name: TelemetryName { namespace: metadata.namespace.clone(), name: metadata.name.clone() },
@@ -44,7 +45,20 @@ fn convert(settings: &Settings, object: &Telemetry, reports: &mut Reports) -> Op
         scope: scope?,
         tracing,
         logging,
+        metrics,
     })
+}
+
+/// What is wrong with it, whatever else there is.
+pub(super) fn check(object: &Telemetry, reports: &mut Reports) {
+    let spec = &object.spec;
+    for (number, rule) in spec.tracing.iter().enumerate() {
+        let field = format!("spec.tracing[{number}]");
+        share(rule, &field, reports);
+        tags(&rule.custom_tags, &field, &mut BTreeMap::new(), reports);
+    }
+    logging(&spec.access_logging, reports);
+    metrics::metrics(&spec.metrics, reports);
 }
 
 /// What it is for.
@@ -120,20 +134,11 @@ fn tracing(settings: &Settings, rules: &[TracingRule], reports: &mut Reports) ->
     let mut out = Tracing::default();
     for (number, rule) in rules.iter().enumerate() {
         let field = format!("spec.tracing[{number}]");
-        if !is_here(rule.matching.as_ref(), &field, reports) {
+        if !is_here(rule.matching.clone().unwrap_or_default().mode, &field, reports) {
             continue;
         }
         out.provider = out.provider.or_else(|| provider(settings, rule, &field, reports));
-        if let Some(percent) = rule.random_sampling_percentage {
-            let share = Share::percent(percent);
-            if share.is_none() {
-                reports.error(
-                    format!("{field}.randomSamplingPercentage"),
-                    format!("{percent} is no percentage: write a number from 0 to 100"),
-                );
-            }
-            out.share = out.share.or(share);
-        }
+        out.share = out.share.or(share(rule, &field, reports));
         out.report = out.report.or_else(|| rule.disable_span_reporting.map(|disabled| !disabled));
         tags(&rule.custom_tags, &field, &mut out.tags, reports);
         if rule.disable_context_propagation == Some(true) {
@@ -149,6 +154,16 @@ fn tracing(settings: &Settings, rules: &[TracingRule], reports: &mut Reports) ->
         }
     }
     out
+}
+
+fn share(rule: &TracingRule, field: &str, reports: &mut Reports) -> Option<Share> {
+    let percent = rule.random_sampling_percentage?;
+    let share = Share::percent(percent);
+    if share.is_none() {
+        let what = format!("{percent} is no percentage: write a number from 0 to 100");
+        reports.error(format!("{field}.randomSamplingPercentage"), what);
+    }
+    share
 }
 
 fn provider(
@@ -217,25 +232,36 @@ fn logging(rules: &[LoggingRule], reports: &mut Reports) -> Logging {
     let mut out = Logging::default();
     for (number, rule) in rules.iter().enumerate() {
         let field = format!("spec.accessLogging[{number}]");
-        if !is_here(rule.matching.as_ref(), &field, reports) {
+        let filter = match filter(rule) {
+            Ok(filter) => filter,
+            Err(error) => {
+                // Half of a rule would log what nobody asked for.
+                reports.error(format!("{field}.filter.expression"), error.to_string());
+                continue;
+            }
+        };
+        if !is_here(rule.matching.clone().unwrap_or_default().mode, &field, reports) {
             continue;
         }
         if let Some(other) = rule.providers.iter().find(|provider| provider.name != STANDARD) {
             let what = format!("{:?} gets nothing: the access log goes to standard output", other.name);
             reports.warning(format!("{field}.providers"), what);
         }
-        if rule.filter.as_ref().is_some_and(|filter| !filter.expression.is_empty()) {
-            let what = "is not honoured: every request is logged, or none";
-            reports.warning(format!("{field}.filter"), what);
+        if out.enabled.is_none() {
+            out = Logging { enabled: Some(!rule.disabled.unwrap_or(false)), filter };
         }
-        out.enabled = out.enabled.or_else(|| Some(!rule.disabled.unwrap_or(false)));
     }
     out
 }
 
+fn filter(rule: &LoggingRule) -> Result<Option<Filter>, InvalidExpression> {
+    let expression = rule.filter.as_ref().map(|filter| &filter.expression);
+    expression.filter(|text| !text.is_empty()).map(|text| Filter::parse(text)).transpose()
+}
+
 /// Whether a rule is for the side that a waypoint is on.
-fn is_here(matching: Option<&SideMatch>, field: &str, reports: &mut Reports) -> bool {
-    match matching.map(|matching| matching.mode).unwrap_or_default() {
+fn is_here(side: Side, field: &str, reports: &mut Reports) -> bool {
+    match side {
         Side::ClientAndServer | Side::Server => true,
         Side::Client => {
             reports

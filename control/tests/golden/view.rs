@@ -9,6 +9,7 @@ use mesh::{
     l7::route::{Backend, HttpRule, Rules, Target},
     policy::{Clause, Match, Rule, ServiceAccountMatch, StringMatch},
     service::{LoadBalancing, PortMap, WeightedWaypoint},
+    telemetry::{LabelRule, Metric, Override},
     workload::{GatewayAddress, GatewayDestination},
 };
 use serde_json::{Map, Value, json};
@@ -74,7 +75,21 @@ fn telemetry(output: &Telemetry) -> Value {
         ("report", json!(tracing.report)),
         ("tags", Value::Object(tags.collect())),
         ("accessLog", json!(output.logging.enabled)),
+        ("filter", json!(output.logging.filter.as_ref().map(|filter| filter.as_str().as_str()))),
+        ("metrics", Value::Object(output.metrics.iter().map(metric).collect())),
     ])
+}
+
+fn metric((metric, rule): (&Metric, &Override)) -> (String, Value) {
+    let labels = rule.labels.iter().map(|(name, rule)| {
+        let said = match rule {
+            LabelRule::Removed => Value::Null,
+            LabelRule::Says(formula) => json!(formula.as_str().as_str()),
+        };
+        (name.to_string(), said)
+    });
+    let said = json!({"disabled": rule.disabled, "labels": Value::Object(labels.collect())});
+    (metric.as_str().to_owned(), said)
 }
 
 fn workload(output: &Workload) -> Value {

@@ -7,6 +7,7 @@
 pub mod authz;
 pub mod balance;
 pub mod chance;
+pub mod expression;
 #[cfg(test)]
 mod fixtures;
 pub mod index;

@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use arcstr::ArcStr;
 use http::HeaderName;
 
-use crate::name::{InvalidName, PolicyName, ServiceName};
+use crate::{
+    expression::{Facts, Filter, Formula, Uses},
+    name::{InvalidName, PolicyName, ServiceName},
+};
 
 /// Name of a Telemetry: `<namespace>/<name>`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,6 +34,8 @@ pub struct Telemetry {
     pub tracing: Tracing,
     /// The access log.
     pub logging: Logging,
+    /// Metrics.
+    pub metrics: BTreeMap<Metric, Override>,
 }
 
 /// What a Telemetry is for; what is nearer goes before.
@@ -59,11 +64,95 @@ pub struct Tracing {
     pub tags: BTreeMap<ArcStr, Tag>,
 }
 
-/// Of the access log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Of the access log; who says something of it says all of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Logging {
     /// Whether it is written.
     pub enabled: Option<bool>,
+    /// Which requests and connections have a line, if not all.
+    pub filter: Option<Filter>,
+}
+
+impl Logging {
+    /// Whether a request or connection has a line.
+    pub fn is_written(&self, facts: &dyn Facts) -> bool {
+        self.enabled.unwrap_or(true) && self.filter.as_ref().is_none_or(|filter| filter.holds(facts))
+    }
+}
+
+/// A metric of requests or connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Metric {
+    /// `istio_requests_total`.
+    Requests,
+    /// `istio_request_duration_milliseconds`.
+    Duration,
+    /// `istio_request_bytes`.
+    RequestBytes,
+    /// `istio_response_bytes`.
+    ResponseBytes,
+    /// `istio_request_messages_total`.
+    RequestMessages,
+    /// `istio_response_messages_total`.
+    ResponseMessages,
+    /// `istio_tcp_connections_opened_total`.
+    Opened,
+    /// `istio_tcp_connections_closed_total`.
+    Closed,
+    /// `istio_tcp_sent_bytes_total`.
+    Sent,
+    /// `istio_tcp_received_bytes_total`.
+    Received,
+}
+
+impl Metric {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Requests,
+        Self::Duration,
+        Self::RequestBytes,
+        Self::ResponseBytes,
+        Self::RequestMessages,
+        Self::ResponseMessages,
+        Self::Opened,
+        Self::Closed,
+        Self::Sent,
+        Self::Received,
+    ];
+
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Requests => "istio_requests_total",
+            Self::Duration => "istio_request_duration_milliseconds",
+            Self::RequestBytes => "istio_request_bytes",
+            Self::ResponseBytes => "istio_response_bytes",
+            Self::RequestMessages => "istio_request_messages_total",
+            Self::ResponseMessages => "istio_response_messages_total",
+            Self::Opened => "istio_tcp_connections_opened_total",
+            Self::Closed => "istio_tcp_connections_closed_total",
+            Self::Sent => "istio_tcp_sent_bytes_total",
+            Self::Received => "istio_tcp_received_bytes_total",
+        }
+    }
+}
+
+/// What is different about a metric; what is not said is said by what is farther, and else as it always is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Override {
+    /// Whether it is not counted.
+    pub disabled: Option<bool>,
+    /// Its labels, by name.
+    pub labels: BTreeMap<ArcStr, LabelRule>,
+}
+
+/// What is different about a label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LabelRule {
+    /// There is none of the name.
+    Removed,
+    /// It says this.
+    Says(Formula),
 }
 
 /// A part of all requests, in hundredths of a percent.
@@ -140,13 +229,18 @@ pub struct View {
     pub tracing: Tracing,
     /// The access log.
     pub logging: Logging,
+    /// Metrics, without those about which nothing is different.
+    pub metrics: BTreeMap<Metric, Override>,
+    /// What expressions need of a request.
+    pub uses: Uses,
 }
 
 impl View {
-    /// Of values from the nearest to the farthest. Tags of all are said; what is nearer counts where two have one name.
+    /// Of values from the nearest to the farthest. Tags and labels of all are said; what is nearer counts where two have one
+    /// name.
     pub fn new(nearest_first: &[&Telemetry]) -> Self {
         let mut view = Self::default();
-        for Telemetry { tracing, logging, .. } in nearest_first {
+        for Telemetry { tracing, logging, metrics, .. } in nearest_first {
             let merged = &mut view.tracing;
             merged.provider = merged.provider.take().or_else(|| tracing.provider.clone());
             merged.share = merged.share.or(tracing.share);
@@ -154,9 +248,34 @@ impl View {
             for (name, tag) in &tracing.tags {
                 merged.tags.entry(name.clone()).or_insert_with(|| tag.clone());
             }
-            view.logging.enabled = view.logging.enabled.or(logging.enabled);
+            if view.logging == Logging::default() {
+                view.logging = logging.clone();
+            }
+            for (metric, rule) in metrics {
+                view.metrics.entry(*metric).or_default().add(rule);
+            }
         }
+        view.uses = view.needed();
         view
+    }
+
+    fn needed(&self) -> Uses {
+        let rules = self.metrics.values().flat_map(|rule| rule.labels.values());
+        let formulas = rules.filter_map(|rule| match rule {
+            LabelRule::Says(formula) => Some(formula.uses()),
+            LabelRule::Removed => None,
+        });
+        formulas.chain(self.logging.filter.as_ref().map(Filter::uses)).fold(Uses::default(), Uses::and)
+    }
+}
+
+impl Override {
+    /// What something farther says.
+    fn add(&mut self, farther: &Self) {
+        self.disabled = self.disabled.or(farther.disabled);
+        for (name, rule) in &farther.labels {
+            self.labels.entry(name.clone()).or_insert_with(|| rule.clone());
+        }
     }
 }
 
@@ -206,7 +325,14 @@ mod tests {
 
     fn telemetry(name: &str, scope: Scope) -> Telemetry {
         let name = format!("shop/{name}").parse().unwrap();
-        Telemetry { name, created: 0, scope, tracing: Tracing::default(), logging: Logging::default() }
+        Telemetry {
+            name,
+            created: 0,
+            scope,
+            tracing: Tracing::default(),
+            logging: Logging::default(),
+            metrics: BTreeMap::new(),
+        }
     }
 
     #[test]
@@ -241,6 +367,37 @@ mod tests {
         assert_eq!(view.tracing.tags["a"], Tag::Literal("near".into()));
         assert_eq!(view.tracing.tags["b"], Tag::Literal("far".into()));
         assert_eq!(view.logging.enabled, Some(false));
+    }
+
+    #[test]
+    fn who_says_something_of_the_log_says_all_of_it() {
+        let filter = |text: &str| Some(Filter::parse(text).unwrap());
+        let mut mesh = telemetry("mesh", Scope::Mesh);
+        mesh.logging = Logging { enabled: Some(true), filter: filter("response.headers.x == 'y'") };
+        let mut near = telemetry("near", Scope::Namespace);
+        assert_eq!(View::new(&[&near, &mesh]).logging, mesh.logging);
+        assert!(View::new(&[&near, &mesh]).uses.response_headers);
+        near.logging.enabled = Some(true);
+        assert_eq!(View::new(&[&near, &mesh]).logging, near.logging);
+        assert_eq!(View::new(&[&near, &mesh]).uses, Uses::default());
+    }
+
+    #[test]
+    fn of_a_metric_the_nearest_counts_label_by_label() {
+        let says = |text: &str| LabelRule::Says(Formula::parse(text).unwrap());
+        let rule = |disabled, labels: &[(&str, LabelRule)]| Override {
+            disabled,
+            labels: labels.iter().map(|(name, rule)| ((*name).into(), rule.clone())).collect(),
+        };
+        let mut mesh = telemetry("mesh", Scope::Mesh);
+        let far = rule(Some(true), &[("a", LabelRule::Removed), ("b", says("request.headers.x"))]);
+        mesh.metrics = BTreeMap::from([(Metric::Requests, far.clone()), (Metric::Opened, far.clone())]);
+        let mut near = telemetry("near", Scope::Namespace);
+        near.metrics = BTreeMap::from([(Metric::Requests, rule(Some(false), &[("a", says("'b'"))]))]);
+        let view = View::new(&[&near, &mesh]);
+        let merged = rule(Some(false), &[("a", says("'b'")), ("b", says("request.headers.x"))]);
+        assert_eq!(view.metrics, BTreeMap::from([(Metric::Requests, merged), (Metric::Opened, far)]));
+        assert!(view.uses.request_headers && !view.uses.response_headers);
     }
 
     #[test]

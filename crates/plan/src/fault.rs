@@ -95,6 +95,32 @@ impl Fault {
         let unsent = matches!(self, Self::Unreached(failure) if failure.retry == Retry::Elsewhere);
         Meaning { status, flag, grpc, unsent }
     }
+
+    /// Why the answer is what it is, in Envoy's words.
+    pub fn details(&self) -> &'static str {
+        match self {
+            Self::Unreached(failure) => match unreached(&failure.what) {
+                "UH" => "no_healthy_upstream",
+                "NR" => "route_not_found",
+                "UO" => "upstream_reset_before_response_started{overflow}",
+                _ => "upstream_reset_before_response_started{connection_failure}",
+            },
+            Self::Reset(_) => "upstream_reset_before_response_started{connection_termination}",
+            Self::Protocol(_) => "upstream_reset_before_response_started{protocol_error}",
+            Self::TimedOut(_) => "response_timeout",
+            Self::Malformed(_) => "codec_error",
+            Self::Stalled(_) => "request_overall_timeout",
+            Self::Cancelled => "downstream_remote_disconnect",
+            Self::HeaderTooLarge => "request_headers_too_large",
+            Self::NoRoute => "route_not_found",
+            Self::NoBackend | Self::Unfit(_) => "cluster_not_found",
+            Self::Denied(_) => "rbac_access_denied",
+            Self::Unauthenticated(_) => "jwt_authn_access_denied",
+            Self::Injected(_) => "fault_filter_abort",
+            Self::Overloaded(_) => "overload",
+            Self::Unsupported(_) => "upgrade_failed",
+        }
+    }
 }
 
 /// No endpoint, or no way to it.
@@ -194,6 +220,7 @@ mod tests {
         ];
         for (fault, status, flag, grpc, unsent) in cases {
             assert_eq!(fault.meaning(), Meaning { status, flag, grpc, unsent }, "{fault}");
+            assert!(!fault.details().is_empty() && !fault.details().contains(' '), "{fault}");
         }
     }
 }

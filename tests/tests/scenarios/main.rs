@@ -17,6 +17,7 @@ mod peer;
 mod policy;
 mod scene;
 mod soak;
+mod telemetry;
 mod tracing;
 mod traffic;
 mod waypoint;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         peer::all(),
         waypoint::all(),
         tracing::all(),
+        telemetry::all(),
         soak::all(),
     ];
     let ground = ground::all().into_iter().map(|check| {

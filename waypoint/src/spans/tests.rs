@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Requests of a waypoint in one process, and what collectors get of them: a server of Zipkin's HTTP and one of OTLP.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -223,6 +223,7 @@ async fn a_telemetry_changes_live_what_is_sampled_and_said() {
             ..Tracing::default()
         },
         logging: Logging::default(),
+        metrics: BTreeMap::new(),
     };
     let change = |bench: &mut Bench, telemetry| {
         bench.writer.apply([Change::Telemetry(telemetry)]);

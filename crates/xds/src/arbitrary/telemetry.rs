@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Arbitrary telemetries.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use http::HeaderName;
 use mesh::{
     Telemetry, TelemetryName,
-    telemetry::{Logging, Provider, Scope, Share, SpanWire, Tag, Tracing},
+    expression::{Filter, Formula},
+    telemetry::{LabelRule, Logging, Metric, Override, Provider, Scope, Share, SpanWire, Tag, Tracing},
 };
 use proptest::{
     collection::{btree_map, vec},
@@ -54,12 +55,35 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn logging()(
+        enabled in any::<Option<bool>>(),
+        filter in option::of(select(vec!["response.code >= 500", "has(request.headers.x)", "true // all"])),
+    ) -> Logging {
+        Logging { enabled, filter: filter.map(|text| Filter::parse(text).unwrap()) }
+    }
+}
+
+fn label() -> impl Strategy<Value = LabelRule> {
+    let texts = vec!["'a'", "request.host", " response.code", "has(upstream.address) ? 'b' : 'c'"];
+    prop_oneof![
+        Just(LabelRule::Removed),
+        select(texts).prop_map(|text| LabelRule::Says(Formula::parse(text).unwrap())),
+    ]
+}
+
+fn metrics() -> impl Strategy<Value = BTreeMap<Metric, Override>> {
+    let rule = (any::<Option<bool>>(), btree_map(any_text(), label(), 0..3));
+    let rule = rule.prop_map(|(disabled, labels)| Override { disabled, labels });
+    btree_map(select(Metric::ALL.to_vec()), rule, 0..4)
+}
+
+prop_compose! {
     /// Any telemetry.
     pub(super) fn telemetry()(
         namespace in text("[a-z]{1,6}"), name in text("[a-z]{1,6}"), created in any::<u64>(),
-        scope in scope(), tracing in tracing(), enabled in any::<Option<bool>>(),
+        scope in scope(), tracing in tracing(), logging in logging(), metrics in metrics(),
     ) -> Telemetry {
         let name = TelemetryName { namespace, name };
-        Telemetry { name, created, scope, tracing, logging: Logging { enabled } }
+        Telemetry { name, created, scope, tracing, logging, metrics }
     }
 }

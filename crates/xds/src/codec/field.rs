@@ -73,9 +73,12 @@ pub enum Problem {
         /// What it is.
         value: String,
     },
-    /// An expression that cannot be used.
+    /// A pattern that cannot be used.
     #[error(transparent)]
     Pattern(mesh::l7::InvalidPattern),
+    /// An expression that cannot be used.
+    #[error(transparent)]
+    Expression(mesh::expression::InvalidExpression),
     /// A name of the wrong form.
     #[error(transparent)]
     Name(InvalidName),

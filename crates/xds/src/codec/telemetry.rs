@@ -8,10 +8,14 @@ use arcstr::ArcStr;
 use http::HeaderName;
 use mesh::{
     Hostname, ServiceName,
-    telemetry::{Logging, Provider, Scope, Share, SpanWire, Tag, Telemetry, TelemetryName, Tracing},
+    expression::{Filter, Formula},
+    telemetry::{
+        LabelRule, Logging, Metric, Override, Provider, Scope, Share, SpanWire, Tag, Telemetry,
+        TelemetryName, Tracing,
+    },
 };
 use proto::waypoint as wire;
-use wire::{provider::Wire, tag::Value, telemetry as inside};
+use wire::{label_rule::Rule, provider::Wire, tag::Value, telemetry as inside};
 
 use super::field::{self, FieldError, In, Problem};
 
@@ -24,7 +28,8 @@ pub(super) fn decode(message: wire::Telemetry) -> Result<Telemetry, FieldError> 
         created: message.created,
         scope: scope(message.scope)?,
         tracing: message.tracing.map(tracing).transpose()?.unwrap_or_default(),
-        logging: Logging { enabled: message.logging.and_then(|logging| logging.enabled) },
+        logging: message.logging.map(logging).transpose()?.unwrap_or_default(),
+        metrics: message.metrics.into_iter().map(metric_rule).collect::<Result<_, _>>().field("metrics")?,
     })
 }
 
@@ -45,7 +50,8 @@ pub(super) fn encode(telemetry: &Telemetry) -> wire::Telemetry {
             }),
         }),
         tracing: (telemetry.tracing != Tracing::default()).then(|| tracing_message(&telemetry.tracing)),
-        logging: telemetry.logging.enabled.map(|enabled| wire::Logging { enabled: Some(enabled) }),
+        logging: (telemetry.logging != Logging::default()).then(|| logging_message(&telemetry.logging)),
+        metrics: telemetry.metrics.iter().map(|(metric, rule)| metric_message(*metric, rule)).collect(),
     }
 }
 
@@ -139,6 +145,75 @@ fn value(message: Option<Value>) -> Result<Tag, Problem> {
             otherwise: header.otherwise.into(),
         },
     })
+}
+
+fn logging(message: wire::Logging) -> Result<Logging, FieldError> {
+    let filter = message.filter.map(|text| Filter::parse(&text).map_err(Problem::Expression));
+    Ok(Logging { enabled: message.enabled, filter: filter.transpose().field("logging.filter")? })
+}
+
+fn logging_message(logging: &Logging) -> wire::Logging {
+    let filter = logging.filter.as_ref().map(|filter| filter.as_str().to_string());
+    wire::Logging { enabled: logging.enabled, filter }
+}
+
+fn metric_rule(message: wire::MetricRule) -> Result<(Metric, Override), Problem> {
+    let metric = metric(field::known(message.metric)?)?;
+    let mut labels = BTreeMap::new();
+    for label in message.labels {
+        let rule = match label.rule.ok_or(Problem::Missing)? {
+            Rule::Removed(_) => LabelRule::Removed,
+            Rule::Says(text) => LabelRule::Says(Formula::parse(&text).map_err(Problem::Expression)?),
+        };
+        labels.insert(label.name.into(), rule);
+    }
+    Ok((metric, Override { disabled: message.disabled, labels }))
+}
+
+fn metric_message(metric: Metric, rule: &Override) -> wire::MetricRule {
+    let label = |(name, rule): (&ArcStr, &LabelRule)| wire::LabelRule {
+        name: name.to_string(),
+        rule: Some(match rule {
+            LabelRule::Removed => Rule::Removed(wire::label_rule::Removed {}),
+            LabelRule::Says(formula) => Rule::Says(formula.as_str().to_string()),
+        }),
+    };
+    wire::MetricRule {
+        metric: metric_number(metric).into(),
+        disabled: rule.disabled,
+        labels: rule.labels.iter().map(label).collect(),
+    }
+}
+
+fn metric(number: wire::Metric) -> Result<Metric, Problem> {
+    Ok(match number {
+        wire::Metric::Unspecified => return Err(Problem::Missing),
+        wire::Metric::Requests => Metric::Requests,
+        wire::Metric::Duration => Metric::Duration,
+        wire::Metric::RequestBytes => Metric::RequestBytes,
+        wire::Metric::ResponseBytes => Metric::ResponseBytes,
+        wire::Metric::RequestMessages => Metric::RequestMessages,
+        wire::Metric::ResponseMessages => Metric::ResponseMessages,
+        wire::Metric::ConnectionsOpened => Metric::Opened,
+        wire::Metric::ConnectionsClosed => Metric::Closed,
+        wire::Metric::SentBytes => Metric::Sent,
+        wire::Metric::ReceivedBytes => Metric::Received,
+    })
+}
+
+fn metric_number(metric: Metric) -> wire::Metric {
+    match metric {
+        Metric::Requests => wire::Metric::Requests,
+        Metric::Duration => wire::Metric::Duration,
+        Metric::RequestBytes => wire::Metric::RequestBytes,
+        Metric::ResponseBytes => wire::Metric::ResponseBytes,
+        Metric::RequestMessages => wire::Metric::RequestMessages,
+        Metric::ResponseMessages => wire::Metric::ResponseMessages,
+        Metric::Opened => wire::Metric::ConnectionsOpened,
+        Metric::Closed => wire::Metric::ConnectionsClosed,
+        Metric::Sent => wire::Metric::SentBytes,
+        Metric::Received => wire::Metric::ReceivedBytes,
+    }
 }
 
 fn wrong(what: &'static str, value: &str) -> Problem {
