@@ -7,6 +7,7 @@ mod canary;
 mod guard;
 mod h2spec;
 mod hostile;
+mod tls;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -50,7 +51,15 @@ pub(crate) fn all() -> Vec<Scenario> {
         a_waypoint_that_is_drained_fails_no_request,
         what_names_no_waypoint_is_not_carried_by_one,
     ];
-    let parts = [balance::all(), calls::all(), canary::all(), guard::all(), h2spec::all(), hostile::all()];
+    let parts = [
+        balance::all(),
+        calls::all(),
+        canary::all(),
+        guard::all(),
+        h2spec::all(),
+        hostile::all(),
+        tls::all(),
+    ];
     for part in parts {
         all.extend(part);
     }
