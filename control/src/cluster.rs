@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   watch of each kind ─► read (JSON → object, what is wrong with it) ─► source (gathers) ─► World
+//!   ConfigMaps that policies name ─► maps ──────────────────────────────────────────────────► World
 //!                                              │ what is said of each object ─► conditions: its status ┐
 //!   own Secrets ─► roots ─► Signer ─► bundle: a ConfigMap in every namespace                           ┤ the leader writes
 //!   Gateways ─► waypoints: what runs them, and their status                                             ┘
@@ -12,6 +13,7 @@ mod bundle;
 mod closed;
 mod conditions;
 mod kinds;
+mod maps;
 mod parents;
 mod read;
 mod rights;
@@ -33,6 +35,7 @@ use runtime::{Tasks, readiness::Gate};
 use self::{
     bundle::Bundle,
     conditions::Conditions,
+    maps::Maps,
     rights::Rights,
     roots::{Kept, Roots},
     rotation::Rotation,
@@ -106,7 +109,13 @@ impl Cluster {
 
     /// Starts to follow the objects; the gate opens when they are in force.
     pub(crate) fn follow(&self, live: &Arc<Live>, gate: Gate, tasks: &Tasks) -> ClusterView {
-        source::follow(&self.api, Arc::clone(live), gate, &self.stated, tasks)
+        let maps = Maps {
+            api: self.api.clone(),
+            live: Arc::clone(live),
+            may_read: self.settings.waypoints.is_some(),
+        };
+        drop(tasks.spawn_vital("config maps", maps.clone().follow(tasks.shutdown())));
+        source::follow(&self.api, gate, (maps, Arc::clone(live)), &self.stated, tasks)
     }
 
     /// Starts what runs beside serving: following the root, leading, and what the leader writes.

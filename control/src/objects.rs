@@ -14,6 +14,7 @@ mod route;
 mod security;
 mod service;
 mod telemetry;
+mod tls;
 
 use std::fmt;
 
@@ -58,6 +59,10 @@ pub use self::{
         CustomTag, LiteralTag, LogFilter, LoggingRule, MetricMatch, MetricName, MetricOverride, MetricsRule,
         NamedTag, ProviderRef, Side, SideMatch, TagOperation, TagOverride, Telemetry, TelemetrySpec,
         TracingRule,
+    },
+    tls::{
+        AltName, BackendTLSPolicy, BackendTlsSpec, Bundle, CertificateReference, ConfigMap, SectionReference,
+        Validation,
     },
 };
 
@@ -154,6 +159,7 @@ kinds! {
     Namespace: false, ["v1"];
     Node: false, ["v1"];
     ServiceAccount: true, ["v1"];
+    ConfigMap: true, ["v1"];
     Pod: true, ["v1"];
     Service: true, ["v1"];
     EndpointSlice: true, ["discovery.k8s.io/v1"];
@@ -170,6 +176,7 @@ kinds! {
         "gateway.networking.k8s.io/v1alpha2"
     ];
     TCPRoute: true, ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha2"];
+    BackendTLSPolicy: true, ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha3"];
     AuthorizationPolicy: true, ["security.istio.io/v1", "security.istio.io/v1beta1"];
     PeerAuthentication: true, ["security.istio.io/v1", "security.istio.io/v1beta1"];
     Telemetry: true, ["telemetry.istio.io/v1", "telemetry.istio.io/v1alpha1"];

@@ -11,6 +11,21 @@ use crate::{
     world::{Event, Settings},
 };
 
+/// A certificate of an authority.
+pub(crate) const ROOT: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBnDCCAUOgAwIBAgIUMJhEoni15O3ZGZZsQwgFWFdXvmAwCgYIKoZIzj0EAwIw
+IzENMAsGA1UECgwEc2hvcDESMBAGA1UEAwwJc2hvcCByb290MCAXDTI2MTEyMjEx
+MTgyOFoYDzIxMjYxMDI5MTExODI4WjAjMQ0wCwYDVQQKDARzaG9wMRIwEAYDVQQD
+DAlzaG9wIHJvb3QwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAAQrmQp669j9+b1r
++WmpVIqJgT98EtwMGHiRyLhN+BuC7a3Bq+pZiSAmetSJGEWAUEg15p3JYM9dggJU
+MxOw+9mpo1MwUTAdBgNVHQ4EFgQUFiHIlZhQ60xnne9XjVzKW0d+C50wHwYDVR0j
+BBgwFoAUFiHIlZhQ60xnne9XjVzKW0d+C50wDwYDVR0TAQH/BAUwAwEB/zAKBggq
+hkjOPQQDAgNHADBEAiAsIBKX/6UvZkEOpGMSEfu6hAlshPC19vYlls/OHLA0sgIg
+WUr9on0cp0WUmDwtYn5fhlIKpfYNlYrRJAw+DxbqFC0=
+-----END CERTIFICATE-----
+";
+
 /// A mesh with the defaults.
 pub(crate) fn settings() -> Settings {
     Settings {

@@ -13,6 +13,7 @@
 //!   PeerAuthentication ─► peer     (synthesized policies; a proxy never sees the object)
 //!   HTTPRoute, GRPCRoute, TLSRoute, TCPRoute ─► route   (for waypoints)
 //!   Telemetry ──────────► telemetry (for waypoints)
+//!   BackendTLSPolicy, ConfigMap (certificates) ─► tls, in the traffic of a Service or ServiceEntry (for waypoints)
 //!   Gateway ────────────► waypoint (who is bound to it; synthesized policies that guard workloads behind it)
 //! ```
 //! Nothing is ignored in silence: what cannot be honoured comes back as a report beside the output.
@@ -28,6 +29,7 @@ mod rule;
 pub(crate) mod service;
 pub(crate) mod slice;
 pub(crate) mod telemetry;
+pub(crate) mod tls;
 pub(crate) mod traffic;
 pub(crate) mod waypoint;
 pub(crate) mod workload;

@@ -35,7 +35,7 @@ use crate::{
         member::Guarded,
         peer, policy,
         route::{self, Attachment, Routed},
-        service, slice, telemetry, traffic,
+        service, slice, telemetry, tls, traffic,
         waypoint::{Binder, Bound, Guard},
         workload, workload_entry,
     },
@@ -72,7 +72,7 @@ pub struct World {
     /// Policies that waypoints enforce, and whose tokens they believe.
     attached: Outputs<PolicyName, mesh::Guard>,
     authentications: Outputs<PolicyName, Authentication>,
-    /// What became of the parents of a route.
+    /// What became of the parents of a route, or of the targets of a policy of TLS.
     attachments: BTreeMap<ObjectKey, Vec<Attachment>>,
     static_strict: Option<Policy>,
     guards: Guards,
@@ -122,7 +122,8 @@ impl World {
         self.notes.get(key).into_iter().chain(self.reports.get(key)).flatten()
     }
 
-    /// What became of the parents of a route; nothing of those that are no part of the mesh.
+    /// What became of the parents of a route, or of the targets of a policy of TLS; nothing of those that are no part of the
+    /// mesh.
     pub(crate) fn attachments_of(&self, key: &ObjectKey) -> &[Attachment] {
         self.attachments.get(key).map_or(&[], Vec::as_slice)
     }
@@ -153,6 +154,7 @@ impl World {
             Object::Namespace(_)
             | Object::Node(_)
             | Object::ServiceAccount(_)
+            | Object::ConfigMap(_)
             | Object::Pod(_)
             | Object::Service(_)
             | Object::EndpointSlice(_)
@@ -162,6 +164,7 @@ impl World {
             Object::GRPCRoute(object) => route::grpc(objects, settings, object).reports,
             Object::TLSRoute(object) => route::tls(objects, settings, object).reports,
             Object::TCPRoute(object) => route::tcp(objects, settings, object).reports,
+            Object::BackendTLSPolicy(object) => tls::translate(objects, settings, object).reports,
             Object::Telemetry(object) => telemetry::translate(settings, object).reports,
         }
     }
@@ -321,7 +324,7 @@ impl Batches {
                 let found = objects.namespace(&name.1);
                 said(found.map(|object| translate::namespace(objects, settings, object))).1
             }
-            Kind::Node => Vec::new(),
+            Kind::Node | Kind::ConfigMap => Vec::new(),
             Kind::ServiceAccount => {
                 let found = objects.service_account(&name);
                 said(found.map(|object| translate::service_account(objects, settings, object))).1
@@ -341,14 +344,7 @@ impl Batches {
                 self.take_workloads(key, (output.into_iter().flatten(), reports))
             }
             Kind::Service => self.translate_service(objects, settings, key, &name),
-            Kind::ServiceEntry => {
-                let found = objects.entry(&name).map(|object| entry::translate(objects, settings, object));
-                let (output, reports) = said(found);
-                let (services, workloads) =
-                    output.map(|output| (output.services, output.workloads)).unwrap_or_default();
-                self.take_services(key, (services, Vec::new()));
-                self.take_workloads(key, (workloads, reports))
-            }
+            Kind::ServiceEntry => self.translate_entry(objects, settings, key, &name),
             Kind::WorkloadGroup => said(objects.workload_group(&name).map(workload_entry::group)).1,
             Kind::Gateway => {
                 let found = objects.gateway(&name);
@@ -363,6 +359,12 @@ impl Batches {
             Kind::PeerAuthentication => {
                 let found = objects.peer(&name).map(|object| peer::translate(objects, settings, object));
                 self.take_policies(key, said(found))
+            }
+            Kind::BackendTLSPolicy => {
+                let found = objects.tls_policy(&name).map(|object| tls::translate(objects, settings, object));
+                let (attachments, reports) = said(found);
+                self.attachments.push((key.clone(), attachments.unwrap_or_default()));
+                reports
             }
             Kind::Telemetry => {
                 let found = objects.telemetry(&name).map(|object| telemetry::translate(settings, object));
@@ -381,8 +383,26 @@ impl Batches {
     ) -> Vec<Report> {
         let object = objects.service(name);
         let found = object.map(|object| service::translate(objects, settings, object));
-        let traffic = object.map(|object| traffic::translate(settings, object));
+        let traffic = object.map(|object| traffic::translate(objects, settings, object));
         let mut reports = self.take_services(key, said(found));
+        reports.extend(self.take_traffic(key, said(traffic)));
+        reports
+    }
+
+    fn translate_entry(
+        &mut self,
+        objects: &Objects,
+        settings: &Settings,
+        key: &ObjectKey,
+        name: &Name,
+    ) -> Vec<Report> {
+        let object = objects.entry(name);
+        let (output, mut reports) = said(object.map(|object| entry::translate(objects, settings, object)));
+        let (services, workloads) =
+            output.map(|output| (output.services, output.workloads)).unwrap_or_default();
+        self.take_services(key, (services, Vec::new()));
+        self.take_workloads(key, (workloads, Vec::new()));
+        let traffic = object.map(|object| traffic::of_entry(objects, settings, object));
         reports.extend(self.take_traffic(key, said(traffic)));
         reports
     }
@@ -447,8 +467,8 @@ impl Batches {
         said.1
     }
 
-    fn take_traffic(&mut self, key: &ObjectKey, said: Said<Option<Traffic>>) -> Vec<Report> {
-        let outputs = said.0.into_iter().map(|output| (output.service.clone(), output));
+    fn take_traffic(&mut self, key: &ObjectKey, said: Said<Option<Vec<Traffic>>>) -> Vec<Report> {
+        let outputs = said.0.into_iter().flatten().map(|output| (output.service.clone(), output));
         self.traffic.push((key.clone(), outputs.collect()));
         said.1
     }

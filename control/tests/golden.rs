@@ -179,3 +179,8 @@ fn the_policies_of_security_tasks() {
 fn what_is_observed_of_requests() {
     check("telemetry");
 }
+
+#[test]
+fn servers_outside_the_mesh_are_spoken_to_in_tls() {
+    check("backend-tls");
+}

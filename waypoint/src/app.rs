@@ -24,6 +24,7 @@ use xds::Writer;
 use crate::{
     admin::{self, Admin},
     config::Config,
+    jwt::fetch::Fetcher,
     metrics::buckets,
     shard::{LAST_WORDS, Shard},
     waypoint::{Parts, Waypoint},
@@ -96,7 +97,8 @@ async fn supervise(config: Config, log: log::LogControl, workers: Vec<Handle>) -
         Shard::start(&waypoint, &data.on(worker.clone()), &servers.on(worker))?;
     }
     let keyring = Arc::clone(&waypoint.keyring);
-    let tending = keyring.tend(waypoint.replica.clone(), tasks.clone(), tasks.shutdown());
+    let fetcher = Fetcher::new(waypoint.outsides.machine.roots());
+    let tending = keyring.tend(waypoint.replica.clone(), fetcher, tasks.clone(), tasks.shutdown());
     drop(tasks.spawn_vital("keyring", tending));
     drop(tasks.spawn_vital("follow", Arc::clone(&waypoint).follow(tasks.clone())));
     let ready = Arc::clone(&waypoint);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Carries out a `Hop`: the certificate, a tunnel from the pool or a plain connection. Where to go was decided before.
+//! Carries out a `Hop`: the certificate, a tunnel from the pool, or a connection without one, plain or under TLS. Where to
+//! go, and how, was decided before.
 
 use std::{
     io,
@@ -28,7 +29,11 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use crate::shard::{Shard, TunnelKey};
+use crate::{
+    outside::inside,
+    pools::Wire,
+    shard::{Shard, TunnelKey},
+};
 
 /// A peer that does not answer a SYN, or a handshake, for so long is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,20 +45,25 @@ const KEEPALIVE: Duration = Duration::from_secs(180);
 pub enum Far {
     /// Plain TCP.
     Plain(TcpStream),
+    /// TLS with a server outside the mesh.
+    Secured(Box<TlsStream<TcpStream>>),
     /// A tunnel, direct or through the gateway of another network.
     Tunnel(Box<Tunnel>),
 }
 
-/// Carries out a hop.
+/// Carries out a hop; `wire` is what will be spoken, if that is HTTP.
 ///
 /// # Errors
 /// Says what went wrong and whether another endpoint may do; nothing was delivered.
-pub async fn dial(shard: &Arc<Shard>, hop: &Hop, origin: Origin) -> Result<Far, Failure> {
+pub async fn dial(shard: &Arc<Shard>, hop: &Hop, origin: Origin, wire: Option<Wire>) -> Result<Far, Failure> {
     match &hop.transport {
-        Transport::Passthrough(address) | Transport::Plain(address) => match connect(*address).await {
-            Ok(stream) => Ok(Far::Plain(stream)),
-            Err(error) => Err(tcp_failure(*address, &error).into()),
-        },
+        Transport::Passthrough(address) | Transport::Plain(address) => {
+            let stream = connect(*address).await.map_err(|error| tcp_failure(*address, &error))?;
+            let Some(tls) = &hop.tls else { return Ok(Far::Plain(stream)) };
+            let outsides = &shard.waypoint.outsides;
+            let shaking = outsides.connect(stream, *address, (tls, inside(wire)), CONNECT_TIMEOUT);
+            Ok(Far::Secured(Box::new(Box::pin(shaking).await?)))
+        }
         Transport::Tunnel(tunnel) => {
             let key = TunnelKey { address: tunnel.address, expected: tunnel.expected.clone() };
             let head = head(hop, &tunnel.authority.to_string(), origin, None)?;
@@ -143,6 +153,7 @@ impl AsyncRead for Far {
     ) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Secured(stream) => Pin::new(&mut **stream).poll_read(cx, buf),
             Self::Tunnel(tunnel) => Pin::new(&mut **tunnel).poll_read(cx, buf),
         }
     }
@@ -152,6 +163,7 @@ impl AsyncWrite for Far {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Secured(stream) => Pin::new(&mut **stream).poll_write(cx, buf),
             Self::Tunnel(tunnel) => Pin::new(&mut **tunnel).poll_write(cx, buf),
         }
     }
@@ -159,6 +171,7 @@ impl AsyncWrite for Far {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Secured(stream) => Pin::new(&mut **stream).poll_flush(cx),
             Self::Tunnel(tunnel) => Pin::new(&mut **tunnel).poll_flush(cx),
         }
     }
@@ -166,6 +179,7 @@ impl AsyncWrite for Far {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Secured(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
             Self::Tunnel(tunnel) => Pin::new(&mut **tunnel).poll_shutdown(cx),
         }
     }
@@ -179,7 +193,7 @@ impl Drop for Wired {
     fn drop(&mut self) {
         match &mut self.0 {
             Far::Tunnel(tunnel) if !tunnel.ledger().finished => tunnel.reset(),
-            Far::Tunnel(_) | Far::Plain(_) => {}
+            Far::Tunnel(_) | Far::Plain(_) | Far::Secured(_) => {}
         }
     }
 }

@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use hyper::client::conn::http1;
-use mesh::{Hostname, SpiffeId, WorkloadUid};
+use mesh::{Hostname, SpiffeId, WorkloadUid, l7::ServerTls};
 use parking_lot::Mutex;
 use plan::{
     Authority,
@@ -56,6 +56,8 @@ pub struct Key {
     service: Option<Hostname>,
     /// What is spoken.
     pub wire: Wire,
+    /// The TLS that it is spoken in, where no tunnel leads there.
+    pub tls: Option<Arc<ServerTls>>,
 }
 
 impl Key {
@@ -73,6 +75,7 @@ impl Key {
             endpoint: hop.endpoint().cloned(),
             service: hop.service.as_deref().map(|service| service.hostname.clone()),
             wire,
+            tls: hop.tls.clone(),
         }
     }
 }

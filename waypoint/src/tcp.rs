@@ -5,7 +5,7 @@ use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Instant};
 
 use ::proxy::dialling::Origin;
 use arcstr::ArcStr;
-use hbone::{Abort, Copied, Counters, End, Leg, Side, Socket, TunnelError, copy};
+use hbone::{Abort, Copied, Counters, End, Leg, Plain, Side, Socket, TunnelError, copy};
 use mesh::l7::View;
 use plan::{
     Failure, Retry, What,
@@ -68,7 +68,7 @@ pub async fn reach(shard: &Arc<Shard>, link: &Link, server: Option<&str>) -> Res
             break;
         }
         let began = Instant::now();
-        let outcome = dial(shard, &hop, origin).await;
+        let outcome = dial(shard, &hop, origin, None).await;
         let uid = hop.endpoint();
         let noted = if outcome.is_ok() { Outcome::Answered } else { Outcome::Failed };
         if let Some(uid) = uid {
@@ -141,6 +141,7 @@ pub async fn carry(shard: &Shard, linked: Linked, reached: Reached, started: Ins
     let near = Socket::new(inner);
     let (copied, counters) = match far {
         Far::Plain(stream) => run(near, Socket::new(stream), abort).await,
+        Far::Secured(stream) => run(near, Socket::new(Plain(*stream)), abort).await,
         Far::Tunnel(tunnel) => run(near, *tunnel, abort).await,
     };
     let failure = entered.connection.failure().cloned().or_else(|| failure(&copied));

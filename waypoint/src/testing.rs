@@ -25,7 +25,7 @@ use mesh::{
 };
 use runtime::Tasks;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpListener,
 };
 use xds::{Kind, Writer};
@@ -192,31 +192,34 @@ pub(crate) fn serve(tasks: &Tasks, listener: TcpListener, wire: Wire, answer: An
     let owner = tasks.clone();
     drop(tasks.spawn("listener", async move {
         while let Ok((stream, _peer)) = listener.accept().await {
-            let answer = Arc::clone(&answer);
-            let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-                let answer = Arc::clone(&answer);
-                async move {
-                    let (head, body) = request.into_parts();
-                    let body = body.collect().await?.to_bytes();
-                    Ok::<_, hyper::Error>(answer(Request::from_parts(head, body)).await)
-                }
-            });
-            let stream = TokioIo::new(stream);
-            drop(owner.spawn("server", async move {
-                let served = match wire {
-                    Wire::Http1 => {
-                        hyper::server::conn::http1::Builder::new().serve_connection(stream, service).await
-                    }
-                    Wire::Http2 => {
-                        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                            .serve_connection(stream, service)
-                            .await
-                    }
-                };
-                served.unwrap_or_default();
-            }));
+            drop(owner.spawn("server", converse(stream, wire, Arc::clone(&answer))));
         }
     }));
+}
+
+/// Answers what comes on a connection.
+pub(crate) async fn converse<S>(stream: S, wire: Wire, answer: Answer)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let answer = Arc::clone(&answer);
+        async move {
+            let (head, body) = request.into_parts();
+            let body = body.collect().await?.to_bytes();
+            Ok::<_, hyper::Error>(answer(Request::from_parts(head, body)).await)
+        }
+    });
+    let stream = TokioIo::new(stream);
+    let served = match wire {
+        Wire::Http1 => hyper::server::conn::http1::Builder::new().serve_connection(stream, service).await,
+        Wire::Http2 => {
+            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(stream, service)
+                .await
+        }
+    };
+    served.unwrap_or_default();
 }
 
 /// A workload `name` of namespace `shop` under its own account, which takes plain TCP.

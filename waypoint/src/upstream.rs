@@ -84,7 +84,10 @@ pub async fn send(
         To { shard, hop, origin: Origin { source: link.peer, trace: link.trace }, key: Key::new(hop, wire) };
     match wire {
         Wire::Http1 => to.http1(as_http1(request)).await,
-        Wire::Http2 => to.http2(as_http2(request)).await,
+        Wire::Http2 => {
+            let scheme = if hop.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+            to.http2(as_http2(request, scheme)).await
+        }
     }
 }
 
@@ -106,14 +109,14 @@ fn as_http1(mut request: Request<Body>) -> Request<Body> {
 }
 
 /// The target in its parts, as HTTP/2 sends it.
-fn as_http2(mut request: Request<Body>) -> Request<Body> {
+fn as_http2(mut request: Request<Body>, scheme: Scheme) -> Request<Body> {
     *request.version_mut() = Version::HTTP_2;
     let host = request.headers_mut().remove(HOST);
     if request.method() == http::Method::CONNECT {
         return request;
     }
     let mut parts = request.uri().clone().into_parts();
-    parts.scheme = Some(Scheme::HTTP);
+    parts.scheme = Some(scheme);
     if parts.authority.is_none() {
         parts.authority = host.and_then(|host| host.to_str().ok()?.parse().ok());
     }
@@ -182,7 +185,7 @@ impl To<'_> {
     }
 
     async fn dial_http1(&self) -> Result<Http1, Failure> {
-        let far = dial(self.shard, self.hop, self.origin).await?;
+        let far = dial(self.shard, self.hop, self.origin, Some(self.key.wire)).await?;
         let bounds = &self.shard.waypoint.config.bounds;
         let mut builder = hyper::client::conn::http1::Builder::new();
         builder
@@ -289,7 +292,7 @@ impl To<'_> {
     }
 
     async fn dial_http2(&self) -> Result<Http2, Failure> {
-        let far = dial(self.shard, self.hop, self.origin).await?;
+        let far = dial(self.shard, self.hop, self.origin, Some(self.key.wire)).await?;
         let mut builder = h2::client::Builder::new();
         builder
             .initial_window_size(STREAM_WINDOW)

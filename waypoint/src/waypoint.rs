@@ -33,6 +33,7 @@ use crate::{
     names::Names,
     observed::Observed,
     open::{ByServerName, Carried},
+    outside::{self, Outsides},
     shard::Shard,
     spans::{Sender, export::Exporters},
     tap::Taps,
@@ -63,6 +64,8 @@ pub struct Waypoint {
     pub lineups: Lineups,
     /// Addresses of endpoints that are names.
     pub names: Names,
+    /// TLS with servers outside the mesh.
+    pub outsides: Outsides,
     /// Keys by which tokens are proven.
     pub keyring: Arc<Keyring>,
     /// Connections that are carried as bytes.
@@ -138,6 +141,7 @@ impl Waypoint {
                 namespace: config.own.namespace.to_string(),
                 version: VERSION,
             }),
+            outsides: Outsides::default(),
             keyring: Arc::default(),
             open: Open::default(),
             by_server_name: ByServerName::default(),
@@ -283,8 +287,23 @@ impl Waypoint {
                 });
             }
         }
+        if touched.routes {
+            self.follow_tls();
+        }
         if touched.workloads {
             self.endpoints.retain(|uid| self.replica.read(|index| index.workload(uid).is_some()));
+        }
+    }
+
+    /// What was opened under TLS that is said no more is used no more.
+    fn follow_tls(&self) {
+        let said = self.replica.read(outside::said);
+        self.outsides.retain(&said);
+        for shard in self.shards() {
+            let closed = shard.http.close(|key| key.tls.as_ref().is_some_and(|tls| !said.contains(tls)));
+            if closed > 0 {
+                tracing::info!(closed, "connections closed: their TLS is said otherwise now");
+            }
         }
     }
 

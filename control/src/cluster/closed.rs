@@ -8,12 +8,13 @@ use arcstr::literal;
 
 use crate::{
     objects::Kind,
-    tree::{Entry, Node, Path, Segment, Value},
+    tree::{Entry, FieldError, Node, Path, Segment, Value},
 };
 
 const NOBODY: &str = "until it is understood the policy allows nothing";
 const DENIES_ALL: &str = "until it is understood the policy denies everything";
 const STRICT: &str = "until it is understood mutual TLS is required on every port";
+const NO_SERVER: &str = "until it is understood no server is believed, so connections fail";
 const RULE_DROPPED: &str = "the rule is dropped, so less is allowed than asked for";
 const DENIES_MORE: &str = "the rule is enforced without it, so more is denied than asked for";
 const LEFT_OUT: &str = "it is left out";
@@ -62,6 +63,21 @@ pub(super) fn peer(tree: &mut Node, fault: &Path) -> Option<&'static str> {
         }
     }
     Some(STRICT)
+}
+
+/// Mends a `BackendTLSPolicy`: with anything in it that is not understood nobody is believed, but by those whom it is not
+/// for.
+pub(super) fn backend_tls(tree: &mut Node, error: &FieldError) -> Option<&'static str> {
+    let keys: Vec<&str> = error.path.0.iter().map(name).collect();
+    match keys.as_slice() {
+        ["spec", "validation", ..] => {}
+        // Without its target nobody could tell whose connections are to fail.
+        ["spec", "targetRefs", ..] if !error.unknown => return None,
+        ["spec", ..] => drop(remove(tree, &error.path.0)?),
+        _ => return remove(tree, &error.path.0),
+    }
+    tree.child_mut("spec")?.set("validation", Value::Null);
+    Some(NO_SERVER)
 }
 
 /// What to make of a policy that mending has led to nothing: what it does when nothing else of it is known, to those whom

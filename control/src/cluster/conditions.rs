@@ -83,7 +83,8 @@ impl Conditions {
         let due = self.live.read(|world| {
             self.stated.filter_map(|(key, stated)| {
                 let status = if said(key.kind) == Said::PerParent {
-                    json!({"parents": parents::missing(world.attachments_of(key), stated, now)?})
+                    let words = parents::words(key.kind);
+                    json!({words.list: parents::missing(world.attachments_of(key), &words, stated, now)?})
                 } else {
                     let reports: Vec<&Report> = world.reports_of(key).collect();
                     let standing = world.standing(key, &reports);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where the API server has each kind.
+//! Where the API server has each kind, and which of them are watched.
 
 use kubernetes::Resource;
 
@@ -17,6 +17,7 @@ pub(crate) fn resources(kind: Kind) -> Vec<Resource> {
         Kind::Namespace => vec![Resource::core("namespaces")],
         Kind::Node => vec![Resource::core("nodes")],
         Kind::ServiceAccount => vec![Resource::core("serviceaccounts")],
+        Kind::ConfigMap => vec![Resource::core("configmaps")],
         Kind::Pod => vec![Resource::core("pods")],
         Kind::Service => vec![Resource::core("services")],
         Kind::EndpointSlice => group("discovery.k8s.io", "endpointslices", &["v1"]),
@@ -29,11 +30,19 @@ pub(crate) fn resources(kind: Kind) -> Vec<Resource> {
         Kind::GRPCRoute => group("gateway.networking.k8s.io", "grpcroutes", &["v1"]),
         Kind::TLSRoute => group("gateway.networking.k8s.io", "tlsroutes", &["v1", "v1alpha3", "v1alpha2"]),
         Kind::TCPRoute => group("gateway.networking.k8s.io", "tcproutes", &["v1", "v1alpha2"]),
+        Kind::BackendTLSPolicy => {
+            group("gateway.networking.k8s.io", "backendtlspolicies", &["v1", "v1alpha3"])
+        }
         Kind::AuthorizationPolicy => security("authorizationpolicies"),
         Kind::PeerAuthentication => security("peerauthentications"),
         Kind::Telemetry => group("telemetry.istio.io", "telemetries", &["v1", "v1alpha1"]),
         Kind::RequestAuthentication => security("requestauthentications"),
     }
+}
+
+/// The kinds that are watched: all but ConfigMaps, of which those alone are read that policies name.
+pub(crate) fn watched() -> impl Iterator<Item = Kind> {
+    Kind::ALL.into_iter().filter(|kind| *kind != Kind::ConfigMap)
 }
 
 #[cfg(test)]

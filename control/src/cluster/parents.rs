@@ -1,28 +1,56 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What became of a route, parent by parent, as its status (Gateway API `RouteStatus`). The list is one value to the API
-//! server, so what other controllers say of their parents is said again with ours.
+//! What became of a route, parent by parent, as its status (Gateway API `RouteStatus`), and of a policy of TLS in the same
+//! way, target by target (`PolicyStatus`). The list is one value to the API server, so what other controllers say of theirs
+//! is said again with ours.
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::{conditions::seconds, stated::Stated};
 use crate::{
-    objects::ParentRef,
+    objects::{Kind, ParentRef},
     translate::{
         route::{Attachment, Outcome},
         waypoint::CONTROLLER,
     },
 };
 
+/// How a kind calls them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Words {
+    /// The list in its status …
+    pub(super) list: &'static str,
+    /// … and of whom each speaks.
+    reference: &'static str,
+    /// The longest list that the API server takes.
+    most: usize,
+}
+
+/// Those of a kind.
+pub(super) fn words(kind: Kind) -> Words {
+    match kind {
+        Kind::BackendTLSPolicy => Words { list: "ancestors", reference: "ancestorRef", most: 16 },
+        _ => Words { list: "parents", reference: "parentRef", most: 32 },
+    }
+}
+
 /// The list to apply; nothing when what it says is there already.
-pub(super) fn missing(attachments: &[Attachment], stated: &Stated, now: Timestamp) -> Option<Vec<Value>> {
+pub(super) fn missing(
+    attachments: &[Attachment],
+    words: &Words,
+    stated: &Stated,
+    now: Timestamp,
+) -> Option<Vec<Value>> {
     let is_ours = |parent: &&Value| parent.get("controllerName").and_then(Value::as_str) == Some(CONTROLLER);
     let before: Vec<&Value> = stated.parents.iter().filter(is_ours).collect();
+    // More than there is room for would be refused with all the others.
+    let room = words.most.saturating_sub(stated.parents.len() - before.len());
     let mut ours = Vec::with_capacity(attachments.len());
-    for attachment in attachments {
+    for attachment in attachments.iter().take(room) {
         let reference = reference(&attachment.parent);
-        let known =
-            before.iter().find(|parent| parent.get("parentRef").is_some_and(|known| same(known, &reference)));
+        let known = before
+            .iter()
+            .find(|parent| parent.get(words.reference).is_some_and(|known| same(known, &reference)));
         let known = known.and_then(|parent| parent.get("conditions")).and_then(Value::as_array);
         let conditions = conditions(attachment).map(|(kind, outcome)| {
             let was =
@@ -30,10 +58,12 @@ pub(super) fn missing(attachments: &[Attachment], stated: &Stated, now: Timestam
             condition(kind, outcome, was, stated.generation, now)
         });
         let conditions: Vec<Value> = conditions.collect();
-        ours.push(json!({"parentRef": reference, "controllerName": CONTROLLER, "conditions": conditions}));
+        ours.push(
+            json!({words.reference: reference, "controllerName": CONTROLLER, "conditions": conditions}),
+        );
     }
-    let said =
-        before.len() == ours.len() && before.iter().zip(&ours).all(|(was, now)| told(was) == told(now));
+    let said = before.len() == ours.len()
+        && before.iter().zip(&ours).all(|(was, now)| told(words, was) == told(words, now));
     (!said).then(|| stated.parents.iter().filter(|parent| !is_ours(parent)).cloned().chain(ours).collect())
 }
 
@@ -83,11 +113,11 @@ fn same(known: &Value, reference: &Value) -> bool {
 }
 
 /// What one entry says; the order of its conditions is nobody's.
-fn told(parent: &Value) -> (Option<&Value>, Vec<&Value>) {
+fn told<'a>(words: &Words, parent: &'a Value) -> (Option<&'a Value>, Vec<&'a Value>) {
     let mut conditions: Vec<&Value> =
         parent.get("conditions").and_then(Value::as_array).into_iter().flatten().collect();
     conditions.sort_by_key(|condition| condition.get("type").and_then(Value::as_str));
-    (parent.get("parentRef"), conditions)
+    (parent.get(words.reference), conditions)
 }
 
 #[cfg(test)]
@@ -114,7 +144,8 @@ mod tests {
             json!({"parentRef": {"name": "gateway"}, "controllerName": "example.com/c", "conditions": []});
         let mut stated = Stated { generation: 2, parents: vec![foreign.clone()], ..Stated::default() };
         let attachments = [attachment("web", false), attachment("api", true)];
-        let written = missing(&attachments, &stated, Timestamp::UNIX_EPOCH).expect("it is new");
+        let written = missing(&attachments, &words(Kind::HTTPRoute), &stated, Timestamp::UNIX_EPOCH)
+            .expect("it is new");
         assert_eq!(written[0], foreign);
         assert_eq!(
             written[1]["parentRef"],
@@ -127,22 +158,42 @@ mod tests {
         assert_eq!(written[1]["conditions"][0]["observedGeneration"], 2);
 
         stated.parents = written;
-        assert_eq!(missing(&attachments, &stated, Timestamp::now()), None, "it is there already");
+        assert_eq!(
+            missing(&attachments, &words(Kind::HTTPRoute), &stated, Timestamp::now()),
+            None,
+            "it is there already"
+        );
         stated.generation = 3;
-        let again = missing(&attachments, &stated, Timestamp::now()).expect("of another generation");
+        let again = missing(&attachments, &words(Kind::HTTPRoute), &stated, Timestamp::now())
+            .expect("of another generation");
         assert_eq!(
             again[1]["conditions"][0]["lastTransitionTime"], "1970-01-01T00:00:00Z",
             "it has not turned"
         );
-        let turned = missing(&[attachment("web", true)], &stated, Timestamp::now()).expect("it has turned");
+        let turned = missing(&[attachment("web", true)], &words(Kind::HTTPRoute), &stated, Timestamp::now())
+            .expect("it has turned");
         assert_eq!(turned.len(), 2, "a parent that is named no more is told no more");
         assert_ne!(turned[1]["conditions"][0]["lastTransitionTime"], "1970-01-01T00:00:00Z");
-        let gone = missing(&[], &stated, Timestamp::now()).expect("nothing is attached");
+        let gone =
+            missing(&[], &words(Kind::HTTPRoute), &stated, Timestamp::now()).expect("nothing is attached");
         assert_eq!(gone, [foreign]);
     }
 
     #[test]
     fn a_route_of_other_controllers_alone_is_left_to_them() {
-        assert_eq!(missing(&[], &Stated::default(), Timestamp::now()), None);
+        assert_eq!(missing(&[], &words(Kind::HTTPRoute), &Stated::default(), Timestamp::now()), None);
+    }
+
+    #[test]
+    fn targets_of_a_policy_are_told_in_its_own_words_as_far_as_there_is_room() {
+        let words = words(Kind::BackendTLSPolicy);
+        let foreign = json!({"ancestorRef": {"name": "gateway"}, "controllerName": "example.com/c"});
+        let mut stated = Stated { generation: 1, parents: vec![foreign; 15], ..Stated::default() };
+        let attachments = [attachment("web", true), attachment("api", true)];
+        let written = missing(&attachments, &words, &stated, Timestamp::now()).expect("it is new");
+        assert_eq!((words.list, written.len()), ("ancestors", 16));
+        assert_eq!(written[15]["ancestorRef"]["name"], "web");
+        stated.parents = written;
+        assert_eq!(missing(&attachments, &words, &stated, Timestamp::now()), None, "it is there already");
     }
 }

@@ -108,12 +108,14 @@ fn mend(kind: Kind, tree: &mut Node, error: &FieldError) -> Option<&'static str>
     match kind {
         Kind::AuthorizationPolicy => closed::authorization(tree, &error.path),
         Kind::PeerAuthentication => closed::peer(tree, &error.path),
+        Kind::BackendTLSPolicy => closed::backend_tls(tree, error),
         Kind::ServiceEntry | Kind::WorkloadEntry | Kind::WorkloadGroup | Kind::Telemetry => {
             (error.unknown && tree.remove(&error.path.0)).then_some("it is left out")
         }
         Kind::Namespace
         | Kind::Node
         | Kind::ServiceAccount
+        | Kind::ConfigMap
         | Kind::Pod
         | Kind::Service
         | Kind::EndpointSlice

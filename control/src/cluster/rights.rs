@@ -25,7 +25,7 @@ const TELEMETRY: &str = "telemetry.istio.io";
 const GATEWAY: &str = "gateway.networking.k8s.io";
 
 /// Those that are needed whatever is set: group, resource, verbs, what does not work without.
-const ALWAYS: [(&str, &str, &[&str], &str); 33] = [
+const ALWAYS: [(&str, &str, &[&str], &str); 35] = [
     ("", "namespaces", FOLLOW, "new namespaces and their labels do not count, and get no roots"),
     ("", "nodes", FOLLOW, "workloads have no locality, and new nodes none of their addresses"),
     (
@@ -56,6 +56,8 @@ const ALWAYS: [(&str, &str, &[&str], &str); 33] = [
     (GATEWAY, "grpcroutes", JUDGE, "new and changed routes do not count"),
     (GATEWAY, "tlsroutes", JUDGE, "new and changed routes do not count"),
     (GATEWAY, "tcproutes", JUDGE, "new and changed routes do not count"),
+    (GATEWAY, "backendtlspolicies", JUDGE, "new and changed policies of TLS with servers do not count"),
+    (GATEWAY, "backendtlspolicies/status", PATCH, "what became of them is not written into their status"),
     (GATEWAY, "httproutes/status", PATCH, "what became of them is not written into their status"),
     (GATEWAY, "grpcroutes/status", PATCH, "what became of them is not written into their status"),
     (GATEWAY, "tlsroutes/status", PATCH, "what became of them is not written into their status"),
@@ -96,7 +98,12 @@ const DEPLOY: [(&str, &str, &[&str], &str); 10] = [
     ),
     ("policy", "poddisruptionbudgets", &["list", "watch", "get", "create", "patch", "delete"], WAYPOINTS),
     ("networking.k8s.io", "networkpolicies", &["list", "watch", "get", "create", "patch"], WAYPOINTS),
-    ("", "configmaps", &["get"], "Gateways with spec.infrastructure.parametersRef are not deployed"),
+    (
+        "",
+        "configmaps",
+        &["get"],
+        "Gateways with spec.infrastructure.parametersRef are not deployed, and policies of TLS with caCertificateRefs believe nobody",
+    ),
     (GATEWAY, "gatewayclasses", &["get", "create", "patch"], "there is no class for waypoints"),
     (GATEWAY, "gatewayclasses/status", PATCH, "nobody is told that the class for waypoints is served"),
     (

@@ -8,7 +8,8 @@ use runtime::{Tasks, readiness::Gate};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    kinds::resources,
+    kinds::{resources, watched},
+    maps::Maps,
     read::{Read, read},
     stated::{StatedObjects, has_conditions, stated},
     view::ClusterView,
@@ -33,14 +34,14 @@ type Arrived = Happened<Kind, Read>;
 /// everything that was there at the start is in force.
 pub(crate) fn follow(
     api: &Api,
-    live: Arc<Live>,
     gate: Gate,
+    (maps, live): (Maps, Arc<Live>),
     stated: &StatedObjects,
     tasks: &Tasks,
 ) -> ClusterView {
     let view = ClusterView::new();
     let (events, arriving) = mpsc::channel(QUEUE);
-    for kind in Kind::ALL {
+    for kind in watched() {
         let watch = Watch { view: view.of(kind), ..Watch::new(kind, resources(kind)) };
         let running = watch.run(api.clone(), move |text| read(kind, text), events.clone());
         let shutdown = tasks.shutdown();
@@ -54,7 +55,8 @@ pub(crate) fn follow(
     let source = Source {
         live,
         gate,
-        missing: Kind::ALL.into(),
+        maps,
+        missing: watched().collect(),
         first: Vec::new(),
         noted: BTreeSet::new(),
         stated: stated.clone(),
@@ -72,6 +74,8 @@ pub(crate) fn follow(
 struct Source {
     live: Arc<Live>,
     gate: Gate,
+    /// What policies name: part of what there is at the start.
+    maps: Maps,
     /// Kinds whose first list is not complete.
     missing: BTreeSet<Kind>,
     /// What has come so far, until every list is complete.
@@ -110,15 +114,12 @@ impl Source {
         if events.is_empty() && was_complete {
             return false;
         }
-        let applied = tokio::task::spawn_blocking(move || {
-            let published = live.apply(events);
-            live.complete();
-            published
-        });
+        let applied = tokio::task::spawn_blocking(move || live.apply(events));
         match applied.await {
-            Ok(published) => {
-                self.gate.ready();
-                published
+            Ok(published) if was_complete => published,
+            Ok(_) => {
+                self.maps.look().await;
+                self.complete().await
             }
             // Panicked: what is served must not fall behind unseen, so this task fails too.
             Err(error) => {
@@ -128,6 +129,19 @@ impl Source {
                 false
             }
         }
+    }
+
+    /// From here on proxies are answered.
+    async fn complete(&mut self) -> bool {
+        let live = Arc::clone(&self.live);
+        let completed = tokio::task::spawn_blocking(move || live.complete());
+        if let Err(error) = completed.await
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        }
+        self.gate.ready();
+        true
     }
 
     fn take(&mut self, arrived: Arrived, events: &mut Vec<Event>) {

@@ -17,7 +17,7 @@ pub(crate) struct Stated {
     /// Of the whole object.
     pub(super) version: String,
     pub(super) conditions: Vec<Value>,
-    /// Of a route: what is said of each of its parents.
+    /// Of a route: what is said of each of its parents; of a policy of TLS, of each of its targets.
     pub(super) parents: Vec<Value>,
     /// `status.listeners` of a Gateway.
     pub(super) listeners: Vec<Value>,
@@ -56,7 +56,7 @@ pub(super) enum Said {
     WhenWrong,
     /// It is there for the mesh, and whoever wrote it waits for an answer.
     Always,
-    /// The same, for each of its parents.
+    /// The same, for each of its parents, or targets.
     PerParent,
 }
 
@@ -70,12 +70,17 @@ pub(super) fn said(kind: Kind) -> Said {
         | Kind::WorkloadEntry
         | Kind::WorkloadGroup
         | Kind::Telemetry => Said::Always,
-        Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute => Said::PerParent,
+        Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute | Kind::BackendTLSPolicy => {
+            Said::PerParent
+        }
         Kind::Namespace | Kind::Service | Kind::Gateway => Said::WhenWrong,
         // Who may write the status of a pod may give it another address: its trouble is in the log and at `/status`.
-        Kind::Node | Kind::ServiceAccount | Kind::Pod | Kind::EndpointSlice | Kind::GatewayClass => {
-            Said::Never
-        }
+        Kind::Node
+        | Kind::ServiceAccount
+        | Kind::ConfigMap
+        | Kind::Pod
+        | Kind::EndpointSlice
+        | Kind::GatewayClass => Said::Never,
     }
 }
 
@@ -108,7 +113,8 @@ pub(super) fn stated(object: &str) -> Stated {
         generation: metadata.generation,
         version: metadata.resource_version,
         conditions: list("conditions"),
-        parents: list("parents"),
+        // No status has both.
+        parents: [list("parents"), list("ancestors")].concat(),
         listeners: list("listeners"),
     }
 }

@@ -9,6 +9,7 @@ use std::{
 use kubernetes::{Phase, Progress, View};
 use serde::Serialize;
 
+use super::kinds::watched;
 use crate::objects::Kind;
 
 /// A watch that is opened again from where it was is out for less.
@@ -34,7 +35,7 @@ pub(crate) struct ShownWatch {
 
 impl ClusterView {
     pub(super) fn new() -> Self {
-        Self { watches: Kind::ALL.into_iter().map(|kind| (kind, View::default())).collect() }
+        Self { watches: watched().map(|kind| (kind, View::default())).collect() }
     }
 
     pub(super) fn of(&self, kind: Kind) -> View {

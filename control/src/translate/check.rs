@@ -4,7 +4,7 @@
 
 use arcstr::ArcStr;
 
-use super::{entry, guard, policy, service, telemetry, workload_entry};
+use super::{entry, guard, policy, service, telemetry, tls, workload_entry};
 use crate::{
     objects::{Metadata, Object},
     report::{Report, Reports, Severity},
@@ -26,9 +26,11 @@ pub(crate) fn check(object: &Object) -> Vec<Report> {
         Object::ServiceEntry(object) => entry::check(object, &mut reports),
         Object::WorkloadEntry(object) => workload_entry::check(object, &mut reports),
         Object::Telemetry(object) => telemetry::check(object, &mut reports),
+        Object::BackendTLSPolicy(object) => tls::check(object, &mut reports),
         Object::Namespace(_)
         | Object::Node(_)
         | Object::ServiceAccount(_)
+        | Object::ConfigMap(_)
         | Object::Pod(_)
         | Object::EndpointSlice(_)
         | Object::WorkloadGroup(_)
@@ -51,6 +53,8 @@ fn check_names(object: &Object, reports: &mut Reports) {
         Object::Namespace(_) | Object::Service(_) => is_label(name),
         Object::Node(_)
         | Object::ServiceAccount(_)
+        | Object::ConfigMap(_)
+        | Object::BackendTLSPolicy(_)
         | Object::Pod(_)
         | Object::EndpointSlice(_)
         | Object::ServiceEntry(_)

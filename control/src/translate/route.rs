@@ -12,7 +12,7 @@ mod reference;
 pub(super) mod value;
 
 pub(crate) use self::{
-    attach::{Attachment, Outcome},
+    attach::{Attachment, Outcome, enforced},
     reference::{Reference, references, referred},
 };
 

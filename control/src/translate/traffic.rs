@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How the traffic of a service is handled behind its waypoint, by the annotations of the service.
+//! How the traffic of a service is handled behind its waypoint, by its annotations and by the policies of TLS that it has.
 
 use http::HeaderName;
-use mesh::l7::traffic::{Balancer, HashOn, Limits, Traffic};
+use mesh::{
+    ServiceName,
+    l7::traffic::{Balancer, HashOn, Limits, Traffic},
+};
 
-use super::{Translation, service};
+use super::{Translation, entry, service, tls};
 use crate::{
-    objects::{Kind, Metadata, Service},
+    objects::{Kind, Metadata, Service, ServiceEntry},
     report::Reports,
-    world::Settings,
+    world::{Objects, Settings},
 };
 
 const BALANCER: &str = "ambit.mesh/load-balancer";
@@ -18,22 +21,48 @@ const MAX_WAITING: &str = "ambit.mesh/max-pending-requests";
 const BALANCERS: &str = "peak-ewma, least-request, round-robin, random, ring-hash, maglev";
 
 /// What is said of a service; nothing where nothing is.
-pub(crate) fn translate(settings: &Settings, object: &Service) -> Translation<Traffic> {
-    let mut reports = Reports::of(object.metadata.key(Kind::Service));
-    let output = said(settings, object, &mut reports);
-    Translation { output, reports: reports.done() }
+pub(crate) fn translate(
+    objects: &Objects,
+    settings: &Settings,
+    object: &Service,
+) -> Translation<Vec<Traffic>> {
+    let name = service::name(settings, object).filter(|_| !service::is_external_name(object));
+    said(objects, Kind::Service, &object.metadata, name.into_iter().collect())
 }
 
-fn said(settings: &Settings, object: &Service, reports: &mut Reports) -> Option<Traffic> {
-    let metadata = &object.metadata;
-    let name = service::name(settings, object).filter(|_| !service::is_external_name(object))?;
-    let plain = Traffic::plain(name);
+/// The same of each host of a service entry.
+pub(crate) fn of_entry(
+    objects: &Objects,
+    settings: &Settings,
+    object: &ServiceEntry,
+) -> Translation<Vec<Traffic>> {
+    let names = entry::names(objects, settings, object).collect();
+    said(objects, Kind::ServiceEntry, &object.metadata, names)
+}
+
+fn said(
+    objects: &Objects,
+    kind: Kind,
+    metadata: &Metadata,
+    names: Vec<ServiceName>,
+) -> Translation<Vec<Traffic>> {
+    let key = metadata.key(kind);
+    let mut reports = Reports::of(key.clone());
+    if names.is_empty() {
+        return Translation { output: None, reports: reports.done() };
+    }
     let limits = Limits {
-        active: number(metadata, MAX_ACTIVE, reports),
-        waiting: number(metadata, MAX_WAITING, reports),
+        active: number(metadata, MAX_ACTIVE, &mut reports),
+        waiting: number(metadata, MAX_WAITING, &mut reports),
     };
-    let said = Traffic { balancer: balancer(metadata, reports), limits, ..plain.clone() };
-    (said != plain).then_some(said)
+    let balancer = balancer(metadata, &mut reports);
+    let tls = tls::ports(objects, &key);
+    let output = names.into_iter().filter_map(|name| {
+        let plain = Traffic::plain(name);
+        let said = Traffic { balancer: balancer.clone(), limits, tls: tls.clone(), ..plain.clone() };
+        (said != plain).then_some(said)
+    });
+    Translation { output: Some(output.collect()), reports: reports.done() }
 }
 
 /// How endpoints are chosen; what cannot be honoured is said, and the default chosen.
@@ -114,8 +143,8 @@ mod tests {
         );
         let Some(Event::Applied(object)) = events(&yaml).pop() else { panic!("no object") };
         let Object::Service(service) = *object else { panic!("another kind") };
-        let Translation { output, reports } = translate(&settings(), &service);
-        (output, reports.into_iter().map(|report| report.field).collect())
+        let Translation { output, reports } = translate(&Objects::default(), &settings(), &service);
+        (output.unwrap_or_default().pop(), reports.into_iter().map(|report| report.field).collect())
     }
 
     fn balancer_of(annotations: &str) -> Balancer {

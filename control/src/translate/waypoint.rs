@@ -68,6 +68,8 @@ pub(crate) fn own(object: &Object) -> Vec<Name> {
         | Object::AuthorizationPolicy(_)
         | Object::PeerAuthentication(_)
         | Object::RequestAuthentication(_)
+        | Object::ConfigMap(_)
+        | Object::BackendTLSPolicy(_)
         | Object::Telemetry(_) => return Vec::new(),
     };
     named(metadata, namespace)

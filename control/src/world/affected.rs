@@ -12,13 +12,13 @@ use super::{
 };
 use crate::{
     objects::{
-        AuthorizationPolicy, EndpointSlice, Gateway, GatewayClass, Kind, Labels, Metadata, Namespace, Node,
-        Object, ObjectKey, PeerAuthentication, Pod, Service, ServiceAccount, ServiceEntry,
+        AuthorizationPolicy, BackendTLSPolicy, EndpointSlice, Gateway, GatewayClass, Kind, Labels, Metadata,
+        Namespace, Node, Object, ObjectKey, PeerAuthentication, Pod, Service, ServiceAccount, ServiceEntry,
     },
     translate::{
         entry, member, peer, policy,
         route::{self, Reference},
-        service, slice, waypoint, workload,
+        service, slice, tls, waypoint, workload,
     },
 };
 
@@ -71,6 +71,8 @@ impl Affected {
             Kind::GatewayClass => add.gateway_class(&name.1, step!(GatewayClass, old, new)),
             Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute => {}
             Kind::RequestAuthentication | Kind::Telemetry => {}
+            Kind::BackendTLSPolicy => add.tls(step!(BackendTLSPolicy, old, new)),
+            Kind::ConfigMap => add.config_map(&key),
             Kind::AuthorizationPolicy => add.authorization(&name.0, step!(AuthorizationPolicy, old, new)),
             Kind::PeerAuthentication => add.peer(&name.0, step!(PeerAuthentication, old, new)),
         }
@@ -342,6 +344,8 @@ impl Adding<'_> {
                 | Kind::GRPCRoute
                 | Kind::TLSRoute
                 | Kind::TCPRoute
+                | Kind::ConfigMap
+                | Kind::BackendTLSPolicy
                 | Kind::AuthorizationPolicy
                 | Kind::PeerAuthentication
                 | Kind::RequestAuthentication
@@ -360,6 +364,19 @@ impl Adding<'_> {
         let entries =
             objects.workload_entries_of(&gateway.0).filter(|(_, entry)| part(&entry.metadata.labels));
         self.affected.insert(Kind::WorkloadEntry, entries.map(|(name, _)| name.clone()));
+    }
+
+    /// Also who else is attached there: `routes` adds them.
+    fn tls(&mut self, (old, new): Step<'_, BackendTLSPolicy>) {
+        self.affected.keys.extend([old, new].into_iter().flatten().flat_map(tls::services_of));
+    }
+
+    fn config_map(&mut self, key: &ObjectKey) {
+        let objects = self.objects;
+        let policies = objects
+            .attached_to(key)
+            .filter_map(|policy| objects.tls_policy(&(policy.namespace.clone(), policy.name.clone())));
+        self.affected.keys.extend(policies.flat_map(tls::services_of));
     }
 
     fn authorization(&mut self, namespace: &str, (old, new): Step<'_, AuthorizationPolicy>) {

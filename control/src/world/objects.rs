@@ -13,14 +13,14 @@ use mesh::Hostname;
 use super::automatic::{Automatic, Claim, Pair};
 use crate::{
     objects::{
-        AuthorizationPolicy, EndpointSlice, GRPCRoute, Gateway, GatewayClass, HTTPRoute, Kind, Namespace,
-        Node, Object, ObjectKey, PeerAuthentication, Pod, RequestAuthentication, Service, ServiceAccount,
-        ServiceEntry, TCPRoute, TLSRoute, Telemetry, WorkloadEntry, WorkloadGroup,
+        AuthorizationPolicy, BackendTLSPolicy, ConfigMap, EndpointSlice, GRPCRoute, Gateway, GatewayClass,
+        HTTPRoute, Kind, Namespace, Node, Object, ObjectKey, PeerAuthentication, Pod, RequestAuthentication,
+        Service, ServiceAccount, ServiceEntry, TCPRoute, TLSRoute, Telemetry, WorkloadEntry, WorkloadGroup,
     },
     translate::{
         entry, guard,
         route::{self, Reference},
-        slice, waypoint,
+        slice, tls, waypoint,
     },
 };
 
@@ -36,6 +36,7 @@ pub struct Objects {
     namespaces: BTreeMap<ArcStr, Namespace>,
     nodes: BTreeMap<ArcStr, Node>,
     service_accounts: BTreeMap<Name, ServiceAccount>,
+    config_maps: BTreeMap<Name, ConfigMap>,
     pods: BTreeMap<Name, Pod>,
     services: BTreeMap<Name, Service>,
     slices: BTreeMap<Name, EndpointSlice>,
@@ -48,6 +49,7 @@ pub struct Objects {
     grpc_routes: BTreeMap<Name, GRPCRoute>,
     tls_routes: BTreeMap<Name, TLSRoute>,
     tcp_routes: BTreeMap<Name, TCPRoute>,
+    tls_policies: BTreeMap<Name, BackendTLSPolicy>,
     authorization: BTreeMap<Name, AuthorizationPolicy>,
     peer: BTreeMap<Name, PeerAuthentication>,
     telemetries: BTreeMap<Name, Telemetry>,
@@ -66,7 +68,7 @@ pub struct Objects {
     bound: BTreeMap<Name, BTreeSet<ObjectKey>>,
     /// Routes that refer to a service, service entry or host.
     routes_to: BTreeMap<Reference, BTreeSet<ObjectKey>>,
-    /// Policies that are attached to an object.
+    /// Policies that are attached to an object, or take something from it.
     attached: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
     /// Names of the gateways for a service account.
     for_account: BTreeMap<Name, BTreeSet<Name>>,
@@ -84,6 +86,7 @@ impl Objects {
             Object::Namespace(object) => drop(self.namespaces.insert(name.1, object)),
             Object::Node(object) => drop(self.nodes.insert(name.1, object)),
             Object::ServiceAccount(object) => drop(self.service_accounts.insert(name, object)),
+            Object::ConfigMap(object) => drop(self.config_maps.insert(name, object)),
             Object::Pod(object) => drop(self.pods.insert(name, object)),
             Object::Service(object) => drop(self.services.insert(name, object)),
             Object::EndpointSlice(object) => drop(self.slices.insert(name, object)),
@@ -96,6 +99,7 @@ impl Objects {
             Object::GRPCRoute(object) => drop(self.grpc_routes.insert(name, object)),
             Object::TLSRoute(object) => drop(self.tls_routes.insert(name, object)),
             Object::TCPRoute(object) => drop(self.tcp_routes.insert(name, object)),
+            Object::BackendTLSPolicy(object) => drop(self.tls_policies.insert(name, object)),
             Object::AuthorizationPolicy(object) => drop(self.authorization.insert(name, object)),
             Object::PeerAuthentication(object) => drop(self.peer.insert(name, object)),
             Object::Telemetry(object) => drop(self.telemetries.insert(name, object)),
@@ -111,6 +115,7 @@ impl Objects {
             Kind::Namespace => self.namespaces.remove(&key.name).map(Object::Namespace),
             Kind::Node => self.nodes.remove(&key.name).map(Object::Node),
             Kind::ServiceAccount => self.service_accounts.remove(&name).map(Object::ServiceAccount),
+            Kind::ConfigMap => self.config_maps.remove(&name).map(Object::ConfigMap),
             Kind::Pod => self.pods.remove(&name).map(Object::Pod),
             Kind::Service => self.services.remove(&name).map(Object::Service),
             Kind::EndpointSlice => self.slices.remove(&name).map(Object::EndpointSlice),
@@ -123,6 +128,7 @@ impl Objects {
             Kind::GRPCRoute => self.grpc_routes.remove(&name).map(Object::GRPCRoute),
             Kind::TLSRoute => self.tls_routes.remove(&name).map(Object::TLSRoute),
             Kind::TCPRoute => self.tcp_routes.remove(&name).map(Object::TCPRoute),
+            Kind::BackendTLSPolicy => self.tls_policies.remove(&name).map(Object::BackendTLSPolicy),
             Kind::AuthorizationPolicy => self.authorization.remove(&name).map(Object::AuthorizationPolicy),
             Kind::PeerAuthentication => self.peer.remove(&name).map(Object::PeerAuthentication),
             Kind::Telemetry => self.telemetries.remove(&name).map(Object::Telemetry),
@@ -139,6 +145,7 @@ impl Objects {
             Kind::Namespace => self.namespaces.contains_key(&key.name),
             Kind::Node => self.nodes.contains_key(&key.name),
             Kind::ServiceAccount => self.service_accounts.contains_key(&name),
+            Kind::ConfigMap => self.config_maps.contains_key(&name),
             Kind::Pod => self.pods.contains_key(&name),
             Kind::Service => self.services.contains_key(&name),
             Kind::EndpointSlice => self.slices.contains_key(&name),
@@ -151,6 +158,7 @@ impl Objects {
             Kind::GRPCRoute => self.grpc_routes.contains_key(&name),
             Kind::TLSRoute => self.tls_routes.contains_key(&name),
             Kind::TCPRoute => self.tcp_routes.contains_key(&name),
+            Kind::BackendTLSPolicy => self.tls_policies.contains_key(&name),
             Kind::AuthorizationPolicy => self.authorization.contains_key(&name),
             Kind::PeerAuthentication => self.peer.contains_key(&name),
             Kind::Telemetry => self.telemetries.contains_key(&name),
@@ -164,6 +172,7 @@ impl Objects {
             Kind::Namespace => self.namespaces.len(),
             Kind::Node => self.nodes.len(),
             Kind::ServiceAccount => self.service_accounts.len(),
+            Kind::ConfigMap => self.config_maps.len(),
             Kind::Pod => self.pods.len(),
             Kind::Service => self.services.len(),
             Kind::EndpointSlice => self.slices.len(),
@@ -176,6 +185,7 @@ impl Objects {
             Kind::GRPCRoute => self.grpc_routes.len(),
             Kind::TLSRoute => self.tls_routes.len(),
             Kind::TCPRoute => self.tcp_routes.len(),
+            Kind::BackendTLSPolicy => self.tls_policies.len(),
             Kind::AuthorizationPolicy => self.authorization.len(),
             Kind::PeerAuthentication => self.peer.len(),
             Kind::Telemetry => self.telemetries.len(),
@@ -348,6 +358,21 @@ impl Objects {
         named(&self.for_account, account, &self.gateways)
     }
 
+    /// A policy of TLS with servers outside the mesh.
+    pub(crate) fn tls_policy(&self, name: &Name) -> Option<&BackendTLSPolicy> {
+        self.tls_policies.get(name)
+    }
+
+    pub(crate) fn config_map(&self, name: &Name) -> Option<&ConfigMap> {
+        self.config_maps.get(name)
+    }
+
+    /// The ConfigMaps that are there, and those that policies name.
+    pub(crate) fn config_maps(&self) -> (BTreeSet<Name>, BTreeSet<Name>) {
+        let named = self.tls_policies.values().flat_map(tls::maps_of).collect();
+        (self.config_maps.keys().cloned().collect(), named)
+    }
+
     /// A telemetry.
     pub(crate) fn telemetry(&self, name: &Name) -> Option<&Telemetry> {
         self.telemetries.get(name)
@@ -368,7 +393,7 @@ impl Objects {
         self.request.get(name)
     }
 
-    /// Policies that are attached to an object.
+    /// Policies that are attached to an object, or take something from it.
     pub(crate) fn attached_to(&self, target: &ObjectKey) -> impl Iterator<Item = &ObjectKey> + use<'_> {
         self.attached.get(target).into_iter().flatten()
     }

@@ -7,11 +7,13 @@ use mesh::{PolicyName, Route, ServiceName, WorkloadUid};
 use proptest::{prelude::*, sample::select};
 
 use super::*;
-use crate::testing::{events, settings};
+use crate::testing::{ROOT, events, settings};
 
 /// Everything that a World says, in comparable form.
-fn said(world: &World) -> (Vec<Change>, Vec<Report>) {
-    (world.outputs().collect(), world.reports().cloned().collect())
+type Everything = (Vec<Change>, Vec<Report>, BTreeMap<ObjectKey, Vec<Attachment>>);
+
+fn said(world: &World) -> Everything {
+    (world.outputs().collect(), world.reports().cloned().collect(), world.attachments.clone())
 }
 
 /// What a proxy knows after some changes.
@@ -100,6 +102,40 @@ fn object() -> impl Strategy<Value = String> {
         3 => (namespace.clone(), name.clone(), proptest::option::of(label.clone()), 0..3u8).prop_map(authorization),
         3 => (namespace, name, proptest::option::of(label), 0..4u8, 0..4u8, 0..3u8).prop_map(peer),
         8 => beyond_the_core(),
+        3 => tls(),
+    ]
+}
+
+/// Policies of TLS, and where their certificates come from.
+fn tls() -> impl Strategy<Value = String> {
+    let name = || select(vec!["a", "b", "c"]);
+    let namespace = || select(vec!["shop", "bank"]);
+    let roots = select(vec![
+        "wellKnownCACertificates: System",
+        "caCertificateRefs: [{group: '', kind: ConfigMap, name: a}]",
+        "caCertificateRefs: [{group: '', kind: ConfigMap, name: a}, {group: '', kind: ConfigMap, name: b}]",
+    ]);
+    let target = select(vec![
+        "{group: '', kind: Service, name: a}",
+        "{group: '', kind: Service, name: b, sectionName: web}",
+        "{group: '', kind: Service, name: a}, {group: networking.istio.io, kind: ServiceEntry, name: b}",
+        "{group: networking.istio.io, kind: ServiceEntry, name: a, sectionName: web}",
+        "{group: networking.istio.io, kind: ServiceEntry, name: b}",
+    ]);
+    prop_oneof![
+        3 => (namespace(), name(), target, roots, 1..4u8).prop_map(|(namespace, name, target, roots, age)| format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\n\
+             metadata: {{name: {name}, namespace: {namespace}, creationTimestamp: \"2026-01-0{age}T00:00:00Z\"}}\n\
+             spec: {{targetRefs: [{target}], validation: {{hostname: {name}.example.com, {roots}}}}}\n"
+        )),
+        1 => (namespace(), select(vec!["a", "b"]), any::<bool>()).prop_map(|(namespace, name, good)| {
+            let text = if good { ROOT } else { "none" };
+            let lines: String = text.lines().map(|line| format!("    {line}\n")).collect();
+            format!(
+                "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+                 data:\n  ca.crt: |\n{lines}"
+            )
+        }),
     ]
 }
 

@@ -22,7 +22,7 @@ use crate::{
 };
 
 pub use parse::Described;
-pub(crate) use parse::{certificates, describe, identities};
+pub(crate) use parse::{certificates, describe, identities, uris};
 
 /// A certificate of a workload that is ready to use.
 pub struct Certificate {

@@ -128,14 +128,18 @@ impl TestAuthority {
         Certificate::issued(identity, &key, &chain, self.clock.now()).unwrap()
     }
 
-    /// A serving certificate for some DNS names or addresses, its chain and its key in DER.
+    /// A serving certificate for some DNS names, addresses or URIs, its chain and its key in DER.
     pub(crate) fn serving(
         &self,
         names: &[&str],
     ) -> (Vec<rustls_pki_types::CertificateDer<'static>>, rustls_pki_types::PrivateKeyDer<'static>) {
         let key = KeyPair::generate().unwrap();
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let leaf = CertificateParams::new(names).unwrap().signed_by(&key, &self.intermediate).unwrap();
+        let (uris, names): (Vec<&str>, Vec<&str>) =
+            names.iter().copied().partition(|name| name.contains("://"));
+        let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.subject_alt_names.extend(uris.into_iter().map(|uri| SanType::URI(uri.try_into().unwrap())));
+        let leaf = params.signed_by(&key, &self.intermediate).unwrap();
         let chain = vec![leaf.der().clone(), self.intermediate.der().clone()];
         (chain, rustls_pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into())
     }

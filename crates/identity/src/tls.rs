@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! TLS of the mesh (mutual, TLS 1.3, by SPIFFE identity) and of the control plane (server only, by name), always on an
-//! explicit provider. It opens no connection: it is given streams and deadlines are the caller's.
+//! TLS of the mesh (mutual, TLS 1.3, by SPIFFE identity), of the control plane (server only, by name) and with servers
+//! outside (the same, as they are told), always on an explicit provider. It opens no connection: it is given streams and
+//! deadlines are the caller's.
 
 mod handshake;
+mod outside;
 mod server_name;
 mod verify;
 
@@ -28,6 +30,7 @@ use crate::{
 };
 
 pub use handshake::{HandshakeError, accept, connect};
+pub use outside::{Inside, Outside, OutsideError};
 pub use verify::PeerRejected;
 
 /// The one protocol that is spoken inside.

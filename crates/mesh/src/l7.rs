@@ -9,6 +9,7 @@ pub mod claims;
 pub mod guard;
 mod pattern;
 pub mod route;
+pub mod tls;
 pub mod traffic;
 pub mod view;
 
@@ -18,6 +19,7 @@ pub use self::{
     guard::Guard,
     pattern::{InvalidPattern, Pattern, TextMatch},
     route::{Route, RouteKind, RouteName},
+    tls::ServerTls,
     traffic::Traffic,
     view::View,
 };

@@ -13,6 +13,7 @@ use std::{collections::HashSet, net::IpAddr, net::SocketAddr, sync::Arc};
 use mesh::{
     Index, Network, Service, ServiceName, SpiffeId, Workload, WorkloadUid,
     balance::{self, Pick, Place, PortMode, Request},
+    l7::ServerTls,
     service::BalanceMode,
     workload::{GatewayAddress, TunnelProtocol},
 };
@@ -44,6 +45,8 @@ pub struct Hop {
     pub service: Option<Arc<Service>>,
     /// Whether an endpoint was taken that was to be avoided, for want of another.
     pub set_aside: bool,
+    /// TLS that a waypoint speaks with it; never where a tunnel leads there.
+    pub tls: Option<Arc<ServerTls>>,
 }
 
 impl Hop {
@@ -307,6 +310,7 @@ impl<'a> Search<'a> {
             destination: None,
             service: service.map(Arc::clone),
             set_aside: false,
+            tls: None,
         }
     }
 

@@ -16,7 +16,7 @@ use crate::{
     authority::Authority,
     failure::{Failure, What},
     flow::{Flow, Local},
-    outbound::{Beyond, Hop, belongs, beyond},
+    outbound::{Beyond, Hop, Transport, belongs, beyond},
 };
 
 /// What a tunnel to a waypoint asks for.
@@ -137,7 +137,11 @@ pub fn hop(
     avoid: &HashSet<WorkloadUid>,
 ) -> Answer<Result<Hop, Failure>> {
     let hop = match target {
-        Target::Service(service) => beyond(index, local, flow, avoid, Beyond::Service(&service.key())),
+        Target::Service(service) => {
+            let name = service.key();
+            let hop = beyond(index, local, flow, avoid, Beyond::Service(&name));
+            hop.map(|hop| secured(index, flow, &name, hop))
+        }
         Target::Workload(workload) => beyond(index, local, flow, avoid, Beyond::Workload(&workload.uid)),
     };
     hop.into()
@@ -150,18 +154,36 @@ pub fn endpoint(
     flow: &Flow,
     (service, uid): (&ServiceName, &WorkloadUid),
 ) -> Answer<Result<Hop, Failure>> {
-    beyond(index, local, flow, &HashSet::new(), Beyond::Endpoint(service, uid)).into()
+    let hop = beyond(index, local, flow, &HashSet::new(), Beyond::Endpoint(service, uid));
+    hop.map(|hop| secured(index, flow, service, hop)).into()
+}
+
+/// With the TLS that is said for the port. A tunnel proves more, to both ends, and stays as it is.
+fn secured(index: &Index, flow: &Flow, service: &ServiceName, hop: Hop) -> Hop {
+    let tls = match hop.transport {
+        Transport::Plain(_) | Transport::Passthrough(_) => {
+            index.traffic(service).and_then(|traffic| traffic.tls.get(&flow.destination.port()))
+        }
+        Transport::Tunnel(_) | Transport::Nested { .. } => None,
+    };
+    Hop { tls: tls.map(Arc::clone), ..hop }
 }
 
 #[cfg(test)]
 mod tests {
-    use mesh::{Change, service::ServicePort};
+    use std::collections::BTreeMap;
+
+    use mesh::{
+        Change, Hostname, Traffic,
+        l7::{ServerTls, tls::Roots},
+        service::{BalanceMode, ServicePort},
+        workload::TunnelProtocol,
+    };
 
     use super::*;
     use crate::{
         fixtures::{gateway_named, index, local, memberships, ready, service, workload},
         flow::{Protocol, Resolved},
-        outbound::Transport,
     };
 
     /// A service `web` behind a waypoint of its own, and `other` behind none.
@@ -216,20 +238,66 @@ mod tests {
         assert_eq!(crate::fixtures::failed(ask("10.1.0.2:81")), What::NoService);
     }
 
+    fn to(asked: SocketAddr) -> Flow {
+        Flow {
+            protocol: Protocol::TCP,
+            source: "10.0.0.9:4000".parse().unwrap(),
+            destination: asked,
+            seed: 1,
+            resolved: Resolved::default(),
+        }
+    }
+
     #[test]
     fn from_a_waypoint_the_way_leads_to_an_endpoint() {
         let (index, local) = shop();
         let found = ready(addressed(&index, &local, "shop", &"10.1.0.2:80".parse().unwrap()));
-        let flow = Flow {
-            protocol: Protocol::TCP,
-            source: "10.0.0.9:4000".parse().unwrap(),
-            destination: found.asked,
-            seed: 1,
-            resolved: Resolved::default(),
-        };
-        let hop = ready(hop(&index, &local, &flow, &found.target, &HashSet::new()));
+        let hop = ready(hop(&index, &local, &to(found.asked), &found.target, &HashSet::new()));
         let Transport::Tunnel(tunnel) = &hop.transport else { panic!("{hop:?}") };
         assert_eq!(tunnel.address, "10.0.0.2:15008".parse().unwrap());
         assert_eq!(tunnel.authority.to_string(), "10.0.0.2:8080");
+    }
+
+    /// The hops to `web`'s port, by both ways to choose an endpoint.
+    fn hops(index: &Index, local: &Local, port: u16) -> Vec<Hop> {
+        let asked = SocketAddr::new("10.1.0.2".parse().unwrap(), port);
+        let service = index.service(&"shop/web.shop.svc.cluster.local".parse().unwrap()).unwrap();
+        let any = hop(index, local, &to(asked), &Target::Service(Arc::clone(service)), &HashSet::new());
+        let uid = WorkloadUid::parse("Kubernetes//Pod/shop/web").unwrap();
+        let that = (index.workload(&uid).is_some())
+            .then(|| ready(endpoint(index, local, &to(asked), (&service.key(), &uid))));
+        std::iter::once(ready(any)).chain(that).collect()
+    }
+
+    #[test]
+    fn servers_outside_the_mesh_are_spoken_to_by_the_tls_of_their_port() {
+        let (mut index, local) = shop();
+        let mut web = service("web", &["10.1.0.2"]);
+        web.waypoint = Some(gateway_named("shop/gate.shop.svc.cluster.local".parse().unwrap()));
+        let also = ServicePort { target: Some(8081), protocol: AppProtocol::Unknown };
+        web.ports.insert(81, also);
+        let hostname = Hostname::parse("api.example.com").unwrap();
+        let tls = Arc::new(ServerTls { hostname, names: Vec::new(), roots: Roots::System });
+        let tls = BTreeMap::from([(80, tls)]);
+        index.apply(Change::Traffic(Traffic { tls: tls.clone(), ..Traffic::plain(web.key()) }));
+        index.apply(Change::Service(web.clone()));
+        assert!(hops(&index, &local, 80).iter().all(|hop| hop.tls.is_none()), "a tunnel proves more");
+
+        let mut pod = workload("web", &["10.0.0.2"]);
+        (pod.services, pod.tunnel) = (memberships(&[(&web, &[])]), TunnelProtocol::None);
+        index.apply(Change::Workload(pod.clone()));
+        for (port, expected) in [(80, tls.get(&80)), (81, None)] {
+            for hop in hops(&index, &local, port) {
+                assert!(matches!(hop.transport, Transport::Plain(_)), "{hop:?}");
+                assert_eq!(hop.tls.as_ref(), expected, "{port}");
+            }
+        }
+
+        web.load_balancing.mode = BalanceMode::Passthrough;
+        index.apply(Change::Service(web));
+        index.apply(Change::WorkloadGone(pod.uid));
+        let hop = hops(&index, &local, 80).remove(0);
+        assert!(matches!(hop.transport, Transport::Passthrough(_)), "{hop:?}");
+        assert_eq!(hop.tls.as_ref(), tls.get(&80));
     }
 }

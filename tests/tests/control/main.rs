@@ -7,6 +7,7 @@ mod crds;
 mod failure;
 mod plane;
 mod plugged;
+mod tls;
 mod waypoints;
 
 use std::process::ExitCode;
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     let checks = checks::all()
         .into_iter()
         .chain(waypoints::all())
+        .chain(tls::all())
         .chain(plugged::all())
         .chain(failure::all())
         .collect();

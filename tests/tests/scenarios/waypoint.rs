@@ -8,6 +8,7 @@ mod guard;
 mod h2spec;
 mod hostile;
 mod strangers;
+mod tls;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -59,6 +60,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         h2spec::all(),
         hostile::all(),
         strangers::all(),
+        tls::all(),
     ];
     all.extend(parts.into_iter().flatten());
     let reason = "it is about our own ztunnel on both sides of a waypoint";

@@ -72,15 +72,8 @@ pub enum FetchError {
 }
 
 impl Fetcher {
-    /// One that believes the servers that this machine believes; where it says nothing of that, as an image that has no
-    /// more than a program, those that Mozilla's roots vouch for.
-    pub fn new() -> Self {
-        let mut roots = RootCertStore::empty();
-        let found = rustls_native_certs::load_native_certs();
-        let (good, _bad) = roots.add_parsable_certificates(found.certs);
-        if good == 0 {
-            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-        }
+    /// One that believes the servers that these roots vouch for.
+    pub fn new(roots: Arc<RootCertStore>) -> Self {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let config = config.map(|config| config.with_root_certificates(roots).with_no_client_auth());
@@ -117,12 +110,6 @@ impl Fetcher {
                 exchange(stream, &uri, authority.as_str()).await
             }
         }
-    }
-}
-
-impl Default for Fetcher {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -77,8 +77,7 @@ impl Keyring {
     }
 
     /// Fetches what is named, and forgets what is not any more, until asked to finish.
-    pub async fn tend(self: Arc<Self>, replica: Replica, tasks: Tasks, shutdown: Shutdown) {
-        let fetcher = Fetcher::new();
+    pub async fn tend(self: Arc<Self>, replica: Replica, fetcher: Fetcher, tasks: Tasks, shutdown: Shutdown) {
         let mut touches = replica.touches();
         loop {
             self.follow(&replica, &tasks, &fetcher);

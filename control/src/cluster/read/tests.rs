@@ -184,3 +184,45 @@ fn core_objects_may_have_any_field_and_a_wrong_one_is_named() {
     assert_eq!(read(Kind::Pod, &pod("10.0.0.1")).unwrap().notes, []);
     assert_eq!(read(Kind::Pod, &pod("10.0.0")).unwrap_err()[0].field, "status.podIP");
 }
+
+#[test]
+fn a_policy_of_tls_that_is_not_understood_believes_nobody_but_stays_with_its_target() {
+    let target = r#"[{"group":"","kind":"Service","name":"api"}]"#;
+    let validation = r#"{"hostname":"a.example","wellKnownCACertificates":"System"}"#;
+    let policy = |spec: &str| {
+        let text = format!(
+            r#"{{"apiVersion":"gateway.networking.k8s.io/v1","kind":"BackendTLSPolicy","metadata":{{"name":"p","namespace":"shop"}},"spec":{spec}}}"#
+        );
+        read(Kind::BackendTLSPolicy, &text)
+    };
+    for (spec, believes, field) in [
+        (format!(r#"{{"targetRefs":{target},"validation":{validation}}}"#), true, None),
+        (
+            format!(r#"{{"targetRefs":{target},"validation":{validation},"moon":1}}"#),
+            false,
+            Some("spec.moon"),
+        ),
+        (
+            format!(r#"{{"targetRefs":{target},"validation":{{"hostname":"a.example","moon":1}}}}"#),
+            false,
+            Some("spec.validation.moon"),
+        ),
+        (format!(r#"{{"targetRefs":{target},"validation":7}}"#), false, Some("spec.validation")),
+        (
+            format!(
+                r#"{{"targetRefs":[{{"kind":"Service","name":"api","moon":1}}],"validation":{validation}}}"#
+            ),
+            false,
+            Some("spec.targetRefs[0].moon"),
+        ),
+    ] {
+        let Ok(Read { object: Object::BackendTLSPolicy(object), notes, .. }) = policy(&spec) else {
+            panic!("{spec}")
+        };
+        assert_eq!(object.spec.target_refs[0].name, "api", "{spec}");
+        assert_eq!(object.spec.validation.is_some(), believes, "{spec}");
+        assert_eq!(notes.first().map(|note| note.field.as_str()), field, "{spec}");
+    }
+    let nowhere = policy(&format!(r#"{{"targetRefs":[7],"validation":{validation}}}"#));
+    assert!(nowhere.is_err(), "whose connections are to fail, nobody can tell: {nowhere:?}");
+}

@@ -11,7 +11,7 @@ use crate::{
     objects::{Kind, Metadata, Object, ObjectKey, TargetReference},
     report::Reports,
     translate::{
-        service,
+        service, tls,
         waypoint::{self, Binder, CONTROLLER},
     },
     world::{Name, Objects, Settings},
@@ -172,11 +172,12 @@ fn target_of(reference: &TargetReference, namespace: &ArcStr) -> Option<ObjectKe
     Some(ObjectKey { kind, namespace, name: reference.name.clone() })
 }
 
-/// What an object is attached to; nothing where it is no policy.
+/// What an object is attached to, or takes something from; nothing where it is no policy.
 pub(crate) fn targets_of(object: &Object) -> Vec<ObjectKey> {
     let references = match object {
         Object::AuthorizationPolicy(object) => super::references(&object.spec),
         Object::RequestAuthentication(object) => super::token_references(&object.spec),
+        Object::BackendTLSPolicy(object) => return tls::referred(object),
         _ => return Vec::new(),
     };
     let namespace = &object.metadata().namespace;

@@ -18,7 +18,7 @@ use crate::{
     world::Name,
 };
 
-/// What became of one parent.
+/// What became of one parent, or of one target of a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Attachment {
     /// As the route names it.
@@ -45,11 +45,11 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    pub(super) fn good(reason: &'static str, message: &str) -> Self {
+    pub(crate) fn good(reason: &'static str, message: &str) -> Self {
         Self { holds: true, reason, message: message.to_owned() }
     }
 
-    pub(super) fn bad(reason: &'static str, message: String) -> Self {
+    pub(crate) fn bad(reason: &'static str, message: String) -> Self {
         Self { holds: false, reason, message }
     }
 }
@@ -145,19 +145,24 @@ impl Reader<'_> {
         let resolved = self.unresolved.clone();
         let resolved = resolved.unwrap_or_else(|| Outcome::good("ResolvedRefs", "every backend exists"));
         let key = ObjectKey { kind, namespace: name.0.clone(), name: name.1.clone() };
-        let bound = Binder { objects: self.objects, settings: self.settings }.bound(&key);
-        let waypoint = match bound {
-            Some(bound) if bound.is_bound => {
-                Outcome::good("ResolvedWaypoints", "the waypoint of the parent enforces the route")
-            }
-            Some(bound) => Outcome::bad(bound.reason, bound.message),
-            None => {
-                let message = format!(
-                    "{key} has no waypoint, so nothing enforces the route: label it istio.io/use-waypoint"
-                );
-                Outcome::bad("NoWaypoint", message)
-            }
-        };
+        let waypoint = enforced(&Binder { objects: self.objects, settings: self.settings }, &key, "route");
         Attachment { parent: reference.clone(), accepted, resolved, partial, waypoint }
+    }
+}
+
+/// `ResolvedWaypoints`: whether what is attached to a service, of either kind, works in its waypoint.
+pub(crate) fn enforced(binder: &Binder<'_>, service: &ObjectKey, what: &str) -> Outcome {
+    match binder.bound(service) {
+        Some(bound) if bound.is_bound => {
+            let message = format!("the waypoint of the parent enforces the {what}");
+            Outcome::good("ResolvedWaypoints", &message)
+        }
+        Some(bound) => Outcome::bad(bound.reason, bound.message),
+        None => {
+            let message = format!(
+                "{service} has no waypoint, so nothing enforces the {what}: label it istio.io/use-waypoint"
+            );
+            Outcome::bad("NoWaypoint", message)
+        }
     }
 }

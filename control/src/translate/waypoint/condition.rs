@@ -49,6 +49,8 @@ impl Binder<'_> {
             | Kind::GRPCRoute
             | Kind::TLSRoute
             | Kind::TCPRoute
+            | Kind::ConfigMap
+            | Kind::BackendTLSPolicy
             | Kind::AuthorizationPolicy
             | Kind::PeerAuthentication
             | Kind::RequestAuthentication

@@ -42,6 +42,11 @@ pub(crate) fn identities(certificate: &CertificateDer<'_>) -> Vec<SpiffeId> {
     parsed(certificate).map(|certificate| uri_names(&certificate)).unwrap_or_default()
 }
 
+/// The URI names of a certificate as they are.
+pub(crate) fn uris(certificate: &CertificateDer<'_>) -> Vec<String> {
+    parsed(certificate).map(|certificate| names(&certificate, |uri| Some(uri.to_owned()))).unwrap_or_default()
+}
+
 pub(crate) fn describe(certificate: &CertificateDer<'_>) -> Result<Described, CertificateError> {
     let parsed = parsed(certificate)?;
     Ok(Described {
@@ -70,9 +75,13 @@ fn parsed<'der>(certificate: &'der CertificateDer<'_>) -> Result<X509Certificate
 }
 
 fn uri_names(certificate: &X509Certificate<'_>) -> Vec<SpiffeId> {
+    names(certificate, |uri| uri.parse().ok())
+}
+
+fn names<T>(certificate: &X509Certificate<'_>, read: impl Fn(&str) -> Option<T>) -> Vec<T> {
     let Ok(Some(names)) = certificate.subject_alternative_name() else { return Vec::new() };
     let uris = names.value.general_names.iter().filter_map(|name| match name {
-        GeneralName::URI(uri) => uri.parse().ok(),
+        GeneralName::URI(uri) => read(uri),
         _ => None,
     });
     uris.collect()

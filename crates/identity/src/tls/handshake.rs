@@ -73,7 +73,7 @@ fn agreed<D>(connection: &rustls::ConnectionCommon<D>) -> Result<SpiffeId, Hands
     peer_identity(chain).ok_or(HandshakeError::NoIdentity)
 }
 
-fn explain(error: io::Error) -> HandshakeError {
+pub(super) fn explain(error: io::Error) -> HandshakeError {
     match error.downcast::<Error>() {
         Ok(Error::InvalidCertificate(CertificateError::Other(OtherError(reason)))) => {
             match reason.downcast_ref::<PeerRejected>() {

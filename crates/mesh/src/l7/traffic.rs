@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How the traffic of one service is handled behind its waypoint, whatever route it comes by.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use arcstr::ArcStr;
 use http::HeaderName;
 
-use super::route::Persistence;
+use super::{route::Persistence, tls::ServerTls};
 use crate::name::ServiceName;
 
 /// What is said of one service; of a service of which nothing is said there is none.
@@ -22,6 +22,8 @@ pub struct Traffic {
     pub budget: Option<Budget>,
     /// What may be under way at a time.
     pub limits: Limits,
+    /// By port of the service: TLS to endpoints that have no tunnel.
+    pub tls: BTreeMap<u16, Arc<ServerTls>>,
 }
 
 impl Traffic {
@@ -33,6 +35,7 @@ impl Traffic {
             persistence: None,
             budget: None,
             limits: Limits::default(),
+            tls: BTreeMap::new(),
         }
     }
 }

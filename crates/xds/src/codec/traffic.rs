@@ -1,11 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `ambit.mesh.v1.Traffic`. All of it decides where requests go, so nothing of it may be unknown.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use mesh::l7::traffic::{Balancer, Budget, HashOn, Limits, Traffic};
+use bytes::Bytes;
+use mesh::{
+    Hostname,
+    l7::{
+        tls::{Root, Roots, ServerTls, SubjectName},
+        traffic::{Balancer, Budget, HashOn, Limits, Traffic},
+    },
+};
 use proto::waypoint as wire;
-use wire::{Balancer as WireBalancer, hash_on::On};
+use wire::{Balancer as WireBalancer, hash_on::On, port_tls::Roots as WireRoots, subject_name::Of};
 
 use super::{
     field::{self, FieldError, In, Problem},
@@ -29,6 +36,7 @@ pub(super) fn decode(message: &wire::Traffic) -> Result<Traffic, FieldError> {
         persistence: message.persistence.as_ref().map(persistence).transpose()?,
         budget: message.retry_budget.as_ref().map(budget).transpose()?,
         limits: Limits { active: message.active, waiting: message.waiting },
+        tls: ports(&message.tls).field("tls")?,
     })
 }
 
@@ -55,6 +63,7 @@ pub(super) fn encode(traffic: &Traffic) -> wire::Traffic {
         }),
         active: traffic.limits.active,
         waiting: traffic.limits.waiting,
+        tls: traffic.tls.iter().map(|(port, tls)| port_message(*port, tls)).collect(),
     }
 }
 
@@ -86,4 +95,60 @@ fn budget(message: &wire::RetryBudget) -> Result<Budget, FieldError> {
         least: message.least,
         least_interval: Duration::from_micros(message.least_interval),
     })
+}
+
+fn ports(messages: &[wire::PortTls]) -> Result<BTreeMap<u16, Arc<ServerTls>>, Problem> {
+    let mut ports = BTreeMap::new();
+    for message in messages {
+        let wrong = Problem::Port { port: message.port };
+        // Of two settings of one port neither is the one that is meant.
+        let Some(port) = field::port(message.port)?.filter(|port| !ports.contains_key(port)) else {
+            return Err(wrong);
+        };
+        ports.insert(port, Arc::new(server_tls(message)?));
+    }
+    Ok(ports)
+}
+
+fn server_tls(message: &wire::PortTls) -> Result<ServerTls, Problem> {
+    let roots = match message.roots.as_ref().ok_or(Problem::Missing)? {
+        WireRoots::System(_) => Roots::System,
+        WireRoots::Only(only) => Roots::Only(only.der.iter().map(|der| Root(der.as_ref().into())).collect()),
+    };
+    let names = message.names.iter().map(subject_name).collect::<Result<_, _>>()?;
+    Ok(ServerTls { hostname: hostname(&message.hostname)?, names, roots })
+}
+
+fn subject_name(message: &wire::SubjectName) -> Result<SubjectName, Problem> {
+    Ok(match message.of.as_ref().ok_or(Problem::Missing)? {
+        Of::Dns(name) => SubjectName::Dns(hostname(name)?),
+        Of::Uri(uri) => SubjectName::Uri(uri.into()),
+    })
+}
+
+fn hostname(text: &str) -> Result<Hostname, Problem> {
+    Hostname::parse(text).map_err(Problem::Name)
+}
+
+fn port_message(port: u16, tls: &ServerTls) -> wire::PortTls {
+    let name = |name: &SubjectName| {
+        let of = match name {
+            SubjectName::Dns(name) => Of::Dns(name.to_string()),
+            SubjectName::Uri(uri) => Of::Uri(uri.to_string()),
+        };
+        wire::SubjectName { of: Some(of) }
+    };
+    let roots = match &tls.roots {
+        Roots::System => WireRoots::System(true),
+        Roots::Only(roots) => {
+            let der = roots.iter().map(|root| Bytes::copy_from_slice(&root.0)).collect();
+            WireRoots::Only(wire::Certificates { der })
+        }
+    };
+    wire::PortTls {
+        port: port.into(),
+        hostname: tls.hostname.to_string(),
+        names: tls.names.iter().map(name).collect(),
+        roots: Some(roots),
+    }
 }
