@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use super::web::END_OF_ANSWER;
 
 /// The longest wait for one answer.
-const LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const LIMIT: Duration = Duration::from_secs(5);
 
 /// Latencies, in order.
 pub(crate) struct Latency {

@@ -179,11 +179,11 @@ impl Report {
     /// Prints medians, the spread of the samples in percent of the median, and ratios to what comes first.
     pub(crate) fn show(&self, conditions: &str) {
         let all: Vec<_> = self.columns.iter().map(|column| column.name).collect();
-        self.show_some(conditions, &all);
+        self.show_some(conditions, &all, |_figure| true);
     }
 
-    /// The same of some configurations, as far as anything was measured of them.
-    pub(crate) fn show_some(&self, conditions: &str, names: &[&str]) {
+    /// The same of some configurations and figures, as far as anything was measured of them.
+    pub(crate) fn show_some(&self, conditions: &str, names: &[&str], wanted: impl Fn(Figure) -> bool) {
         say(format!("\n{conditions}; median ±spread%; ×: ratio of Ambit's median"));
         let columns: Vec<_> = self.columns.iter().filter(|column| names.contains(&column.name)).collect();
         let told = |column: &&&Column| column.own.is_some_and(|own| names.contains(&own));
@@ -197,7 +197,7 @@ impl Report {
         }
         say(head);
         for (figure, by) in &self.samples {
-            if !columns.iter().any(|column| by.contains_key(column.name)) {
+            if !wanted(*figure) || !columns.iter().any(|column| by.contains_key(column.name)) {
                 continue;
             }
             let mut line = format!("{:<34}", figure.names().1);

@@ -168,9 +168,10 @@ fn show(report: &Report, rate: f64) {
     let names = |columns: &[(&'static str, Option<&'static str>)]| -> Vec<&str> {
         columns.iter().map(|(name, _)| *name).collect()
     };
-    report.show_some(&format!("one proxy, plain servers; {conditions}"), &names(plain));
-    report.show_some(&format!("all in the mesh; {conditions}"), &names(mesh));
-    report.show_some("one client beside another", &SHARED);
+    let shared = |figure| figure >= Figure::QuietP50;
+    report.show_some(&format!("one proxy, plain servers; {conditions}"), &names(plain), |one| !shared(one));
+    report.show_some(&format!("all in the mesh; {conditions}"), &names(mesh), |one| !shared(one));
+    report.show_some("one client beside another", &SHARED, shared);
 }
 
 /// Says which goals are met.

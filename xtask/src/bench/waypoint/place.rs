@@ -75,6 +75,8 @@ pub(super) struct Scene {
     cluster: Cluster,
     /// In the order in which they have their turns.
     pub(super) places: Vec<Place>,
+    /// A pod's programs run as long as somebody holds it.
+    servers: [Pod; 2],
 }
 
 /// Pods that are alike but for being in the mesh.
@@ -132,12 +134,14 @@ impl Scene {
             places.extend(stranger(&cluster, sides, program).await?);
         }
         places.extend(own(&cluster, sides).await?);
-        Ok(Self { cluster, places })
+        Ok(Self { cluster, places, servers: sides.map(|side| side.server.clone()) })
     }
 
     /// Removes the lab.
     pub(super) fn close(self) -> Result<()> {
-        self.cluster.stop().context("removing the lab")
+        let Self { cluster, places, servers } = self;
+        drop((places, servers));
+        cluster.stop().context("removing the lab")
     }
 }
 

@@ -16,6 +16,7 @@ use super::{
     super::{
         cost,
         report::{Figure, Report},
+        web::END_OF_ANSWER,
     },
     place::Place,
     proxy::Proxy,
@@ -26,6 +27,8 @@ use super::{
 const SOON: Duration = Duration::from_secs(15);
 /// The longest that one request may take.
 const LIMIT: Duration = Duration::from_secs(5);
+/// Bytes of an answer, more than any proxy adds to it.
+const LONGEST: usize = 16 * 1024;
 /// Between two requests of the client that waits for the new answer.
 const INTERVAL: Duration = Duration::from_millis(1);
 /// Memory is read as often as that until it stays as it is, or for no longer than this.
@@ -117,16 +120,21 @@ async fn sees(place: &Place, rules: &Rules, begun: Instant) -> Result<Seen> {
     watching.await.with_context(|| format!("waiting for a change of {}", place.name))
 }
 
-/// The version that an answer tells, of a status of success.
+/// The version that an answer over a new connection tells, of a status of success.
 fn version(target: SocketAddr, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect_timeout(&target, LIMIT).context("connecting")?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_nodelay(true)?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n");
     stream.write_all(request.as_bytes()).context("sending a request")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).context("reading an answer")?;
-    told(&answer)
+    let (mut answer, mut piece) = (Vec::new(), [0; 1024]);
+    // Not to the connection's end: Envoy resets a tunnel whose connection it is asked to close, before the answer is through.
+    while !answer.ends_with(END_OF_ANSWER.as_bytes()) {
+        let count = stream.read(&mut piece).context("reading an answer")?;
+        ensure!(count > 0 && answer.len() < LONGEST, "no answer: {}", answer.escape_ascii());
+        answer.extend(piece.iter().take(count));
+    }
+    told(&String::from_utf8_lossy(&answer))
 }
 
 fn told(answer: &str) -> Result<String> {
