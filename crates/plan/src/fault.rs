@@ -105,7 +105,9 @@ impl Fault {
                 "UO" => "upstream_reset_before_response_started{overflow}",
                 _ => "upstream_reset_before_response_started{connection_failure}",
             },
-            Self::Reset(_) => "upstream_reset_before_response_started{connection_termination}",
+            Self::Reset(_) | Self::Rested(_) => {
+                "upstream_reset_before_response_started{connection_termination}"
+            }
             Self::Protocol(_) => "upstream_reset_before_response_started{protocol_error}",
             Self::TimedOut(_) => "response_timeout",
             Self::Malformed(_) => "codec_error",

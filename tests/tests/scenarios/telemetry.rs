@@ -2,6 +2,8 @@
 //! What a Telemetry changes about a waypoint's access log and metrics: which requests have a line, what labels say, which
 //! metrics are counted, and that nobody makes series without end.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use ::http::{Request, Response, StatusCode, header};
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
@@ -53,9 +55,9 @@ async fn a_filter_says_which_requests_have_a_line(scene: Scene) -> Result<()> {
         log.iter().filter(|access| access.field("path") == path).count()
     };
     // Lines come in the order in which requests end: the second of two is there, the first is not.
-    let mut tries = 0;
+    let tries = AtomicU32::new(0);
     eventually(SOON, "the filter in force", async || {
-        tries += 1;
+        let tries = tries.fetch_add(1, Ordering::Relaxed);
         let (plain, asked) = (format!("/plain-{tries}"), format!("/asked-{tries}"));
         ask(&behind, &plain, &[]).await?;
         ask(&behind, &asked, &[("x-log", "yes")]).await?;
