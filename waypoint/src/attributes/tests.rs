@@ -47,6 +47,8 @@ fn exchange() -> Exchange {
     }
     exchange.trail.headers = Some(Box::new(headers));
     exchange.trail.number = Some(HeaderValue::from_static("7"));
+    // No issuer of tokens has a word in it.
+    exchange.path = "/cart?full=yes".into();
     exchange.status = 404;
     exchange.attempts = 1;
     exchange.address = Some("10.1.1.1:8080".parse().unwrap());
