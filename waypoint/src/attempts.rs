@@ -160,12 +160,10 @@ async fn repeat(
         let wait = attempt.and_then(|attempt| retry::again(policy.as_ref(), &attempt));
         let Some(wait) = wait else { return seen.map_err(|(fault, _unseen)| fault) };
         metrics::counter!("ambit_retries_total").increment(1);
-        if let (Err((fault, _unseen)), Some(uid)) = (&seen, hop.endpoint())
-            && !matches!(fault, Fault::Rested(_))
-        {
-            aim.failed.insert(uid.clone());
-        }
         last = seen.err().map(|(fault, _unseen)| fault);
+        if last.as_ref().is_some_and(|fault| !matches!(fault, Fault::Rested(_))) {
+            aim.failed.extend(hop.endpoint().cloned());
+        }
         aim.seed = aim.seed.wrapping_add(1);
         if let Some(underway) = &mut underway {
             underway.repeat();

@@ -138,7 +138,8 @@ fn tracing(settings: &Settings, rules: &[TracingRule], reports: &mut Reports) ->
             continue;
         }
         out.provider = out.provider.or_else(|| provider(settings, rule, &field, reports));
-        out.share = out.share.or(share(rule, &field, reports));
+        let share = share(rule, &field, reports);
+        out.share = out.share.or(share);
         out.report = out.report.or_else(|| rule.disable_span_reporting.map(|disabled| !disabled));
         tags(&rule.custom_tags, &field, &mut out.tags, reports);
         if rule.disable_context_propagation == Some(true) {

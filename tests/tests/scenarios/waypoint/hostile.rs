@@ -300,6 +300,27 @@ async fn requests_that_are_taken_back_again_and_again_are_an_attack(scene: Scene
     Ok(())
 }
 
+/// Connections with requests whose answers nobody reads: two of HTTP/2 with a window of 0 and 60 requests each, and 20 of
+/// HTTP/1.
+async fn unread(behind: &Behind) -> Result<Vec<TcpStream>> {
+    let mut idle = Vec::new();
+    for _ in 0..2 {
+        let mut stream = behind.connect().await?;
+        let mut bytes = begin(&[0, 4, 0, 0, 0, 0]);
+        for number in 0..60 {
+            bytes.extend(frame(HEADERS, 5, number * 2 + 1, GET));
+        }
+        stream.write_all(&bytes).await?;
+        idle.push(stream);
+    }
+    for _ in 0..20 {
+        let mut stream = behind.connect().await?;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await?;
+        idle.push(stream);
+    }
+    Ok(idle)
+}
+
 async fn answers_that_nobody_takes_do_not_fill_memory(scene: Scene) -> Result<()> {
     const PORT: u16 = 7091;
     const LARGE: usize = 8 << 20;
@@ -332,22 +353,7 @@ async fn answers_that_nobody_takes_do_not_fill_memory(scene: Scene) -> Result<()
     });
     let instance = behind.instance()?;
     let before = memory(instance)?;
-    // Windows of 0: 60 answers of 8 MiB wait, twice; and connections of HTTP/1 that nobody reads.
-    let mut idle = Vec::new();
-    for _ in 0..2 {
-        let mut stream = behind.connect().await?;
-        let mut bytes = begin(&[0, 4, 0, 0, 0, 0]);
-        for number in 0..60 {
-            bytes.extend(frame(HEADERS, 5, number * 2 + 1, GET));
-        }
-        stream.write_all(&bytes).await?;
-        idle.push(stream);
-    }
-    for _ in 0..20 {
-        let mut stream = behind.connect().await?;
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await?;
-        idle.push(stream);
-    }
+    let idle = unread(&behind).await?;
     eventually(SOON, "all of them answered by the server", async || {
         let asked = asked.load(Ordering::Relaxed);
         ensure!(asked == WAITING, "{asked} of {WAITING}");
