@@ -5,9 +5,9 @@
 use super::hash::hash;
 use crate::name::WorkloadUid;
 
-/// Points of an endpoint of average weight: shares are within about a tenth of what they should be.
+/// Points of an endpoint of average weight: shares are within about a tenth of what they should be. Not more where there are
+/// few endpoints: those that stay would get new points when one leaves, and with them keys of one another.
 const POINTS: usize = 160;
-const FEWEST: usize = 1024;
 const MOST: usize = 1 << 18;
 /// So that an endpoint's points have nothing to do with keys.
 const SALT: u64 = 0x7269_6E67;
@@ -20,7 +20,7 @@ impl Ring {
     /// Of endpoints by name and weight; an endpoint is told by its place in the list.
     pub(super) fn new(endpoints: &[(WorkloadUid, u32)]) -> Self {
         let total: u64 = endpoints.iter().map(|(_, weight)| u64::from(*weight)).sum();
-        let size = (endpoints.len() * POINTS).clamp(FEWEST, MOST) as u64;
+        let size = (endpoints.len() * POINTS).min(MOST) as u64;
         let mut points = Vec::new();
         for ((uid, weight), place) in endpoints.iter().zip(0_u32..) {
             // Of those that count at all, none is left out.
