@@ -62,7 +62,9 @@ impl Part {
             return;
         }
         let names = self.scope.names(kind).into_iter().flatten();
-        let targets: BTreeSet<ArcStr> = names.flat_map(|name| shelf.lookup(name)).collect();
+        let mut targets: BTreeSet<ArcStr> = names.flat_map(|name| shelf.lookup(name)).collect();
+        // What has left the scope is told on while it exists: connections from before may still ask for it.
+        targets.extend(self.sent.keys().filter(|name| shelf.entry(name).is_some()).cloned());
         for name in &targets {
             let Some(entry) = shelf.entry(name) else { continue };
             if self.sent.get(name).is_some_and(|sent| *sent == entry.version) {
