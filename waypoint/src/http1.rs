@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! HTTP/1.1 from clients, by hyper: one connection, one request at a time.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use ::runtime::Shutdown;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONNECTION};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 
 use crate::{body::Body, link::Linked, patience::patience, serve::answer, shard::Shard};
 
 /// Bytes of a connection's read buffer at most; heads are bounded by themselves.
 const BUFFER: usize = 64 * 1024;
+/// How long a connection of a process that ends waits for one more request, whose answer says that it is the last. An end
+/// without a word may cross a request that is on its way, and that one fails.
+const LAST_REQUEST: Duration = Duration::from_secs(3);
 
 /// Serves a connection until the client ends it, or the process does.
 pub async fn serve(shard: Arc<Shard>, linked: Linked) {
@@ -17,8 +22,15 @@ pub async fn serve(shard: Arc<Shard>, linked: Linked) {
     let bounds = shard.waypoint.config.bounds;
     let shutdown = shard.tasks.shutdown();
     let service = service_fn(|request: Request<Incoming>| {
-        let (shard, link) = (Arc::clone(&shard), Arc::clone(&link));
-        async move { Ok::<_, Infallible>(Box::pin(answer(&shard, &link, request.map(Body::http1))).await) }
+        let (shard, link, shutdown) = (Arc::clone(&shard), Arc::clone(&link), shutdown.clone());
+        async move {
+            let piped = request.method() == Method::CONNECT;
+            let mut response = Box::pin(answer(&shard, &link, request.map(Body::http1))).await;
+            if shutdown.is_requested() && !piped {
+                say_the_last(&mut response);
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let answered = inner.answered();
     let (stream, patience) = patience(inner, bounds.head);
@@ -35,7 +47,7 @@ pub async fn serve(shard: Arc<Shard>, linked: Linked) {
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
-        () = shutdown.requested() => {
+        () = rested(&shutdown, LAST_REQUEST.min(shard.waypoint.config.drain / 2)) => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }
@@ -46,5 +58,17 @@ pub async fn serve(shard: Arc<Shard>, linked: Linked) {
             answered.note();
         }
         tracing::debug!(peer = %link.peer, error = %::proxy::chain(&error), "a client's HTTP/1 connection failed");
+    }
+}
+
+async fn rested(shutdown: &Shutdown, rest: Duration) {
+    shutdown.requested().await;
+    tokio::time::sleep(rest).await;
+}
+
+/// The client opens another connection for its next request (RFC 9112 section 9.6).
+fn say_the_last(response: &mut Response<Body>) {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }

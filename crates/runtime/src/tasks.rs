@@ -238,6 +238,11 @@ impl Shutdown {
     pub async fn requested(&self) {
         self.requested.raised().await;
     }
+
+    /// Whether the group was asked to finish.
+    pub fn is_requested(&self) -> bool {
+        self.requested.is_raised()
+    }
 }
 
 impl<T> Task<T> {

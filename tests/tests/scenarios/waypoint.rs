@@ -12,14 +12,22 @@ mod tls;
 
 use std::{
     net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use ::http::{Request, Response, StatusCode, Version, header};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Full};
-use hyper::{body::Incoming, service::service_fn};
+use hyper::{
+    body::Incoming,
+    client::conn::http1::{self, SendRequest},
+    service::service_fn,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use lab::{
     Pod,
@@ -378,25 +386,70 @@ async fn a_waypoint_that_is_drained_fails_no_request(scene: Scene) -> Result<()>
     let service = scene.service("server").declared(80, echo::HTTP, "http").behind("gate");
     let service = scene.create(service).await?;
     let target = SocketAddr::new(IpAddr::V4(service.addresses.context("no address")?.v4), 80);
-    let mut load = JoinSet::new();
-    let loading = client.clone();
-    load.spawn(async move {
-        let requests = async move || {
-            for number in 0..400 {
-                http::get(target, "/").await.with_context(|| format!("request {number}"))?;
-            }
-            Ok(())
-        };
-        loading.run(requests).await
-    });
-    let first = waypoint.instance()?;
+    let [first, second] = waypoint.instances.as_slice() else { bail!("two instances were asked for") };
+    second.pod.set_ready(false).await?;
+    let (asked, enough) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let mut loads = JoinSet::new();
+    for way in [Way::Fresh, Way::Kept] {
+        let (client, asked, enough) = (client.clone(), Arc::clone(&asked), Arc::clone(&enough));
+        loads.spawn(async move { client.run(async move || way.ask(target, &asked, &enough).await).await });
+    }
+    eventually(SOON, "both loads on the first instance", async || {
+        ensure!(asked.load(Ordering::Relaxed) == 2, "not begun");
+        Ok(())
+    })
+    .await?;
+    second.pod.set_ready(true).await?;
     // As a cluster does: no new connection is sent to an instance that is asked to end.
     first.pod.set_ready(false).await?;
     first.process.terminate(Duration::from_secs(15)).await?;
-    timeout(Duration::from_secs(60), load.join_next())
-        .await
-        .context("the load does not end")?
-        .context("no load")??
+    enough.store(true, Ordering::Relaxed);
+    while let Some(ended) = timeout(SOON, loads.join_next()).await.context("a load does not end")? {
+        ended??;
+    }
+    Ok(())
+}
+
+/// Whether each request has a connection of its own, or one is kept until an answer says that it is the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Fresh,
+    Kept,
+}
+
+impl Way {
+    /// Asks until it is enough, and counts itself when it has begun. Fails when a request does, or when a connection that is
+    /// kept was not told of its end.
+    async fn ask(self, target: SocketAddr, asked: &AtomicUsize, enough: &AtomicBool) -> Result<()> {
+        let mut kept: Option<SendRequest<Empty<Bytes>>> = None;
+        let mut connections = JoinSet::new();
+        let (mut begun, mut counted) = (0, false);
+        while !enough.load(Ordering::Relaxed) {
+            let mut sender = match kept.take() {
+                Some(sender) => sender,
+                None => {
+                    let stream = TcpStream::connect(target).await.context("connecting")?;
+                    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+                    connections.spawn(connection);
+                    begun += 1;
+                    sender
+                }
+            };
+            let request = Request::get("/").header("host", "server").body(Empty::new())?;
+            let answer = sender.send_request(request).await;
+            let answer = answer.with_context(|| format!("{self:?}, on connection {begun}"))?;
+            ensure!(answer.status() == StatusCode::OK, "{answer:?}");
+            let last = answer.headers().get(header::CONNECTION).is_some_and(|value| value == "close");
+            answer.into_body().collect().await?;
+            if !std::mem::replace(&mut counted, true) {
+                asked.fetch_add(1, Ordering::Relaxed);
+            }
+            kept = Some(sender).filter(|_| self == Self::Kept && !last);
+        }
+        connections.detach_all();
+        ensure!(self == Self::Fresh || begun > 1, "the connection that was kept has outlived its waypoint");
+        Ok(())
+    }
 }
 
 async fn what_names_no_waypoint_is_not_carried_by_one(scene: Scene) -> Result<()> {
