@@ -15,7 +15,10 @@ use hyper::rt::{Sleep, Timer};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::framing::{Flaw, Framing};
+use crate::framing::Framing;
+
+/// What follows a flaw: the end of a head, because a head that came in pieces is looked at only when it is whole.
+const END: &[u8] = b"\r\n\r\n";
 
 /// When the first byte of the head came that is waited for.
 #[derive(Clone, Debug, Default)]
@@ -34,13 +37,14 @@ pub struct Noted<S> {
     stream: S,
     first: FirstByte,
     framing: Framing,
-    flaw: Option<Flaw>,
+    /// After a flaw: what is still to be read instead of the client's bytes.
+    instead: Option<&'static [u8]>,
 }
 
 /// A stream, and the timer that belongs to it.
 pub fn patience<S>(stream: S, head: Duration) -> (Noted<S>, Patience) {
     let first = FirstByte::default();
-    let noted = Noted { stream, first: first.clone(), framing: Framing::default(), flaw: None };
+    let noted = Noted { stream, first: first.clone(), framing: Framing::default(), instead: None };
     (noted, Patience { first, head })
 }
 
@@ -81,14 +85,14 @@ impl Sleep for Waiting {}
 
 impl<S> Noted<S> {
     /// Looks at what came after `before`. A byte that no request may have takes the place of a flaw, so that whoever reads
-    /// answers 400 as to any other broken request, and nothing comes after it.
+    /// answers 400 as to any other broken request, and nothing of the client's comes after it.
     fn check(&mut self, buf: &mut ReadBuf<'_>, before: usize) {
         let came = buf.filled().get(before..).unwrap_or_default();
         let looked = self.framing.look(came);
         let Err((at, flaw)) = looked else { return };
         metrics::counter!("ambit_attacks_total", "kind" => flaw.as_str()).increment(1);
         tracing::debug!(flaw = flaw.as_str(), "a client's request could be read in two ways");
-        self.flaw = Some(flaw);
+        self.instead = Some(END);
         if let Some(byte) = buf.filled_mut().get_mut(before + at) {
             *byte = 0;
         }
@@ -102,7 +106,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Noted<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.flaw.is_some() {
+        if let Some(rest) = self.instead {
+            let (now, later) = rest.split_at(rest.len().min(buf.remaining()));
+            buf.put_slice(now);
+            self.instead = Some(later);
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
