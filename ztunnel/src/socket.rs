@@ -26,6 +26,10 @@ const BACKLOG: i32 = 1024;
 /// A peer that does not answer a SYN for so long is not there.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Bytes that the kernel keeps for a peer beside those on their way. Without such a bound it keeps as many as its buffer grows
+/// to, and asks for more only when a third of it is free: many slow readers then cost a burst instead of a trickle.
+const UNSENT: u32 = 32 * 1024;
+
 /// What every socket of this process gets.
 #[derive(Debug)]
 pub struct SocketOptions {
@@ -170,6 +174,7 @@ impl Sockets {
     pub fn accepted(&self, stream: &impl AsFd) -> io::Result<()> {
         let socket = SockRef::from(stream);
         socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_notsent_lowat(UNSENT)?;
         self.keep_alive(&socket)
     }
 
@@ -208,6 +213,7 @@ impl Sockets {
 
     fn prepare(&self, socket: &Socket) -> io::Result<()> {
         socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_notsent_lowat(UNSENT)?;
         self.keep_alive(&SockRef::from(socket))
     }
 

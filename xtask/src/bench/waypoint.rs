@@ -15,7 +15,7 @@ mod text;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use lab::{
     Settings,
     config::{raise_descriptors, require_root},
@@ -63,6 +63,19 @@ pub(crate) struct Measured {
     /// How long one measurement takes, in seconds.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=30))]
     seconds: u64,
+    /// Only these; all, if none is named.
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Requests per second, and latency at a fixed rate.
+    Load,
+    /// What one client feels of another.
+    Isolation,
+    /// Memory with many routes and endpoints, and how long a change takes.
+    Scale,
 }
 
 impl Measured {
@@ -99,7 +112,9 @@ impl Measured {
         let columns = COLUMNS.into_iter().filter(|(name, _)| names.contains(name));
         let mut report = Report::beside(columns.collect());
         let rate = self.rounds(&scene.places, &mut report).await?;
-        self.scale(&scene.places, &mut report).await?;
+        if self.wants(Part::Scale) {
+            self.scale(&scene.places, &mut report).await?;
+        }
         show(&report, rate);
         let conditions = json!({
             "rounds": self.rounds, "seconds": self.seconds, "paced_requests_per_second": rate,
@@ -110,27 +125,41 @@ impl Measured {
         scene.close()
     }
 
+    fn wants(&self, part: Part) -> bool {
+        self.parts.is_empty() || self.parts.contains(&part)
+    }
+
     /// Load and isolation; the fixed rate.
     async fn rounds(&self, places: &[Place], report: &mut Report) -> Result<f64> {
         let mut rate = None;
         for round in 1..=self.rounds {
             say(format!("── round {round} of {}", self.rounds));
-            for place in places {
-                report.add_all(place.name, self.peak(place).await?);
+            if self.wants(Part::Load) {
+                self.load(places, &mut rate, report).await?;
             }
-            let rate = *rate.get_or_insert_with(|| report.least(Figure::Requests) / 2.0);
-            for place in places {
-                let target = place.target;
-                let pace = Pace { connections: PACED, rate, duration: Duration::from_secs(self.seconds) };
-                let latency = place.client.run(async move || paced::measure(target, pace)).await?;
-                let figures = [(Figure::PacedP50, latency.at(0.5)), (Figure::PacedP99, latency.at(0.99))];
-                report.add_all(place.name, figures.to_vec());
-            }
-            for place in places.iter().filter(|place| SHARED.contains(&place.name)) {
-                isolation::measure(place, self.seconds, report).await?;
+            if self.wants(Part::Isolation) {
+                for place in places.iter().filter(|place| SHARED.contains(&place.name)) {
+                    isolation::measure(place, self.seconds, report).await?;
+                }
             }
         }
         Ok(rate.unwrap_or_default())
+    }
+
+    /// As fast as they can, then all at half of what the slowest could in the first round.
+    async fn load(&self, places: &[Place], rate: &mut Option<f64>, report: &mut Report) -> Result<()> {
+        for place in places {
+            report.add_all(place.name, self.peak(place).await?);
+        }
+        let rate = *rate.get_or_insert_with(|| report.least(Figure::Requests) / 2.0);
+        for place in places {
+            let target = place.target;
+            let pace = Pace { connections: PACED, rate, duration: Duration::from_secs(self.seconds) };
+            let latency = place.client.run(async move || paced::measure(target, pace)).await?;
+            let figures = [(Figure::PacedP50, latency.at(0.5)), (Figure::PacedP99, latency.at(0.99))];
+            report.add_all(place.name, figures.to_vec());
+        }
+        Ok(())
     }
 
     async fn peak(&self, place: &Place) -> Result<Vec<(Figure, f64)>> {

@@ -34,7 +34,8 @@ const RATE: f64 = 100.0;
 const LEAST: u64 = 5;
 /// So much earlier the other begins, and so much later it ends.
 const MARGIN: Duration = Duration::from_secs(1);
-/// How much of each answer is read, and how often.
+/// How much of an answer is read at a time, and how often of each. They take turns, as clients do that know nothing of each
+/// other: what is read together lets buffers run low together, and all of them are filled at one moment.
 const SIP: usize = 4096;
 const PAUSE: Duration = Duration::from_millis(50);
 /// As long as a request of the one that measures is waited for.
@@ -107,9 +108,12 @@ async fn beside_slow_readers(place: &Place, seconds: u64) -> Result<Result<Laten
         // Whoever waits for it may have failed.
         begun.send(()).unwrap_or_default();
         let deadline = Instant::now() + longest;
+        let turns = streams.len() as u32;
         while !until.load(Ordering::Relaxed) && Instant::now() < deadline {
-            sip(&mut streams)?;
-            thread::sleep(PAUSE);
+            for stream in &mut streams {
+                sip(stream)?;
+                thread::sleep(PAUSE / turns);
+            }
         }
         Ok(())
     });
@@ -135,20 +139,19 @@ fn ask_all(target: SocketAddr) -> Result<Vec<TcpStream>> {
         stream.write_all(request.as_bytes()).context("asking for a big answer")?;
         // The first bytes are not waited for: those that read slowly may stop each other, too.
         stream.set_nonblocking(true)?;
+        thread::sleep(MARGIN / CONNECTIONS);
         Ok(stream)
     };
     (0..CONNECTIONS).map(one).collect()
 }
 
-/// A little of each.
-fn sip(streams: &mut [TcpStream]) -> Result<()> {
+/// A little of one.
+fn sip(stream: &mut TcpStream) -> Result<()> {
     let mut bytes = [0; SIP];
-    for stream in streams {
-        match stream.read(&mut bytes) {
-            Ok(count) => ensure!(count > 0, "a big answer ended early"),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error).context("reading a big answer"),
-        }
+    match stream.read(&mut bytes) {
+        Ok(count) => ensure!(count > 0, "a big answer ended early"),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+        Err(error) => return Err(error).context("reading a big answer"),
     }
     Ok(())
 }
