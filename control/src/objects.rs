@@ -96,9 +96,10 @@ pub(crate) trait Fields {
     fn read<T: DeserializeOwned>(self) -> Result<T, Self::Error>;
 }
 
-/// Makes [`Kind`] and [`Object`] of a table: kind, whether it is in a namespace, the `apiVersion`s.
+/// Makes [`Kind`] and [`Object`] of a table: kind, whether it is in a namespace, its name in paths of the API server, the
+/// `apiVersion`s.
 macro_rules! kinds {
-    ($($kind:ident: $namespaced:literal, [$($version:literal),+];)+) => {
+    ($($kind:ident: $namespaced:literal, $plural:literal, [$($version:literal),+];)+) => {
         /// Kind of an object that we read.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
         pub enum Kind {
@@ -117,6 +118,11 @@ macro_rules! kinds {
             /// The `apiVersion`s under which we read it, the current one first.
             pub fn api_versions(self) -> &'static [&'static str] {
                 match self { $(Self::$kind => &[$($version),+],)+ }
+            }
+
+            /// As in paths of the API server.
+            pub fn plural(self) -> &'static str {
+                match self { $(Self::$kind => $plural,)+ }
             }
 
             /// Whether its objects live in a namespace.
@@ -156,31 +162,40 @@ macro_rules! kinds {
 }
 
 kinds! {
-    Namespace: false, ["v1"];
-    Node: false, ["v1"];
-    ServiceAccount: true, ["v1"];
-    ConfigMap: true, ["v1"];
-    Pod: true, ["v1"];
-    Service: true, ["v1"];
-    EndpointSlice: true, ["discovery.k8s.io/v1"];
-    ServiceEntry: true, ["networking.istio.io/v1", "networking.istio.io/v1beta1"];
-    WorkloadEntry: true, ["networking.istio.io/v1", "networking.istio.io/v1beta1"];
-    WorkloadGroup: true, ["networking.istio.io/v1", "networking.istio.io/v1beta1"];
-    Gateway: true, ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
-    GatewayClass: false, ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
-    HTTPRoute: true, ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
-    GRPCRoute: true, ["gateway.networking.k8s.io/v1"];
-    TLSRoute: true, [
+    Namespace: false, "namespaces", ["v1"];
+    Node: false, "nodes", ["v1"];
+    ServiceAccount: true, "serviceaccounts", ["v1"];
+    ConfigMap: true, "configmaps", ["v1"];
+    Pod: true, "pods", ["v1"];
+    Service: true, "services", ["v1"];
+    EndpointSlice: true, "endpointslices", ["discovery.k8s.io/v1"];
+    ServiceEntry: true, "serviceentries", ["networking.istio.io/v1", "networking.istio.io/v1beta1"];
+    WorkloadEntry: true, "workloadentries", ["networking.istio.io/v1", "networking.istio.io/v1beta1"];
+    WorkloadGroup: true, "workloadgroups", ["networking.istio.io/v1", "networking.istio.io/v1beta1"];
+    Gateway: true, "gateways", ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
+    GatewayClass: false, "gatewayclasses", [
+        "gateway.networking.k8s.io/v1",
+        "gateway.networking.k8s.io/v1beta1"
+    ];
+    HTTPRoute: true, "httproutes", ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
+    GRPCRoute: true, "grpcroutes", ["gateway.networking.k8s.io/v1"];
+    TLSRoute: true, "tlsroutes", [
         "gateway.networking.k8s.io/v1",
         "gateway.networking.k8s.io/v1alpha3",
         "gateway.networking.k8s.io/v1alpha2"
     ];
-    TCPRoute: true, ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha2"];
-    BackendTLSPolicy: true, ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha3"];
-    AuthorizationPolicy: true, ["security.istio.io/v1", "security.istio.io/v1beta1"];
-    PeerAuthentication: true, ["security.istio.io/v1", "security.istio.io/v1beta1"];
-    Telemetry: true, ["telemetry.istio.io/v1", "telemetry.istio.io/v1alpha1"];
-    RequestAuthentication: true, ["security.istio.io/v1", "security.istio.io/v1beta1"];
+    TCPRoute: true, "tcproutes", ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha2"];
+    BackendTLSPolicy: true, "backendtlspolicies", [
+        "gateway.networking.k8s.io/v1",
+        "gateway.networking.k8s.io/v1alpha3"
+    ];
+    AuthorizationPolicy: true, "authorizationpolicies", ["security.istio.io/v1", "security.istio.io/v1beta1"];
+    PeerAuthentication: true, "peerauthentications", ["security.istio.io/v1", "security.istio.io/v1beta1"];
+    Telemetry: true, "telemetries", ["telemetry.istio.io/v1", "telemetry.istio.io/v1alpha1"];
+    RequestAuthentication: true, "requestauthentications", [
+        "security.istio.io/v1",
+        "security.istio.io/v1beta1"
+    ];
 }
 
 impl fmt::Display for Kind {

@@ -7,6 +7,7 @@
 mod affected;
 mod automatic;
 mod bindings;
+mod changes;
 mod guards;
 mod objects;
 mod outputs;
@@ -22,8 +23,9 @@ use mesh::{
 use self::{
     affected::Affected,
     bindings::Bindings,
+    changes::Changes,
     guards::Guards,
-    outputs::{Batch, Outputs, Replaced},
+    outputs::{Batch, Outputs},
 };
 pub(crate) use self::{automatic::Claim, objects::Name};
 pub use self::{objects::Objects, settings::Settings};
@@ -236,43 +238,32 @@ impl World {
             told(&mut self.reports, &mut self.news, key, reports);
         }
         let mut changes = Changes::default();
-        for replaced in self.policies.replace(batches.policies) {
-            changes.policy(replaced);
-        }
+        let policy_gone = |was: Policy| Change::PolicyGone(was.name);
+        changes.add(self.policies.replace(batches.policies), Change::Policy, policy_gone);
         if peers {
             let now = peer::static_strict(&self.objects, &self.settings);
             let was = std::mem::replace(&mut self.static_strict, now.clone());
-            if was != now {
-                changes.policy((was, now));
-            }
+            changes.add((was != now).then_some((was, now)), Change::Policy, policy_gone);
         }
-        for replaced in self.guards.replace(batches.guards, &gateways, (&self.objects, &self.settings)) {
-            changes.policy(replaced);
-        }
-        for replaced in self.authentications.replace(batches.authentications) {
-            changes.authentication(replaced);
-        }
-        for replaced in self.attached.replace(batches.attached) {
-            changes.guard(replaced);
-        }
-        for replaced in self.services.replace(batches.services) {
-            self.bindings.service(&replaced);
-            changes.service(replaced);
-        }
-        for replaced in self.workloads.replace(batches.workloads) {
-            self.bindings.workload(&replaced);
-            changes.workload(replaced);
-        }
-        for replaced in self.traffic.replace(batches.traffic) {
-            changes.traffic(replaced);
-        }
-        for replaced in self.routes.replace(batches.routes) {
-            self.bindings.route(&replaced);
-            changes.route(replaced);
-        }
-        for replaced in self.telemetries.replace(batches.telemetries) {
-            changes.telemetry(replaced);
-        }
+        let guards = self.guards.replace(batches.guards, &gateways, (&self.objects, &self.settings));
+        changes.add(guards, Change::Policy, policy_gone);
+        let authentications = self.authentications.replace(batches.authentications);
+        changes.add(authentications, Change::Authentication, |was| Change::AuthenticationGone(was.name));
+        let attached = self.attached.replace(batches.attached);
+        changes.add(attached, Change::Guard, |was| Change::GuardGone(was.name));
+        let services = self.services.replace(batches.services);
+        services.iter().for_each(|replaced| self.bindings.service(replaced));
+        changes.add(services, Change::Service, |was| Change::ServiceGone(was.key()));
+        let workloads = self.workloads.replace(batches.workloads);
+        workloads.iter().for_each(|replaced| self.bindings.workload(replaced));
+        changes.add(workloads, Change::Workload, |was| Change::WorkloadGone(was.uid));
+        let traffic = self.traffic.replace(batches.traffic);
+        changes.add(traffic, Change::Traffic, |was| Change::TrafficGone(was.service));
+        let routes = self.routes.replace(batches.routes);
+        routes.iter().for_each(|replaced| self.bindings.route(replaced));
+        changes.add(routes, Change::Route, |was| Change::RouteGone(was.name));
+        let telemetries = self.telemetries.replace(batches.telemetries);
+        changes.add(telemetries, Change::Telemetry, |was| Change::TelemetryGone(was.name));
         for (key, attachments) in batches.attachments {
             if attachments.is_empty() {
                 self.attachments.remove(&key);
@@ -500,95 +491,6 @@ type Said<T> = (T, Vec<Report>);
 /// Of an object that is gone there are none.
 fn said<T>(translation: Option<Translation<T>>) -> Said<Option<T>> {
     translation.map_or_else(|| (None, Vec::new()), |translation| (translation.output, translation.reports))
-}
-
-#[derive(Default)]
-struct Changes {
-    policies: Vec<Change>,
-    services: Vec<Change>,
-    workloads: Vec<Change>,
-    routes: Vec<Change>,
-    routes_gone: Vec<Change>,
-    telemetries: Vec<Change>,
-    traffic: Vec<Change>,
-    traffic_gone: Vec<Change>,
-    gone: Vec<Change>,
-    policies_gone: Vec<Change>,
-}
-
-impl Changes {
-    fn policy(&mut self, replaced: Replaced<Policy>) {
-        match replaced {
-            (_, Some(now)) => self.policies.push(Change::Policy(now)),
-            (Some(was), None) => self.policies_gone.push(Change::PolicyGone(was.name)),
-            (None, None) => {}
-        }
-    }
-
-    fn guard(&mut self, replaced: Replaced<mesh::Guard>) {
-        match replaced {
-            (_, Some(now)) => self.policies.push(Change::Guard(now)),
-            (Some(was), None) => self.policies_gone.push(Change::GuardGone(was.name)),
-            (None, None) => {}
-        }
-    }
-
-    fn authentication(&mut self, replaced: Replaced<Authentication>) {
-        match replaced {
-            (_, Some(now)) => self.policies.push(Change::Authentication(now)),
-            (Some(was), None) => self.policies_gone.push(Change::AuthenticationGone(was.name)),
-            (None, None) => {}
-        }
-    }
-
-    fn service(&mut self, replaced: Replaced<Service>) {
-        match replaced {
-            (_, Some(now)) => self.services.push(Change::Service(now)),
-            (Some(was), None) => self.gone.push(Change::ServiceGone(was.key())),
-            (None, None) => {}
-        }
-    }
-
-    fn workload(&mut self, replaced: Replaced<Workload>) {
-        match replaced {
-            (_, Some(now)) => self.workloads.push(Change::Workload(now)),
-            (Some(was), None) => self.gone.push(Change::WorkloadGone(was.uid)),
-            (None, None) => {}
-        }
-    }
-
-    fn route(&mut self, replaced: Replaced<Route>) {
-        match replaced {
-            (_, Some(now)) => self.routes.push(Change::Route(now)),
-            (Some(was), None) => self.routes_gone.push(Change::RouteGone(was.name)),
-            (None, None) => {}
-        }
-    }
-
-    /// Nothing else depends on them, nor they on anything.
-    fn telemetry(&mut self, replaced: Replaced<Telemetry>) {
-        match replaced {
-            (_, Some(now)) => self.telemetries.push(Change::Telemetry(now)),
-            (Some(was), None) => self.telemetries.push(Change::TelemetryGone(was.name)),
-            (None, None) => {}
-        }
-    }
-
-    fn traffic(&mut self, replaced: Replaced<Traffic>) {
-        match replaced {
-            (_, Some(now)) => self.traffic.push(Change::Traffic(now)),
-            (Some(was), None) => self.traffic_gone.push(Change::TrafficGone(was.service)),
-            (None, None) => {}
-        }
-    }
-
-    fn in_order(self) -> Vec<Change> {
-        let told =
-            [self.policies, self.services, self.workloads, self.traffic, self.routes, self.telemetries];
-        let gone = [self.routes_gone, self.traffic_gone, self.gone, self.policies_gone];
-        let groups = told.into_iter().chain(gone);
-        groups.into_iter().flatten().collect()
-    }
 }
 
 #[cfg(test)]

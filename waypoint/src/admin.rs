@@ -107,12 +107,12 @@ impl Admin {
             "name": config.own.name,
             "namespace": config.own.namespace,
             "serviceAccount": config.own.service_account,
-            "clusterId": config.cluster,
-            "network": config.network.to_string(),
-            "xdsAddress": config.xds.address,
-            "caAddress": config.ca.address,
+            "clusterId": config.proxy.cluster,
+            "network": config.proxy.network.to_string(),
+            "xdsAddress": config.proxy.xds.address,
+            "caAddress": config.proxy.ca.address,
             "numWorkerThreads": config.workers,
-            "selfTerminationDeadline": format!("{:?}", config.drain),
+            "selfTerminationDeadline": format!("{:?}", config.proxy.drain),
             "bounds": format!("{:?}", config.bounds),
         })
     }

@@ -10,7 +10,10 @@ use std::{
 use ::proxy::ends::End;
 use http::{Method, Request, Response, StatusCode, header::RETRY_AFTER, request};
 use hyper::body::Body as _;
-use mesh::l7::{Traffic, route::Timeouts};
+use mesh::l7::{
+    Traffic,
+    route::{Retry, Timeouts},
+};
 use plan::{
     Fault,
     outbound::{Hop, Transport},
@@ -75,6 +78,35 @@ impl Payload {
     }
 }
 
+/// A request, as often as it can be sent.
+struct Outgoing {
+    method: Method,
+    /// Not here while it is sent for the last time, unless it comes back.
+    head: Option<request::Parts>,
+    payload: Payload,
+}
+
+impl Outgoing {
+    fn new(head: request::Parts, payload: Payload) -> Self {
+        Self { method: head.method.clone(), head: Some(head), payload }
+    }
+
+    /// To be sent for the `made`th time: a copy only where it may have to be sent again.
+    fn take(&mut self, policy: Option<&Retry>, made: u32) -> Option<Request<Body>> {
+        let body = self.payload.take()?;
+        let kept = self.payload.is_repeatable() && retry::is_kept(policy, made, &self.method);
+        let head = if kept { self.head.clone() } else { self.head.take() };
+        Some(Request::from_parts(head?, body))
+    }
+
+    /// Nothing of it was sent. What was done to its head for one server is done again for the next, to the same end.
+    fn give_back(&mut self, request: Request<Body>) {
+        let (head, body) = request.into_parts();
+        self.head.get_or_insert(head);
+        self.payload.give_back(body);
+    }
+}
+
 /// The answer, and what is held until its end.
 pub type Answered = (Response<Body>, Held);
 
@@ -113,18 +145,19 @@ async fn repeat(
 ) -> Result<Answered, Fault> {
     let policy = routed.rule.as_ref().and_then(|rule| rule.retry.clone());
     let (head, body) = request.into_parts();
-    let mut payload = Payload::new(body, policy.is_some());
     let traffic = pick::traffic(shard, &exchange.target);
+    let most = most(shard, traffic.as_deref());
     let mut underway = match exchange.service() {
-        Some(service) => {
-            Some(shard.waypoint.budgets.begin(&service.key(), most(shard, traffic.as_deref())).await?)
-        }
+        Some(service) => Some(shard.waypoint.budgets.begin(&service.key(), most).await?),
         None => None,
     };
     let mut aim = aim(exchange, routed, traffic, &head);
+    let mut outgoing = Outgoing::new(head, Payload::new(body, policy.is_some()));
     let mut last = None;
     loop {
-        let Some(body) = payload.take() else { return Err(last.unwrap_or(Fault::NoBackend)) };
+        let Some(mut request) = outgoing.take(policy.as_ref(), exchange.attempts + 1) else {
+            return Err(last.unwrap_or(Fault::NoBackend));
+        };
         let hop = match Box::pin(pick(shard, &aim)).await {
             Ok(hop) => hop,
             Err(failure) => return Err(last.unwrap_or_else(|| failure.into())),
@@ -138,7 +171,6 @@ async fn repeat(
         }
         exchange.attempts += 1;
         exchange.aim_at(&hop);
-        let mut request = Request::from_parts(head.clone(), body);
         exchange.trail.sent(&hop, request.headers_mut());
         let outcome = once(shard, exchange, &hop, (wire, limit), request).await;
         let seen = match outcome {
@@ -151,12 +183,12 @@ async fn repeat(
                 exchange.trail.failed(&fault);
                 let unseen = unsent.is_some();
                 if let Some(unsent) = unsent {
-                    payload.give_back(unsent.into_body());
+                    outgoing.give_back(unsent);
                 }
                 Err((fault, unseen))
             }
         };
-        let attempt = attempt(exchange, &head, &payload, underway.as_ref(), &seen);
+        let attempt = attempt(exchange, &outgoing, underway.as_ref(), &seen);
         let wait = attempt.and_then(|attempt| retry::again(policy.as_ref(), &attempt));
         let Some(wait) = wait else { return seen.map_err(|(fault, _unseen)| fault) };
         metrics::counter!("ambit_retries_total").increment(1);
@@ -188,8 +220,7 @@ fn aim(exchange: &Exchange, routed: &Routed, traffic: Option<Arc<Traffic>>, head
 /// What is known of an attempt; nothing where no other can do better.
 fn attempt(
     exchange: &Exchange,
-    head: &request::Parts,
-    payload: &Payload,
+    outgoing: &Outgoing,
     underway: Option<&Underway>,
     seen: &Result<Answered, (Fault, bool)>,
 ) -> Option<Attempt> {
@@ -205,17 +236,12 @@ fn attempt(
     Some(Attempt {
         made: exchange.attempts,
         outcome,
-        repeatable: payload.is_repeatable(),
-        idempotent: is_idempotent(&head.method),
+        repeatable: outgoing.payload.is_repeatable(),
+        idempotent: retry::is_idempotent(&outgoing.method),
         active,
         repeating,
         seed: exchange.seed,
     })
-}
-
-/// RFC 9110 §9.2.2.
-fn is_idempotent(method: &Method) -> bool {
-    [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE].contains(method)
 }
 
 async fn once(

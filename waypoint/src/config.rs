@@ -1,23 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The environment, read once, under Istio's names and with Istio's defaults; what is Ambit's own starts with `AMBIT_`.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use identity::Token;
 use mesh::{
-    Network, TrustDomain, WorkloadKey,
+    WorkloadKey,
     l7::guard::Normalisation,
     telemetry::{Provider, Share, SpanWire, Tracing},
 };
-use proxy::settings::{self, NodeId, TunnelConfig, Upstream};
-use runtime::{
-    env::{Env, InvalidEnvironment},
-    log::LogSettings,
-};
+use proxy::settings::ProxyConfig;
+use runtime::env::{Env, InvalidEnvironment};
 
 /// What of a body may wait in a tunnel for its reader. A node proxy takes more, as it serves one pod; here bodies of many
 /// clients wait at a time, each beside the others.
@@ -26,30 +18,12 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 /// Everything that can be set from outside.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Discovery (`XDS_ADDRESS`).
-    pub xds: Upstream,
-    /// Certificates (`CA_ADDRESS`).
-    pub ca: Upstream,
-    /// Bearer token: a file, or the token itself (`AUTH_TOKEN`).
-    pub token: Token,
-    /// `CLUSTER_ID`.
-    pub cluster: String,
-    /// Network of this pod (`NETWORK`).
-    pub network: Network,
+    /// What every proxy is told.
+    pub proxy: ProxyConfig,
     /// `POD_NAME`, `POD_NAMESPACE`, `SERVICE_ACCOUNT`: whose certificate is shown.
     pub own: WorkloadKey,
-    /// Life of the certificates that are asked for (`SECRET_TTL`).
-    pub certificate_life: Duration,
-    /// What the discovery server is told about this process.
-    pub node_id: NodeId,
     /// `AMBIT_WORKER_THREADS`.
     pub workers: usize,
-    /// Tunnels.
-    pub tunnel: TunnelConfig,
-    /// Only the post-quantum key exchange (`COMPLIANCE_POLICY=pqc`).
-    pub post_quantum_only: bool,
-    /// Trust domains that are accepted besides the own one (`AMBIT_TRUST_DOMAIN_ALIASES`).
-    pub trust_domain_aliases: Vec<TrustDomain>,
     /// Whether servers are told who the client is, in `x-forwarded-client-cert` (`AMBIT_FORWARD_CLIENT_CERT`).
     pub forward_client: bool,
     /// How far paths are normalised (`AMBIT_PATH_NORMALIZATION`).
@@ -58,18 +32,8 @@ pub struct Config {
     pub bounds: Bounds,
     /// Where spans go and how many, unless a Telemetry says otherwise.
     pub tracing: Tracing,
-    /// Time that running requests get at the end.
-    pub drain: Duration,
-    /// `RUST_LOG`, `LOG_FORMAT`.
-    pub log: LogSettings,
     /// `15008`: tunnels.
     pub hbone: SocketAddr,
-    /// `15000`, on loopback.
-    pub admin: SocketAddr,
-    /// `15020`.
-    pub metrics: SocketAddr,
-    /// `15021`.
-    pub readiness: SocketAddr,
 }
 
 /// Bounds of what clients and servers may take.
@@ -103,39 +67,18 @@ impl Config {
     /// Names every variable that cannot be used, what it holds and what it should.
     pub fn new(variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, InvalidEnvironment> {
         let mut env = Env::new(variables);
-        let cluster = env.string("ISTIO_META_CLUSTER_ID", "Kubernetes");
-        let cluster = env.string("CLUSTER_ID", &cluster);
-        let ipv6 = env.flag("IPV6_ENABLED", true);
-        let any: IpAddr = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-        let at = |port| SocketAddr::new(any, port);
+        let proxy = ProxyConfig::new(&mut env, "waypoint", STREAM_WINDOW);
         let config = Self {
-            xds: settings::upstream(&env, "XDS"),
-            ca: settings::upstream(&env, "CA"),
-            token: settings::token(&env),
-            network: Network(env.string("NETWORK", "").into()),
             own: own(&mut env),
-            certificate_life: env.duration("SECRET_TTL", Duration::from_secs(24 * 3600)),
-            node_id: settings::node_id(&env, "waypoint", &cluster),
             workers: workers(&mut env),
-            tunnel: settings::tunnel(&mut env, STREAM_WINDOW),
-            post_quantum_only: env
-                .optional("COMPLIANCE_POLICY", "pqc", |text| (text == "pqc").then_some(()))
-                .is_some(),
-            trust_domain_aliases: env
-                .list("AMBIT_TRUST_DOMAIN_ALIASES", "trust domains", |text| TrustDomain::parse(text).ok()),
             forward_client: env.flag("AMBIT_FORWARD_CLIENT_CERT", false),
             normalisation: env
                 .optional("AMBIT_PATH_NORMALIZATION", Normalisation::ACCEPTED, |text| text.parse().ok())
                 .unwrap_or_default(),
             bounds: bounds(&mut env),
             tracing: tracing(&mut env),
-            drain: settings::drain(&mut env),
-            log: settings::log(&mut env),
-            hbone: env.address("AMBIT_HBONE_ADDR", at(plan::HBONE_PORT)),
-            admin: env.address("AMBIT_ADMIN_ADDR", SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 15000)),
-            metrics: env.address("AMBIT_METRICS_ADDR", at(15020)),
-            readiness: env.address("AMBIT_READINESS_ADDR", at(15021)),
-            cluster,
+            hbone: env.address("AMBIT_HBONE_ADDR", proxy.everywhere(plan::HBONE_PORT)),
+            proxy,
         };
         env.finish()?;
         Ok(config)
@@ -221,7 +164,7 @@ mod tests {
     fn a_waypoint_knows_who_it_is() {
         let config = config(&[("INSTANCE_IP", "10.0.0.1")]).unwrap();
         assert_eq!(config.own.to_string(), "shop/gate-1 (gate)");
-        assert_eq!(config.node_id.id, "waypoint~10.0.0.1~gate-1.shop~shop.svc.cluster.local");
+        assert_eq!(config.proxy.node_id.id, "waypoint~10.0.0.1~gate-1.shop~shop.svc.cluster.local");
         assert_eq!(config.hbone.port(), 15008);
     }
 

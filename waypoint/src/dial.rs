@@ -65,12 +65,12 @@ pub async fn dial(shard: &Arc<Shard>, hop: &Hop, origin: Origin, wire: Option<Wi
             Ok(Far::Secured(Box::new(Box::pin(shaking).await?)))
         }
         Transport::Tunnel(tunnel) => {
-            let key = TunnelKey { address: tunnel.address, expected: tunnel.expected.clone() };
+            let key = TunnelKey { address: tunnel.address, expected: Arc::clone(&tunnel.expected) };
             let head = head(hop, &tunnel.authority.to_string(), origin, None)?;
             Ok(Far::Tunnel(Box::new(open(shard, hop, key, &head).await?)))
         }
         Transport::Nested { outer, inner } => {
-            let key = TunnelKey { address: outer.address, expected: outer.expected.clone() };
+            let key = TunnelKey { address: outer.address, expected: Arc::clone(&outer.expected) };
             let outer_head = head(hop, &outer.authority.to_string(), origin, None)?;
             let tunnel = open(shard, hop, key, &outer_head).await?;
             nested(shard, hop, inner, tunnel, origin).await
@@ -91,7 +91,7 @@ async fn nested(
     let waypoint = &shard.waypoint;
     let certificate = waypoint.identities.certificate(&hop.source.identity()).await;
     let certificate = certificate.map_err(|error| identity_failure(&error))?;
-    let config = waypoint.profile.client_config(&certificate, inner.expected.clone());
+    let config = waypoint.profile.client_config(&certificate, inner.expected.to_vec());
     let config = config.map_err(|error| What::Tls(chain(&error).to_string()))?;
     let handshake = identity::tls::connect(config, outer);
     let (stream, _peer) = match tokio::time::timeout(CONNECT_TIMEOUT, handshake).await {
@@ -129,7 +129,7 @@ async fn secure(
     let TunnelKey { address, expected } = key;
     let certificate = shard.waypoint.identities.certificate(&identity).await?;
     let stream = connect(address).await.map_err(|source| DialError::Tcp { address, source })?;
-    let config = shard.waypoint.profile.client_config(&certificate, expected)?;
+    let config = shard.waypoint.profile.client_config(&certificate, expected.to_vec())?;
     let (stream, _peer) = identity::tls::connect(config, stream).await?;
     Ok(stream)
 }

@@ -69,14 +69,15 @@ impl Endpoints {
         self.aside.lock().insert(uid.clone(), standing.health.until());
     }
 
-    /// Who is set aside now, and until when.
-    pub fn aside(&self, now: Duration) -> Vec<(WorkloadUid, Duration)> {
+    /// Who of those that are meant is set aside now, and until when.
+    pub fn aside(&self, now: Duration, meant: impl Fn(&WorkloadUid) -> bool) -> Vec<(WorkloadUid, Duration)> {
         let mut aside = self.aside.lock();
         if aside.is_empty() {
             return Vec::new();
         }
         aside.retain(|_uid, until| now < *until);
-        aside.iter().map(|(uid, until)| (uid.clone(), *until)).collect()
+        let those = aside.iter().filter(|(uid, _until)| meant(uid));
+        those.map(|(uid, until)| (uid.clone(), *until)).collect()
     }
 
     /// When an endpoint is set aside, and how many.
@@ -120,16 +121,18 @@ mod tests {
     fn an_endpoint_that_fails_again_and_again_is_set_aside_and_forgotten_when_it_is_gone() {
         let endpoints = Endpoints::default();
         let uid = WorkloadUid::parse("a").unwrap();
+        let aside = |now| endpoints.aside(now, |_uid| true);
         for _ in 0..3 {
-            assert!(endpoints.aside(Duration::from_secs(1)).is_empty());
+            assert!(aside(Duration::from_secs(1)).is_empty());
             endpoints.note(&uid, Outcome::Failed, Duration::ZERO, Duration::from_secs(1));
         }
         let until = Duration::from_secs(3);
-        assert_eq!(endpoints.aside(Duration::from_secs(2)), [(uid.clone(), until)]);
-        assert!(endpoints.aside(until).is_empty());
+        assert_eq!(aside(Duration::from_secs(2)), [(uid.clone(), until)]);
+        assert!(endpoints.aside(Duration::from_secs(2), |other| *other != uid).is_empty());
+        assert!(aside(until).is_empty());
         endpoints.rest(&uid, Duration::from_secs(9), until);
-        assert_eq!(endpoints.aside(until).len(), 1);
+        assert_eq!(aside(until).len(), 1);
         endpoints.retain(|_uid| false);
-        assert!(endpoints.aside(Duration::from_secs(2)).is_empty());
+        assert!(aside(Duration::from_secs(2)).is_empty());
     }
 }

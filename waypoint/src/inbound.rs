@@ -170,7 +170,7 @@ async fn find(
 /// itself one of another namespace than its certificate does.
 fn source(shard: &Shard, peer: &Peer, headers: &HeaderMap) -> End {
     let waypoint = &shard.waypoint;
-    let at = mesh::NetworkAddress::new(waypoint.config.network.clone(), peer.address.ip());
+    let at = mesh::NetworkAddress::new(waypoint.config.proxy.network.clone(), peer.address.ip());
     let workload = waypoint.replica.read(|index| {
         index.workload_at(&at).filter(|workload| workload.identity() == peer.identity).cloned()
     });
@@ -188,7 +188,7 @@ fn source(shard: &Shard, peer: &Peer, headers: &HeaderMap) -> End {
 fn answer(shard: &Shard) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let waypoint = &shard.waypoint;
-    if waypoint.config.tunnel.response_baggage {
+    if waypoint.config.proxy.tunnel.response_baggage {
         let own = waypoint.replica.read(|index| index.workloads_named(&waypoint.config.own).next().cloned());
         let value = own.and_then(|own| HeaderValue::from_str(&baggage::header(&own)).ok());
         headers.extend(value.map(|value| (hbone::HeaderName::from_static("baggage"), value)));

@@ -2,7 +2,7 @@
 //! Which endpoint a request or a connection goes to: the one of its session, or of its key or turn, where the service is
 //! balanced so; else `plan` proposes, and what endpoints have shown decides between two.
 
-use std::{collections::HashSet, net::SocketAddr, sync::Arc};
+use std::{cell::LazyCell, collections::HashSet, net::SocketAddr, sync::Arc};
 
 use ::proxy::ask::{PATIENCE, Unanswered, ask};
 use mesh::{Index, Traffic, WorkloadUid, balance::Mark, l7::traffic::Balancer};
@@ -84,16 +84,17 @@ pub async fn pick(shard: &Arc<Shard>, aim: &Aim) -> Result<Hop, Failure> {
 
 /// Who is set aside and may be: never so many of a service that the others would break down.
 pub fn left_out(waypoint: &Waypoint, index: &Index, target: &Target) -> HashSet<WorkloadUid> {
-    let aside = waypoint.endpoints.aside(waypoint.now());
+    let Some(service) = target.service() else { return HashSet::new() };
+    // Usually nobody is set aside, and nobody asks for it.
+    let name = LazyCell::new(|| service.key());
+    let belongs = |uid: &WorkloadUid| {
+        index.workload(uid).is_some_and(|workload| workload.services.contains_key(&*name))
+    };
+    let aside = waypoint.endpoints.aside(waypoint.now(), belongs);
     if aside.is_empty() {
         return HashSet::new();
     }
-    let Some(service) = target.service().map(|service| service.key()) else { return HashSet::new() };
-    let belongs = |uid: &WorkloadUid| {
-        index.workload(uid).is_some_and(|workload| workload.services.contains_key(&service))
-    };
-    let aside = aside.into_iter().filter(|(uid, _)| belongs(uid)).collect();
-    let endpoints = index.members(&service).len();
+    let endpoints = index.members(&name).len();
     health::left_out(waypoint.endpoints.limits(), endpoints, aside).into_iter().collect()
 }
 

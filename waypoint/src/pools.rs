@@ -49,7 +49,7 @@ pub struct Key {
     /// What a tunnel asks for there.
     authority: Option<Authority>,
     /// Whom to expect there.
-    pub expected: Vec<SpiffeId>,
+    pub expected: Arc<[SpiffeId]>,
     /// The endpoint.
     pub endpoint: Option<WorkloadUid>,
     /// The service that is named to the endpoint's proxy.
@@ -64,9 +64,9 @@ impl Key {
     /// Of the way to an endpoint.
     pub fn new(hop: &Hop, wire: Wire) -> Self {
         let expected = match &hop.transport {
-            Transport::Passthrough(_) | Transport::Plain(_) => Vec::new(),
-            Transport::Tunnel(tunnel) => tunnel.expected.clone(),
-            Transport::Nested { inner, .. } => inner.expected.clone(),
+            Transport::Passthrough(_) | Transport::Plain(_) => Arc::default(),
+            Transport::Tunnel(tunnel) => Arc::clone(&tunnel.expected),
+            Transport::Nested { inner, .. } => Arc::clone(&inner.expected),
         };
         Self {
             next: hop.address(),

@@ -109,10 +109,7 @@ fn follow(
     matched: &Matched<HttpRule>,
 ) -> Result<Way, Fault> {
     let rule = &matched.rule;
-    exchange.route = Some(match &rule.name {
-        Some(name) => arcstr::format!("{}/{name}", matched.route),
-        None => arcstr::format!("{}", matched.route),
-    });
+    exchange.route = Some(matched.label.clone());
     let mut routed = Routed {
         rule: Some(Arc::clone(rule)),
         origin: head.headers.get(header::ORIGIN).cloned(),

@@ -28,7 +28,7 @@ pub struct TunnelKey {
     /// Where to.
     pub address: SocketAddr,
     /// Whom to expect there: any of these.
-    pub expected: Vec<SpiffeId>,
+    pub expected: Arc<[SpiffeId]>,
 }
 
 /// See the module.

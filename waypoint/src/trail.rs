@@ -218,7 +218,7 @@ fn server(waypoint: &Waypoint, exchange: &Exchange, labels: &Labels, own: &Own, 
     let mut attributes = Attributes(own.tags.clone());
     let url = format!("http://{}{}", exchange.host, exchange.path);
     attributes.say("component", "proxy");
-    attributes.say("node_id", &waypoint.config.node_id.id);
+    attributes.say("node_id", &waypoint.config.proxy.node_id.id);
     attributes.say("http.url", &url);
     attributes.say("http.method", exchange.method.as_str());
     attributes.say("http.protocol", &format!("{:?}", exchange.version));

@@ -110,8 +110,8 @@ impl Waypoint {
     pub fn new(config: Config, parts: Parts) -> Self {
         let local = |synced| Local {
             workload: config.own.clone(),
-            network: config.network.clone(),
-            cluster: config.cluster.as_str().into(),
+            network: config.proxy.network.clone(),
+            cluster: config.proxy.cluster.as_str().into(),
             synced,
             preserve_source: false,
             tunnel_on_loopback: false,
@@ -119,13 +119,13 @@ impl Waypoint {
         Self {
             locals: [false, true].map(local),
             pool: PoolSettings {
-                connection: config.tunnel.bound(Settings::client()).with_room_for_all(),
-                idle_timeout: config.tunnel.idle,
+                connection: config.proxy.tunnel.bound(Settings::client()).with_room_for_all(),
+                idle_timeout: config.proxy.tunnel.idle,
                 ..PoolSettings::default()
             },
             server: Settings {
                 max_streams: Settings::server().max_streams,
-                ..config.tunnel.bound(Settings::server())
+                ..config.proxy.tunnel.bound(Settings::server())
             }
             .with_room_for_all(),
             metrics: Metrics::new(VERSION),
@@ -310,7 +310,7 @@ impl Waypoint {
     fn has_moved(&self, moved: &[Moved], ip: std::net::IpAddr, expected: &[SpiffeId]) -> bool {
         moved.iter().any(|moved| {
             moved.address.ip == ip
-                && moved.address.network == self.config.network
+                && moved.address.network == self.config.proxy.network
                 && moved.now.as_ref().is_none_or(|now| !expected.contains(now))
         })
     }

@@ -4,8 +4,7 @@
 use std::sync::Arc;
 
 use http::{Method, StatusCode};
-use proxy::shown::{self, listen};
-pub use proxy::shown::{Addresses, serve_readiness};
+use proxy::shown::{self, Addresses, listen};
 use runtime::{
     Tasks,
     http::{Request, Response, Router, respond},
@@ -115,17 +114,17 @@ impl Admin {
     fn config(&self) -> Value {
         let config = &self.node.config;
         json!({
-            "clusterId": config.cluster,
+            "clusterId": config.proxy.cluster,
             "clusterDomain": config.cluster_domain,
-            "network": config.network.to_string(),
+            "network": config.proxy.network.to_string(),
             "localNode": config.node,
-            "xdsAddress": config.xds.address,
-            "caAddress": config.ca.address,
-            "secretTtl": format!("{:?}", config.certificate_life),
+            "xdsAddress": config.proxy.xds.address,
+            "caAddress": config.proxy.ca.address,
+            "secretTtl": format!("{:?}", config.proxy.certificate_life),
             "numWorkerThreads": config.workers,
             "packetMark": config.mark,
-            "selfTerminationDeadline": format!("{:?}", config.drain),
-            "ipv6Enabled": config.ipv6,
+            "selfTerminationDeadline": format!("{:?}", config.proxy.drain),
+            "ipv6Enabled": config.proxy.ipv6,
             "dnsProxy": config.dns,
             "claimed": config.claim_map.is_some(),
         })

@@ -1,23 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Puts the process together, runs it and takes it down in order.
-//!
-//! One thread for everything that is not payload (discovery, certificates, admin, metrics), and the data-plane threads,
-//! so that a scrape never delays a byte. Readiness is answered by a data-plane thread: it says that those run.
+//! Puts the process together, runs it and takes it down in order. Readiness is answered by a data-plane thread: it says
+//! that those run.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use ebpf_claim::Claims;
 use hbone::{PoolSettings, Settings};
-use identity::{Compliance, Identities, Profile, Trust, ca::Subject};
-use proxy::control::Plane;
-use runtime::{Tasks, log, metrics::MetricsSettings, readiness::Readiness, signals};
-use tokio::{
-    runtime::{Builder, Handle},
-    sync::Notify,
+use identity::{Identities, Profile, ca::Subject};
+use proxy::{
+    control::{self, Followed},
+    process,
+    shown::serve_readiness,
 };
-use tokio_util::sync::CancellationToken;
-use xds::Writer;
+use runtime::{Tasks, log, metrics::MetricsSettings, readiness::Readiness, signals};
+use tokio::{runtime::Handle, sync::Notify};
 
 use crate::{
     admin::{self, Admin},
@@ -44,30 +41,8 @@ const CLAIMS_RETRY: Duration = Duration::from_millis(100);
 /// When the environment cannot be used, or something that everything needs cannot be had.
 pub fn run(variables: impl IntoIterator<Item = (String, String)>) -> anyhow::Result<()> {
     let config = Config::new(variables)?;
-    let log = log::init(config.log.clone())?;
-    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
-        tracing::debug!("another TLS provider was installed first");
-    }
-    let stop = CancellationToken::new();
-    let workers = (0..config.workers).map(|number| worker(number, &stop)).collect::<Result<Vec<_>, _>>()?;
-    let control =
-        Builder::new_current_thread().enable_all().build().context("starting the control runtime")?;
-    let outcome = control.block_on(supervise(config, log, workers));
-    stop.cancel();
-    outcome
-}
-
-/// A thread with a runtime of its own, so that connections and their tunnels never change threads.
-fn worker(number: usize, stop: &CancellationToken) -> anyhow::Result<Handle> {
-    let runtime =
-        Builder::new_current_thread().enable_all().build().context("starting a data-plane runtime")?;
-    let handle = runtime.handle().clone();
-    let stop = stop.clone();
-    thread::Builder::new()
-        .name(format!("ztunnel-{number}"))
-        .spawn(move || runtime.block_on(stop.cancelled()))
-        .context("starting a data-plane thread")?;
-    Ok(handle)
+    let log = log::init(config.proxy.log.clone())?;
+    process::run("ztunnel", config.workers, |workers| supervise(config, log, workers))
 }
 
 async fn supervise(config: Config, log: log::LogControl, workers: Vec<Handle>) -> anyhow::Result<()> {
@@ -78,13 +53,8 @@ async fn supervise(config: Config, log: log::LogControl, workers: Vec<Handle>) -
     metrics::gauge!("ambit_restarts").set(f64::from(config.restarts));
     let quit = Arc::new(Notify::new());
 
-    let writer = Writer::new();
-    let replica = writer.replica();
-    let profile = profile(&config);
-    let plane = plane(&config, &profile);
-    let discovery = plane.discovery(writer)?;
-    let stats = discovery.stats();
-    let (identities, renewal) = plane.identities(Subject::Impersonated)?;
+    let Followed { replica, stats, identities, profile } =
+        control::follow(&config.proxy, &xds::Kind::L4, Subject::Impersonated, &tasks)?;
     let resolver = Resolver::new(&config.resolv_conf);
     let dns =
         crate::dns::settings(&config, resolver.search()).context("CLUSTER_DOMAIN is not a host name")?;
@@ -92,12 +62,9 @@ async fn supervise(config: Config, log: log::LogControl, workers: Vec<Handle>) -
     let mut sync_gate = readiness.gate("state manager");
     let pods_gate = readiness.gate("workload proxy manager");
 
-    drop(tasks.spawn_vital("discovery", discovery.run(requested(&tasks))));
-    drop(tasks.spawn_vital("certificates", renewal.run(requested(&tasks))));
-    let addresses =
-        admin::Addresses { admin: config.admin, metrics: config.metrics, readiness: config.readiness };
+    let addresses = config.proxy.addresses;
     let readiness_on = workers.first().cloned().context("there are no data-plane threads")?;
-    admin::serve_readiness(&tasks.on(readiness_on), addresses, &readiness)?;
+    serve_readiness(&tasks.on(readiness_on), addresses, &readiness)?;
 
     let claims = tokio::select! {
         claims = claims(&config) => claims,
@@ -123,31 +90,15 @@ async fn supervise(config: Config, log: log::LogControl, workers: Vec<Handle>) -
     }));
     drop(data.spawn("pods", Pods::new(Arc::clone(&node), data.clone(), pods_gate).run(data.shutdown())));
     tracing::info!(version = VERSION, workers = node.workers.len(), "started");
-    wait_for_the_end(&tasks, &quit).await?;
+    process::asked_to_end(&tasks, &quit).await?;
     drain(&node, &tasks, &data).await;
-    Ok(())
-}
-
-fn requested(tasks: &Tasks) -> impl Future<Output = ()> + Send + 'static {
-    let shutdown = tasks.shutdown();
-    async move { shutdown.requested().await }
-}
-
-async fn wait_for_the_end(tasks: &Tasks, quit: &Notify) -> anyhow::Result<()> {
-    tokio::select! {
-        signal = signals::terminated() => {
-            tracing::info!(signal = ?signal.context("catching signals")?, "asked to end");
-        }
-        () = quit.notified() => tracing::info!("asked to end by the admin interface"),
-        failed = tasks.failed() => anyhow::bail!(failed),
-    }
     Ok(())
 }
 
 /// Listeners close at once; connections have until the deadline, and a moment to be recorded. Certificates and the
 /// mesh stay current meanwhile.
 async fn drain(node: &Node, tasks: &Tasks, data: &Tasks) {
-    let deadline = node.config.drain;
+    let deadline = node.config.proxy.drain;
     let drained = data.drain(deadline + LAST_WORDS);
     tokio::pin!(drained);
     if tokio::time::timeout(deadline, &mut drained).await.is_err() {
@@ -171,24 +122,6 @@ fn metrics_settings() -> MetricsSettings {
             vec![0.0005, 0.001, 0.01, 0.1, 1.0, 5.0],
         )],
         idle: Some(IDLE),
-    }
-}
-
-fn profile(config: &Config) -> Profile {
-    let compliance = if config.post_quantum_only { Compliance::PostQuantum } else { Compliance::Preferred };
-    Profile::new(compliance, Trust { aliases: config.trust_domain_aliases.clone(), bundles: Vec::new() })
-}
-
-fn plane(config: &Config, profile: &Profile) -> Plane {
-    Plane {
-        xds: config.xds.clone(),
-        ca: config.ca.clone(),
-        token: config.token.clone(),
-        cluster: config.cluster.clone(),
-        node_id: config.node_id.clone(),
-        kinds: &xds::Kind::L4,
-        certificate_life: config.certificate_life,
-        profile: profile.clone(),
     }
 }
 
@@ -226,7 +159,7 @@ fn node(config: Config, parts: Parts) -> anyhow::Result<Node> {
     let options = SocketOptions {
         mark: config.mark,
         keepalive: config.keepalive,
-        ipv6: config.ipv6,
+        ipv6: config.proxy.ipv6,
         port_reuse: config.port_reuse,
         claims,
     };
@@ -243,13 +176,13 @@ fn node(config: Config, parts: Parts) -> anyhow::Result<Node> {
         capture,
         workers,
         pool: PoolSettings {
-            connection: config.tunnel.bound(Settings::client()),
-            idle_timeout: config.tunnel.idle,
+            connection: config.proxy.tunnel.bound(Settings::client()),
+            idle_timeout: config.proxy.tunnel.idle,
             ..PoolSettings::default()
         },
         server: Settings {
             max_streams: Settings::server().max_streams,
-            ..config.tunnel.bound(Settings::server())
+            ..config.proxy.tunnel.bound(Settings::server())
         },
         shards: parking_lot::RwLock::default(),
         config,

@@ -1,19 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The environment, read once, under Istio's names and with Istio's defaults; what is Ambit's own starts with `AMBIT_`.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
-use identity::Token;
-use mesh::{Network, TrustDomain};
-use proxy::settings::{self, NodeId, TunnelConfig, Upstream};
-use runtime::{
-    env::{Env, InvalidEnvironment},
-    log::LogSettings,
-};
+use proxy::settings::ProxyConfig;
+use runtime::env::{Env, InvalidEnvironment};
 
 use crate::socket::Keepalive;
 
@@ -28,36 +19,20 @@ const STREAM_WINDOW: u32 = 4 << 20;
 /// Everything that can be set from outside.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Discovery (`XDS_ADDRESS`).
-    pub xds: Upstream,
-    /// Certificates (`CA_ADDRESS`).
-    pub ca: Upstream,
-    /// Bearer token: a file, or the token itself (`AUTH_TOKEN`).
-    pub token: Token,
-    /// `CLUSTER_ID`.
-    pub cluster: String,
+    /// What every proxy is told.
+    pub proxy: ProxyConfig,
     /// `CLUSTER_DOMAIN`.
     pub cluster_domain: String,
-    /// Network of this node (`NETWORK`).
-    pub network: Network,
     /// `NODE_NAME`: certificates of its workloads are fetched ahead.
     pub node: String,
-    /// Life of the certificates that are asked for (`SECRET_TTL`).
-    pub certificate_life: Duration,
-    /// What the discovery server is told about this process.
-    pub node_id: NodeId,
     /// `ZTUNNEL_WORKER_THREADS`.
     pub workers: usize,
-    /// Tunnels.
-    pub tunnel: TunnelConfig,
     /// `KEEPALIVE_*`, `USER_TIMEOUT_ENABLED`.
     pub keepalive: Option<Keepalive>,
     /// `PACKET_MARK`.
     pub mark: Option<u32>,
     /// Whether the application sees the client's address (`ENABLE_ORIG_SRC`).
     pub preserve_source: bool,
-    /// `IPV6_ENABLED`.
-    pub ipv6: bool,
     /// `INPOD_UDS`: where the node agent serves ZDS.
     pub zds: PathBuf,
     /// `INPOD_PORT_REUSE`.
@@ -70,22 +45,8 @@ pub struct Config {
     pub dns: bool,
     /// `PREFERED_SERVICE_NAMESPACE` (Istio's spelling).
     pub preferred_namespace: Option<String>,
-    /// Only the post-quantum key exchange (`COMPLIANCE_POLICY=pqc`).
-    pub post_quantum_only: bool,
-    /// Trust domains that are accepted besides the own one (`AMBIT_TRUST_DOMAIN_ALIASES`).
-    pub trust_domain_aliases: Vec<TrustDomain>,
-    /// Time that running connections get at the end.
-    pub drain: Duration,
-    /// `RUST_LOG`, `LOG_FORMAT`.
-    pub log: LogSettings,
     /// How often this process was started again by its parent (`AMBIT_RESTARTS`, which the parent sets).
     pub restarts: u32,
-    /// `15000`, on loopback.
-    pub admin: SocketAddr,
-    /// `15020`.
-    pub metrics: SocketAddr,
-    /// `15021`.
-    pub readiness: SocketAddr,
 }
 
 impl Config {
@@ -95,44 +56,22 @@ impl Config {
     /// Names every variable that cannot be used, what it holds and what it should.
     pub fn new(variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, InvalidEnvironment> {
         let mut env = Env::new(variables);
-        let cluster = env.string("ISTIO_META_CLUSTER_ID", "Kubernetes");
-        let cluster = env.string("CLUSTER_ID", &cluster);
-        let ipv6 = env.flag("IPV6_ENABLED", true);
-        let any: IpAddr = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-        let at = |port| SocketAddr::new(any, port);
+        let proxy = ProxyConfig::new(&mut env, "ztunnel", STREAM_WINDOW);
         let config = Self {
-            xds: settings::upstream(&env, "XDS"),
-            ca: settings::upstream(&env, "CA"),
-            token: settings::token(&env),
             cluster_domain: env.string("CLUSTER_DOMAIN", "cluster.local"),
-            network: Network(env.string("NETWORK", "").into()),
             node: env.string("NODE_NAME", ""),
-            certificate_life: env.duration("SECRET_TTL", Duration::from_secs(24 * 3600)),
-            node_id: settings::node_id(&env, "ztunnel", &cluster),
             workers: workers(&mut env),
-            tunnel: settings::tunnel(&mut env, STREAM_WINDOW),
             keepalive: keepalive(&mut env),
             mark: env.optional("PACKET_MARK", "a number", |text| text.parse().ok()).or(Some(1337)),
             preserve_source: env.flag("ENABLE_ORIG_SRC", true),
-            ipv6,
             zds: env.path("INPOD_UDS", "/var/run/ztunnel/ztunnel.sock"),
             port_reuse: env.flag("INPOD_PORT_REUSE", true),
             claim_map: env.optional_path("AMBIT_CLAIM_MAP"),
             resolv_conf: env.path("AMBIT_RESOLV_CONF", "/etc/resolv.conf"),
             dns: env.flag("ISTIO_META_DNS_CAPTURE", true),
             preferred_namespace: env.optional_string("PREFERED_SERVICE_NAMESPACE"),
-            post_quantum_only: env
-                .optional("COMPLIANCE_POLICY", "pqc", |text| (text == "pqc").then_some(()))
-                .is_some(),
-            trust_domain_aliases: env
-                .list("AMBIT_TRUST_DOMAIN_ALIASES", "trust domains", |text| TrustDomain::parse(text).ok()),
-            drain: settings::drain(&mut env),
-            log: settings::log(&mut env),
             restarts: env.number(RESTARTS, 0, 0..=u32::MAX),
-            admin: env.address("AMBIT_ADMIN_ADDR", SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 15000)),
-            metrics: env.address("AMBIT_METRICS_ADDR", at(15020)),
-            readiness: env.address("AMBIT_READINESS_ADDR", at(15021)),
-            cluster,
+            proxy,
         };
         env.finish()?;
         Ok(config)
@@ -173,21 +112,13 @@ mod tests {
     #[test]
     fn an_empty_environment_gives_the_defaults_of_istio() {
         let config = config(&[]).unwrap();
-        assert_eq!(config.xds.address, "https://istiod.istio-system.svc:15012");
-        assert_eq!(config.cluster, "Kubernetes");
+        assert_eq!(config.proxy.xds.address, "https://istiod.istio-system.svc:15012");
+        assert_eq!(config.proxy.cluster, "Kubernetes");
         assert_eq!(config.mark, Some(1337));
-        assert_eq!(config.tunnel.max_streams, 100);
-        assert_eq!(config.drain, Duration::from_secs(5));
+        assert_eq!(config.proxy.tunnel.max_streams, 100);
+        assert_eq!(config.proxy.drain, Duration::from_secs(5));
         assert!(config.workers >= 2);
-        assert_eq!(config.readiness.port(), 15021);
-    }
-
-    #[test]
-    fn the_drain_ends_before_the_grace_period() {
-        for (grace, drain) in [("1", 1), ("2", 1), ("10", 9), ("11", 6), ("30", 25)] {
-            let config = config(&[("TERMINATION_GRACE_PERIOD_SECONDS", grace)]).unwrap();
-            assert_eq!(config.drain, Duration::from_secs(drain), "grace period {grace}");
-        }
+        assert_eq!(config.proxy.addresses.readiness.port(), 15021);
     }
 
     #[test]
@@ -205,20 +136,12 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_given_in_place_or_as_a_path() {
-        let token = |value| config(&[("AUTH_TOKEN", value)]).unwrap().token;
-        assert_eq!(token("abc"), Token::Literal("abc".into()));
-        assert_eq!(token("/run/token"), Token::File("/run/token".into()));
-        assert_eq!(token("./token"), Token::File("./token".into()));
-    }
-
-    #[test]
     fn metadata_reaches_the_discovery_server() {
         let config =
             config(&[("ISTIO_META_DNS_CAPTURE", "false"), ("POD_NAME", "z"), ("INSTANCE_IP", "10.0.0.1")]);
         let config = config.unwrap();
         assert!(!config.dns);
-        assert_eq!(config.node_id.metadata["DNS_CAPTURE"], "false");
-        assert_eq!(config.node_id.id, "ztunnel~10.0.0.1~z.istio-system~istio-system.svc.cluster.local");
+        assert_eq!(config.proxy.node_id.metadata["DNS_CAPTURE"], "false");
+        assert_eq!(config.proxy.node_id.id, "ztunnel~10.0.0.1~z.istio-system~istio-system.svc.cluster.local");
     }
 }

@@ -53,13 +53,13 @@ pub async fn dial(shard: &Arc<Shard>, hop: &Hop, origin: Origin) -> Result<Upstr
             }
         }
         Transport::Tunnel(tunnel) => {
-            let key = TunnelKey { address: tunnel.address, expected: tunnel.expected.clone() };
+            let key = TunnelKey { address: tunnel.address, expected: Arc::clone(&tunnel.expected) };
             let head = head(hop, &tunnel.authority.to_string(), origin, None)?;
             let (tunnel, _headers) = open(shard, hop.source.identity(), key, &head).await?;
             Ok(Upstream::Tunnel(Box::new(tunnel)))
         }
         Transport::Nested { outer, inner } => {
-            let key = TunnelKey { address: outer.address, expected: outer.expected.clone() };
+            let key = TunnelKey { address: outer.address, expected: Arc::clone(&outer.expected) };
             let outer_head = head(hop, &outer.authority.to_string(), origin, None)?;
             let (tunnel, _headers) = open(shard, hop.source.identity(), key, &outer_head).await?;
             nested(shard, hop, inner, tunnel, origin).await
@@ -80,7 +80,7 @@ async fn nested(
     let identity = hop.source.identity();
     let certificate =
         shard.pod.node.identities.certificate(&identity).await.map_err(|error| identity_failure(&error))?;
-    let config = shard.pod.node.profile.client_config(&certificate, inner.expected.clone());
+    let config = shard.pod.node.profile.client_config(&certificate, inner.expected.to_vec());
     let config = config.map_err(|error| What::Tls(chain(&error).to_string()))?;
     let handshake = identity::tls::connect(config, outer);
     let (stream, peer) = match tokio::time::timeout(CONNECT_TIMEOUT, handshake).await {
@@ -123,7 +123,7 @@ async fn connect(
     let certificate = shard.pod.node.identities.certificate(&identity).await?;
     let stream =
         shard.pod.sockets.connect(address).await.map_err(|source| DialError::Tcp { address, source })?;
-    let config = shard.pod.node.profile.client_config(&certificate, expected)?;
+    let config = shard.pod.node.profile.client_config(&certificate, expected.to_vec())?;
     let (stream, _peer) = identity::tls::connect(config, stream).await?;
     Ok(stream)
 }

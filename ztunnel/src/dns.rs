@@ -237,6 +237,6 @@ pub fn settings(config: &crate::config::Config, search: &[Hostname]) -> Option<S
         cluster_domain: Hostname::parse(&config.cluster_domain).ok()?,
         search: search.to_vec(),
         preferred_namespace: config.preferred_namespace.as_deref().map(Into::into),
-        ipv6: config.ipv6,
+        ipv6: config.proxy.ipv6,
     })
 }

@@ -194,7 +194,7 @@ async fn admit(
 
 fn answer(shard: &Shard, upstream: &Upstream) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    if shard.pod.node.config.tunnel.response_baggage
+    if shard.pod.node.config.proxy.tunnel.response_baggage
         && let Ok(value) = HeaderValue::from_str(&baggage::header(&upstream.destination))
     {
         headers.insert("baggage", value);

@@ -72,8 +72,8 @@ impl Node {
     pub fn local(&self, workload: WorkloadKey, synced: bool) -> Local {
         Local {
             workload,
-            network: self.config.network.clone(),
-            cluster: self.config.cluster.as_str().into(),
+            network: self.config.proxy.network.clone(),
+            cluster: self.config.proxy.cluster.as_str().into(),
             synced,
             preserve_source: self.config.preserve_source,
             tunnel_on_loopback: true,
@@ -84,7 +84,7 @@ impl Node {
     ///
     /// [`Heard::note`]: crate::hearsay::Heard::note
     pub fn hear(&self, words: &str) -> Option<Arc<Hearsay>> {
-        if !self.config.tunnel.response_baggage {
+        if !self.config.proxy.tunnel.response_baggage {
             return None;
         }
         self.metrics.hear(&baggage::parse(words), Instant::now())
@@ -127,7 +127,7 @@ impl Node {
             let closed = shard.pool.close(MOVED, |key| {
                 touched.moved.iter().any(|moved| {
                     moved.address.ip == key.address.ip()
-                        && moved.address.network == self.config.network
+                        && moved.address.network == self.config.proxy.network
                         && moved.now.as_ref().is_none_or(|now| !key.expected.contains(now))
                 })
             });

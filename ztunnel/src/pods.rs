@@ -143,7 +143,7 @@ impl Pods {
                 let gone: Vec<_> =
                     self.running.keys().filter(|uid| !mentioned.contains(*uid)).cloned().collect();
                 for uid in gone {
-                    self.stop(&uid, self.node.config.drain);
+                    self.stop(&uid, self.node.config.proxy.drain);
                 }
                 Ok(String::new())
             }

@@ -1,33 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `ServiceEntry`, `WorkloadEntry` and `WorkloadGroup` of networking.istio.io/v1. A field that is not of the API is an error.
 
-use std::{collections::BTreeMap, convert::From, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use arcstr::ArcStr;
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
 use super::{
-    meta::{Envelope, Labels, Metadata, null_is_empty},
+    meta::{Labels, null_is_empty, strict_objects},
     pod::Condition,
 };
 
-/// Hosts that the mesh is to know besides its services.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(from = "Envelope<ServiceEntrySpec, ServiceEntryStatus>")]
-pub struct ServiceEntry {
-    /// Name, namespace, labels, age.
-    pub metadata: Metadata,
-    /// The hosts.
-    pub spec: ServiceEntrySpec,
-    /// Their automatic addresses.
-    pub status: ServiceEntryStatus,
-}
-
-impl From<Envelope<ServiceEntrySpec, ServiceEntryStatus>> for ServiceEntry {
-    fn from(envelope: Envelope<ServiceEntrySpec, ServiceEntryStatus>) -> Self {
-        let Envelope { metadata, spec, status, .. } = envelope;
-        Self { metadata, spec, status: status.unwrap_or_default() }
-    }
+strict_objects! {
+    /// Hosts that the mesh is to know besides its services.
+    ServiceEntry: ServiceEntrySpec, ServiceEntryStatus;
 }
 
 /// `spec` of a `ServiceEntry`.
@@ -137,23 +123,9 @@ pub struct EntryAddress {
     pub host: ArcStr,
 }
 
-/// A workload that is no pod.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(from = "Envelope<WorkloadEntrySpec, WorkloadEntryStatus>")]
-pub struct WorkloadEntry {
-    /// Name, namespace, labels.
-    pub metadata: Metadata,
-    /// Where it is.
-    pub spec: WorkloadEntrySpec,
-    /// How it is.
-    pub status: WorkloadEntryStatus,
-}
-
-impl From<Envelope<WorkloadEntrySpec, WorkloadEntryStatus>> for WorkloadEntry {
-    fn from(envelope: Envelope<WorkloadEntrySpec, WorkloadEntryStatus>) -> Self {
-        let Envelope { metadata, spec, status, .. } = envelope;
-        Self { metadata, spec, status: status.unwrap_or_default() }
-    }
+strict_objects! {
+    /// A workload that is no pod.
+    WorkloadEntry: WorkloadEntrySpec, WorkloadEntryStatus;
 }
 
 impl WorkloadEntry {
@@ -194,20 +166,9 @@ pub struct WorkloadEntryStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// What workloads that register themselves have in common.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(from = "Envelope<WorkloadGroupSpec, IgnoredAny>")]
-pub struct WorkloadGroup {
-    /// Name and namespace.
-    pub metadata: Metadata,
-    /// The pattern.
-    pub spec: WorkloadGroupSpec,
-}
-
-impl From<Envelope<WorkloadGroupSpec, IgnoredAny>> for WorkloadGroup {
-    fn from(envelope: Envelope<WorkloadGroupSpec, IgnoredAny>) -> Self {
-        Self { metadata: envelope.metadata, spec: envelope.spec }
-    }
+strict_objects! {
+    /// What workloads that register themselves have in common.
+    WorkloadGroup: WorkloadGroupSpec;
 }
 
 /// `spec` of a `WorkloadGroup`.

@@ -97,10 +97,43 @@ pub(crate) fn contains(labels: &Labels, wanted: &Labels) -> bool {
     wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
-/// A whole Istio object: also its top level takes no field that it does not have.
+/// Makes objects of a table: kind, type of `spec`, and type of `status` where that is read. Also their top level takes no
+/// field that it does not have.
+macro_rules! strict_objects {
+    ($($(#[$doc:meta])+ $object:ident: $spec:ident $(, $status:ident)?;)+) => {$(
+        $(#[$doc])+
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct $object {
+            /// Name, namespace, labels, annotations, age.
+            pub metadata: $crate::objects::Metadata,
+            /// What is wanted.
+            pub spec: $spec,
+            $(
+                /// What is.
+                pub status: $status,
+            )?
+        }
+
+        impl<'de> serde::Deserialize<'de> for $object {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let envelope: $crate::objects::meta::Envelope<$spec $(, $status)?> =
+                    serde::Deserialize::deserialize(deserializer)?;
+                Ok(Self {
+                    metadata: envelope.metadata,
+                    spec: envelope.spec,
+                    $(status: Option::<$status>::unwrap_or_default(envelope.status),)?
+                })
+            }
+        }
+    )+};
+}
+
+pub(super) use strict_objects;
+
+/// A whole object, see [`strict_objects`].
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Envelope<T, S> {
+pub(super) struct Envelope<T, S = IgnoredAny> {
     #[serde(rename = "apiVersion")]
     _api_version: IgnoredAny,
     #[serde(rename = "kind")]

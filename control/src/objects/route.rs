@@ -4,33 +4,9 @@
 use arcstr::ArcStr;
 use serde::{Deserialize, Deserializer};
 
-use super::meta::{Envelope, Metadata, null_is_default};
+use super::meta::{null_is_default, strict_objects};
 
-/// Makes a route of a kind: metadata and a `spec`.
-macro_rules! routes {
-    ($($(#[$doc:meta])+ $route:ident: $spec:ident;)+) => {
-        $(
-            $(#[$doc])+
-            #[derive(Clone, Debug, PartialEq, Eq)]
-            pub struct $route {
-                /// Name, namespace, labels, annotations.
-                pub metadata: Metadata,
-                /// What is wanted.
-                pub spec: $spec,
-            }
-
-            impl<'de> Deserialize<'de> for $route {
-                fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                    let Envelope { metadata, spec, .. } =
-                        Envelope::<$spec, serde::de::IgnoredAny>::deserialize(deserializer)?;
-                    Ok(Self { metadata, spec })
-                }
-            }
-        )+
-    };
-}
-
-routes! {
+strict_objects! {
     /// `HTTPRoute`.
     HTTPRoute: HttpRouteSpec;
     /// `GRPCRoute`.

@@ -1,27 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `AuthorizationPolicy` and `PeerAuthentication` of security.istio.io/v1. A field that is not of the API is an error.
+//! `AuthorizationPolicy`, `PeerAuthentication` and `RequestAuthentication` of security.istio.io/v1. A field that is not
+//! of the API is an error.
 
 use std::collections::BTreeMap;
 
 use arcstr::ArcStr;
-use serde::{Deserialize, de::IgnoredAny};
+use serde::Deserialize;
 
-use super::meta::{Envelope, LabelSelector, Metadata};
+use super::meta::{LabelSelector, strict_objects};
 
-/// Who may connect to what.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(from = "Envelope<AuthorizationPolicySpec, IgnoredAny>")]
-pub struct AuthorizationPolicy {
-    /// Name, namespace, annotations.
-    pub metadata: Metadata,
-    /// The policy.
-    pub spec: AuthorizationPolicySpec,
-}
-
-impl std::convert::From<Envelope<AuthorizationPolicySpec, IgnoredAny>> for AuthorizationPolicy {
-    fn from(envelope: Envelope<AuthorizationPolicySpec, IgnoredAny>) -> Self {
-        Self { metadata: envelope.metadata, spec: envelope.spec }
-    }
+strict_objects! {
+    /// Who may connect to what.
+    AuthorizationPolicy: AuthorizationPolicySpec;
 }
 
 /// `spec` of an `AuthorizationPolicy`.
@@ -187,20 +177,9 @@ pub struct When {
     pub not_values: Vec<ArcStr>,
 }
 
-/// Whether mutual TLS is required.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(from = "Envelope<PeerAuthenticationSpec, IgnoredAny>")]
-pub struct PeerAuthentication {
-    /// Name, namespace, age.
-    pub metadata: Metadata,
-    /// The modes.
-    pub spec: PeerAuthenticationSpec,
-}
-
-impl std::convert::From<Envelope<PeerAuthenticationSpec, IgnoredAny>> for PeerAuthentication {
-    fn from(envelope: Envelope<PeerAuthenticationSpec, IgnoredAny>) -> Self {
-        Self { metadata: envelope.metadata, spec: envelope.spec }
-    }
+strict_objects! {
+    /// Whether mutual TLS is required.
+    PeerAuthentication: PeerAuthenticationSpec;
 }
 
 /// `spec` of a `PeerAuthentication`.
@@ -249,20 +228,9 @@ pub enum MtlsMode {
     Strict,
 }
 
-/// Whose tokens are believed.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(from = "Envelope<RequestAuthenticationSpec, IgnoredAny>")]
-pub struct RequestAuthentication {
-    /// Name and namespace.
-    pub metadata: Metadata,
-    /// The issuers.
-    pub spec: RequestAuthenticationSpec,
-}
-
-impl std::convert::From<Envelope<RequestAuthenticationSpec, IgnoredAny>> for RequestAuthentication {
-    fn from(envelope: Envelope<RequestAuthenticationSpec, IgnoredAny>) -> Self {
-        Self { metadata: envelope.metadata, spec: envelope.spec }
-    }
+strict_objects! {
+    /// Whose tokens are believed.
+    RequestAuthentication: RequestAuthenticationSpec;
 }
 
 /// `spec` of a `RequestAuthentication`.

@@ -4,34 +4,20 @@
 use std::collections::BTreeMap;
 
 use arcstr::ArcStr;
-use serde::{Deserialize, de::IgnoredAny};
+use serde::Deserialize;
 
 use super::{
-    meta::{Envelope, LabelSelector, Metadata, null_is_default},
+    meta::{LabelSelector, null_is_default, strict_objects},
     security::TargetReference,
 };
 
-/// What is observed of requests.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(from = "Envelope<TelemetrySpec, IgnoredAny>")]
-pub struct Telemetry {
-    /// Name, namespace, age.
-    pub metadata: Metadata,
-    /// What is observed.
-    pub spec: TelemetrySpec,
-}
-
-// A percentage that is read is a number.
-impl Eq for Telemetry {}
-
-impl From<Envelope<TelemetrySpec, IgnoredAny>> for Telemetry {
-    fn from(envelope: Envelope<TelemetrySpec, IgnoredAny>) -> Self {
-        Self { metadata: envelope.metadata, spec: envelope.spec }
-    }
+strict_objects! {
+    /// What is observed of requests.
+    Telemetry: TelemetrySpec;
 }
 
 /// `spec` of a `Telemetry`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TelemetrySpec {
     /// Workloads; not of waypoints.
@@ -83,6 +69,9 @@ pub struct TracingRule {
     #[serde(default)]
     pub use_request_id_for_trace_sampling: Option<bool>,
 }
+
+// A percentage that is read is a number.
+impl Eq for TracingRule {}
 
 /// `match` of a rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -5,24 +5,13 @@
 use std::collections::BTreeMap;
 
 use arcstr::ArcStr;
-use serde::{Deserialize, de::IgnoredAny};
+use serde::Deserialize;
 
-use super::meta::{Envelope, Metadata, null_is_default};
+use super::meta::{Metadata, null_is_default, strict_objects};
 
-/// How servers are spoken to that have no tunnel.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(from = "Envelope<BackendTlsSpec, IgnoredAny>")]
-pub struct BackendTLSPolicy {
-    /// Name, namespace, age.
-    pub metadata: Metadata,
-    /// What is wanted.
-    pub spec: BackendTlsSpec,
-}
-
-impl From<Envelope<BackendTlsSpec, IgnoredAny>> for BackendTLSPolicy {
-    fn from(envelope: Envelope<BackendTlsSpec, IgnoredAny>) -> Self {
-        Self { metadata: envelope.metadata, spec: envelope.spec }
-    }
+strict_objects! {
+    /// How servers are spoken to that have no tunnel.
+    BackendTLSPolicy: BackendTlsSpec;
 }
 
 /// `spec` of a `BackendTLSPolicy`.

@@ -16,7 +16,7 @@ use mesh::{
 use self::attribute::Attribute;
 use super::{
     Translation,
-    rule::{self, Parts},
+    rule::{self, Alternative, Lists, Parts},
 };
 use crate::{
     objects::{
@@ -154,13 +154,6 @@ struct Reader<'a> {
     http: Vec<String>,
 }
 
-/// One alternative of a clause.
-struct Alternative {
-    condition: Match,
-    /// Whether every value in it could be read; a field with one that could not is left out of the condition.
-    valid: bool,
-}
-
 impl Reader<'_> {
     /// The rule, unless it is dropped.
     fn rule(&mut self, field: &str, rule: &AuthorizationRule) -> Option<Rule> {
@@ -187,9 +180,15 @@ impl Reader<'_> {
 }
 
 impl Parts for Reader<'_> {
-    type Alternative = Alternative;
+    type Condition = Match;
 
-    fn source(&mut self, field: &str, source: &Source) -> Alternative {
+    const EXAMPLE: &'static str = "a port";
+
+    fn reports(&mut self) -> &mut Reports {
+        self.reports
+    }
+
+    fn source(&mut self, field: &str, source: &Source) -> Alternative<Match> {
         self.need_http(&[
             ("requestPrincipals", &source.request_principals),
             ("notRequestPrincipals", &source.not_request_principals),
@@ -198,37 +197,24 @@ impl Parts for Reader<'_> {
             ("trustDomains", &source.trust_domains),
             ("notTrustDomains", &source.not_trust_domains),
         ]);
-        let mut valid = *source != Source::default();
-        if !valid {
-            self.reports
-                .error(field, "is empty and matches nobody: name someone, or remove it to mean anyone");
-        }
-        let accounts = !source.service_accounts.is_empty() || !source.not_service_accounts.is_empty();
-        if accounts && !(source.principals.is_empty() && source.namespaces.is_empty()) {
-            self.reports.error(
-                format!("{field}.serviceAccounts"),
-                "cannot stand beside principals or namespaces: it names both already",
-            );
-            valid = false;
-        }
         let namespace = self.namespace;
         let account = |text: &str| value::service_account(text, namespace);
-        let mut read = Values { field, reports: self.reports, valid };
+        let mut lists = Lists::new(field, self.reports);
         let condition = Match {
-            principals: read.all("principals", &source.principals, value::principal),
-            not_principals: read.all("notPrincipals", &source.not_principals, value::principal),
-            namespaces: read.all("namespaces", &source.namespaces, value::string),
-            not_namespaces: read.all("notNamespaces", &source.not_namespaces, value::string),
-            service_accounts: read.all("serviceAccounts", &source.service_accounts, account),
-            not_service_accounts: read.all("notServiceAccounts", &source.not_service_accounts, account),
-            source_ips: read.all("ipBlocks", &source.ip_blocks, value::block),
-            not_source_ips: read.all("notIpBlocks", &source.not_ip_blocks, value::block),
+            principals: lists.read("principals", &source.principals, value::principal),
+            not_principals: lists.read("notPrincipals", &source.not_principals, value::principal),
+            namespaces: lists.read("namespaces", &source.namespaces, value::string),
+            not_namespaces: lists.read("notNamespaces", &source.not_namespaces, value::string),
+            service_accounts: lists.read("serviceAccounts", &source.service_accounts, account),
+            not_service_accounts: lists.read("notServiceAccounts", &source.not_service_accounts, account),
+            source_ips: lists.read("ipBlocks", &source.ip_blocks, value::block),
+            not_source_ips: lists.read("notIpBlocks", &source.not_ip_blocks, value::block),
             ..Match::default()
         };
-        Alternative { condition, valid: read.valid }
+        Alternative { condition, valid: lists.valid }
     }
 
-    fn operation(&mut self, field: &str, operation: &Operation) -> Alternative {
+    fn operation(&mut self, field: &str, operation: &Operation) -> Alternative<Match> {
         self.need_http(&[
             ("hosts", &operation.hosts),
             ("notHosts", &operation.not_hosts),
@@ -237,25 +223,16 @@ impl Parts for Reader<'_> {
             ("paths", &operation.paths),
             ("notPaths", &operation.not_paths),
         ]);
-        let valid = *operation != Operation::default();
-        if !valid {
-            self.reports
-                .error(field, "is empty and matches nothing: name a port, or remove it to mean anything");
-        }
-        let mut read = Values { field, reports: self.reports, valid };
+        let mut lists = Lists::new(field, self.reports);
         let condition = Match {
-            destination_ports: read.all("ports", &operation.ports, value::port),
-            not_destination_ports: read.all("notPorts", &operation.not_ports, value::port),
+            destination_ports: lists.read("ports", &operation.ports, value::port),
+            not_destination_ports: lists.read("notPorts", &operation.not_ports, value::port),
             ..Match::default()
         };
-        Alternative { condition, valid: read.valid }
+        Alternative { condition, valid: lists.valid }
     }
 
-    fn condition(&mut self, field: &str, when: &When) -> Alternative {
-        let mut valid = !(when.values.is_empty() && when.not_values.is_empty());
-        if !valid {
-            self.reports.error(field, "has neither values nor notValues: add one of them");
-        }
+    fn condition(&mut self, field: &str, when: &When) -> Alternative<Match> {
         let attribute = Attribute::of(&when.key);
         if attribute.is_none() {
             let known = attribute::KNOWN.join(", ");
@@ -263,35 +240,34 @@ impl Parts for Reader<'_> {
                 format!("{field}.key"),
                 format!("{:?} is not an attribute; known are {known}", when.key),
             );
-            valid = false;
         }
-        let mut read = Values { field, reports: self.reports, valid };
+        let mut lists = Lists::new(field, self.reports);
         let mut condition = Match::default();
         match attribute {
             Some(Attribute::SourceIp) => {
-                condition.source_ips = read.all("values", &when.values, value::block);
-                condition.not_source_ips = read.all("notValues", &when.not_values, value::block);
+                condition.source_ips = lists.read("values", &when.values, value::block);
+                condition.not_source_ips = lists.read("notValues", &when.not_values, value::block);
             }
             Some(Attribute::SourceNamespace) => {
-                condition.namespaces = read.all("values", &when.values, value::string);
-                condition.not_namespaces = read.all("notValues", &when.not_values, value::string);
+                condition.namespaces = lists.read("values", &when.values, value::string);
+                condition.not_namespaces = lists.read("notValues", &when.not_values, value::string);
             }
             Some(Attribute::SourcePrincipal) => {
-                condition.principals = read.all("values", &when.values, value::principal);
-                condition.not_principals = read.all("notValues", &when.not_values, value::principal);
+                condition.principals = lists.read("values", &when.values, value::principal);
+                condition.not_principals = lists.read("notValues", &when.not_values, value::principal);
             }
             Some(Attribute::DestinationIp) => {
-                condition.destination_ips = read.all("values", &when.values, value::block);
-                condition.not_destination_ips = read.all("notValues", &when.not_values, value::block);
+                condition.destination_ips = lists.read("values", &when.values, value::block);
+                condition.not_destination_ips = lists.read("notValues", &when.not_values, value::block);
             }
             Some(Attribute::DestinationPort) => {
-                condition.destination_ports = read.all("values", &when.values, value::port);
-                condition.not_destination_ports = read.all("notValues", &when.not_values, value::port);
+                condition.destination_ports = lists.read("values", &when.values, value::port);
+                condition.not_destination_ports = lists.read("notValues", &when.not_values, value::port);
             }
             Some(Attribute::Http) => self.http.push(when.key.to_string()),
             None => {}
         }
-        Alternative { condition, valid: read.valid }
+        Alternative { condition, valid: lists.valid && attribute.is_some() }
     }
 }
 
@@ -302,31 +278,6 @@ impl Reader<'_> {
                 self.http.push((*name).to_owned());
             }
         }
-    }
-}
-
-/// Reads the lists of one condition.
-struct Values<'a> {
-    field: &'a str,
-    reports: &'a mut Reports,
-    valid: bool,
-}
-
-impl Values<'_> {
-    /// All values of a list; none when one of them cannot be read.
-    fn all<T>(&mut self, name: &str, values: &[ArcStr], read: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
-        let mut good = Vec::with_capacity(values.len());
-        for (index, text) in values.iter().enumerate() {
-            match read(text) {
-                Ok(value) => good.push(value),
-                Err(why) => self.reports.error(format!("{}.{name}[{index}]", self.field), why),
-            }
-        }
-        if good.len() < values.len() {
-            self.valid = false;
-            good.clear();
-        }
-        good
     }
 }
 

@@ -4,6 +4,7 @@
 //! deadlines are the caller's.
 
 mod handshake;
+mod judge;
 mod outside;
 mod server_name;
 mod verify;
@@ -24,6 +25,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use self::judge::Verifier;
 use crate::{
     certificate::{Certificate, Roots, identities},
     identities::Current,
@@ -111,7 +113,9 @@ impl Profile {
         expected: Vec<SpiffeId>,
     ) -> Result<Arc<ClientConfig>, TlsError> {
         let own = certificate.identity().trust_domain().clone();
-        let verifier = verify::Servers::new(self, own, certificate.roots().clone(), expected);
+        let (trust, roots) = (Arc::clone(&self.trust), certificate.roots().clone());
+        let servers = verify::Servers { trust, own, roots, expected };
+        let verifier = Verifier::new(&self.provider, servers);
         let shown = SingleCertAndKey::from(Arc::clone(certificate.certified()));
         let mut config = self
             .builder(ClientConfig::builder_with_provider(Arc::clone(&self.provider)))?
@@ -166,10 +170,11 @@ impl Profile {
         roots: Roots,
         alternatives: Vec<rustls_pki_types::ServerName<'static>>,
     ) -> Result<Arc<ClientConfig>, TlsError> {
+        let verifier = Verifier::new(&self.provider, server_name::AnyName { roots, alternatives });
         let mut config = self
             .builder(ClientConfig::builder_with_provider(Arc::clone(&self.provider)))?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(server_name::AnyName::new(self, roots, alternatives)))
+            .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = Resumption::disabled();

@@ -99,7 +99,7 @@ pub struct Tunnel {
     /// What to ask for.
     pub authority: Authority,
     /// The peer must have one of these identities; never empty.
-    pub expected: Vec<SpiffeId>,
+    pub expected: Arc<[SpiffeId]>,
     /// What stands at its end.
     pub end: End,
 }
@@ -121,7 +121,7 @@ pub struct Inner {
     /// What to ask for.
     pub authority: Authority,
     /// The peer must have one of these identities; never empty.
-    pub expected: Vec<SpiffeId>,
+    pub expected: Arc<[SpiffeId]>,
     /// Value of `x-forwarded-network`: where the flow comes from.
     pub forwarded_network: Network,
 }
@@ -217,14 +217,19 @@ struct Target<'a> {
 
 impl Target<'_> {
     /// Whom to expect there.
-    fn expected(&self) -> Vec<SpiffeId> {
-        let mut expected = vec![self.pick.workload.identity()];
-        for name in self.service.iter().flat_map(|service| &service.subject_alt_names) {
+    fn expected(&self) -> Arc<[SpiffeId]> {
+        let own = self.pick.workload.identity();
+        let others = self.service.map(|service| service.subject_alt_names.as_slice()).unwrap_or_default();
+        if others.is_empty() {
+            return Arc::new([own]);
+        }
+        let mut expected = vec![own];
+        for name in others {
             if !expected.contains(name) {
                 expected.push(name.clone());
             }
         }
-        expected
+        expected.into()
     }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What ztunnel and the waypoint share around the decisions of `plan`: putting a question until it is answered, the way
 //! to the control plane, what a failed dial means, labels of both ends, which connections are open, what the admin
-//! interface shows.
+//! interface shows, the frame of the process.
 //!
 //! It knows no listener and carries no payload: what a connection is, and what it carries, each proxy knows itself.
 
@@ -15,6 +15,7 @@ pub mod ends;
 pub mod explain;
 pub mod hearsay;
 pub mod open;
+pub mod process;
 pub mod settings;
 pub mod shown;
 

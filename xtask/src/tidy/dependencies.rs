@@ -14,6 +14,7 @@ use crate::step::{output, root};
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Rules {
     licences: BTreeSet<String>,
+    exceptions: Vec<Exception>,
     banned: BTreeSet<String>,
 }
 
@@ -25,6 +26,17 @@ struct File {
 
 #[derive(Deserialize)]
 struct Licences {
+    allow: BTreeSet<String>,
+    #[serde(default)]
+    exceptions: Vec<Exception>,
+}
+
+/// Licences that one package may have besides those that are allowed everywhere.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Exception {
+    #[serde(rename = "crate")]
+    name: String,
     allow: BTreeSet<String>,
 }
 
@@ -52,11 +64,16 @@ pub(super) fn breaches() -> Result<Vec<Breach>> {
 }
 
 impl Rules {
-    /// Reads the lists `licenses.allow` and `bans.deny`.
+    /// Reads the lists `licenses.allow`, `licenses.exceptions` and `bans.deny`.
     fn read(text: &str) -> Result<Self> {
         let file: File = toml::from_str(text)?;
+        let Licences { allow: licences, exceptions } = file.licenses;
+        for Exception { name, .. } in &exceptions {
+            // cargo-deny would take it for some versions only; here it would be for none.
+            ensure!(!name.contains(['@', ':']), "an exception is for every version of a crate, not {name}");
+        }
         let banned = file.bans.deny.into_iter().map(|ban| ban.name).collect();
-        Ok(Self { licences: file.licenses.allow, banned })
+        Ok(Self { licences, exceptions, banned })
     }
 
     /// `name version (where from)`, a tab, a licence.
@@ -71,14 +88,28 @@ impl Rules {
             breaches.push(Breach::new(package, "comes from elsewhere than crates.io"));
         }
         let ours = package.contains("(/");
-        if !ours && !self.allow(licence) {
+        if !ours && !self.allowed(name).meets(licence) {
             breaches.push(Breach::new(package, format!("has the licence {licence:?}")));
         }
         breaches
     }
 
-    /// Whether an SPDX expression (or the older `A/B`) can be met with the allowed licences alone.
-    fn allow(&self, expression: &str) -> bool {
+    /// The licences that a package may have.
+    fn allowed(&self, name: &str) -> Allowed<'_> {
+        let exception = self.exceptions.iter().find(|exception| exception.name == name);
+        Allowed { everywhere: &self.licences, besides: exception.map(|exception| &exception.allow) }
+    }
+}
+
+/// See [`Rules::allowed`].
+struct Allowed<'a> {
+    everywhere: &'a BTreeSet<String>,
+    besides: Option<&'a BTreeSet<String>>,
+}
+
+impl Allowed<'_> {
+    /// Whether an SPDX expression (or the older `A/B`) can be met with these licences alone.
+    fn meets(&self, expression: &str) -> bool {
         let spaced = expression.replace('(', " ( ").replace(')', " ) ").replace('/', " OR ");
         let words: Vec<&str> = spaced.split_whitespace().collect();
         let mut rest = words.as_slice();
@@ -119,14 +150,18 @@ impl Rules {
             }
             [licence, "WITH", exception, rest @ ..] => {
                 *words = rest;
-                self.licences.contains(&format!("{licence} WITH {exception}"))
+                self.contains(&format!("{licence} WITH {exception}"))
             }
             [licence, rest @ ..] => {
                 *words = rest;
-                self.licences.contains(*licence)
+                self.contains(licence)
             }
             [] => false,
         }
+    }
+
+    fn contains(&self, licence: &str) -> bool {
+        self.everywhere.contains(licence) || self.besides.is_some_and(|besides| besides.contains(licence))
     }
 }
 
@@ -143,7 +178,31 @@ mod tests {
     fn the_lists_of_the_file_are_the_rules() {
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let licences = set(&["MIT", "ISC", "Apache-2.0 WITH LLVM-exception"]);
-        assert_eq!(Rules::read(TEXT).unwrap(), Rules { licences, banned: set(&["ring"]) });
+        let exceptions = vec![Exception { name: "x".to_owned(), allow: set(&["NCSA"]) }];
+        assert_eq!(Rules::read(TEXT).unwrap(), Rules { licences, exceptions, banned: set(&["ring"]) });
+    }
+
+    #[test]
+    fn an_exception_for_some_versions_is_not_understood() {
+        for other in ["crate = \"x@1\"", "crate = \"x:1\"", "crate = \"x\", version = \"1\""] {
+            let text = TEXT.replace("crate = \"x\"", other);
+            assert!(text != TEXT && Rules::read(&text).is_err(), "{other}");
+        }
+    }
+
+    #[test]
+    fn an_exception_is_for_its_package_and_adds_to_what_is_allowed() {
+        let rules = Rules::read(TEXT).unwrap();
+        for (line, expected) in [
+            ("x v1.0.0\tNCSA", 0),
+            ("x v1.0.0\tMIT", 0),
+            ("x v1.0.0\t(MIT OR GPL-3.0) AND NCSA", 0),
+            ("x v1.0.0\tGPL-3.0", 1),
+            ("y v1.0.0\tNCSA", 1),
+            ("y v1.0.0\tMIT AND NCSA", 1),
+        ] {
+            assert_eq!(rules.of(line).len(), expected, "{line}");
+        }
     }
 
     #[test]
@@ -163,7 +222,7 @@ mod tests {
             ("(MIT", false),
             ("", false),
         ] {
-            assert_eq!(rules.allow(expression), expected, "{expression}");
+            assert_eq!(rules.allowed("any").meets(expression), expected, "{expression}");
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{
     report::Reports,
     translate::{
         policy::value,
-        rule::{self, Parts},
+        rule::{self, Alternative, Lists, Parts},
     },
 };
 
@@ -36,13 +36,6 @@ struct Reader<'a> {
     reports: &'a mut Reports,
 }
 
-/// One alternative of a clause.
-struct Alternative {
-    conditions: Vec<Condition>,
-    /// Whether every value in it could be read; a list with one that could not is left out.
-    valid: bool,
-}
-
 impl Reader<'_> {
     /// The rule, unless it is dropped.
     fn rule(&mut self, field: &str, rule: &AuthorizationRule) -> Option<GuardRule> {
@@ -54,35 +47,32 @@ impl Reader<'_> {
         let mut clauses = Vec::with_capacity(groups.len());
         for group in groups {
             // Under DENY what only had invalid values may have meant anyone.
-            if group.iter().any(|alternative| !alternative.valid && alternative.conditions.is_empty()) {
+            if group.iter().any(|alternative| !alternative.valid && alternative.condition.is_empty()) {
                 continue;
             }
-            let alternatives = group.into_iter().map(|alternative| alternative.conditions).collect();
+            let alternatives = group.into_iter().map(|alternative| alternative.condition).collect();
             clauses.push(GuardClause { alternatives });
         }
         Some(GuardRule { clauses })
     }
+
+    fn values<'r>(&'r mut self, field: &'r str) -> Values<'r> {
+        let lists = Lists::new(field, self.reports);
+        Values { namespace: self.namespace, lists, found: Vec::new() }
+    }
 }
 
 impl Parts for Reader<'_> {
-    type Alternative = Alternative;
+    type Condition = Vec<Condition>;
 
-    fn source(&mut self, field: &str, source: &Source) -> Alternative {
-        let mut valid = *source != Source::default();
-        if !valid {
-            self.reports
-                .error(field, "is empty and matches nobody: name someone, or remove it to mean anyone");
-        }
-        let accounts = !source.service_accounts.is_empty() || !source.not_service_accounts.is_empty();
-        if accounts && !(source.principals.is_empty() && source.namespaces.is_empty()) {
-            self.reports.error(
-                format!("{field}.serviceAccounts"),
-                "cannot stand beside principals or namespaces: it names both already",
-            );
-            valid = false;
-        }
-        let mut read =
-            Values { field, namespace: self.namespace, reports: self.reports, valid, found: Vec::new() };
+    const EXAMPLE: &'static str = "a path";
+
+    fn reports(&mut self) -> &mut Reports {
+        self.reports
+    }
+
+    fn source(&mut self, field: &str, source: &Source) -> Alternative<Vec<Condition>> {
+        let mut read = self.values(field);
         let Source {
             principals,
             not_principals,
@@ -125,14 +115,8 @@ impl Parts for Reader<'_> {
         read.done()
     }
 
-    fn operation(&mut self, field: &str, operation: &Operation) -> Alternative {
-        let valid = *operation != Operation::default();
-        if !valid {
-            self.reports
-                .error(field, "is empty and matches nothing: name a path, or remove it to mean anything");
-        }
-        let mut read =
-            Values { field, namespace: self.namespace, reports: self.reports, valid, found: Vec::new() };
+    fn operation(&mut self, field: &str, operation: &Operation) -> Alternative<Vec<Condition>> {
+        let mut read = self.values(field);
         let Operation { hosts, not_hosts, ports, not_ports, methods, not_methods, paths, not_paths } =
             operation;
         read.add(Attribute::Host, ("hosts", hosts), ("notHosts", not_hosts));
@@ -142,63 +126,38 @@ impl Parts for Reader<'_> {
         read.done()
     }
 
-    fn condition(&mut self, field: &str, when: &When) -> Alternative {
-        let mut valid = !(when.values.is_empty() && when.not_values.is_empty());
-        if !valid {
-            self.reports.error(field, "has neither values nor notValues: add one of them");
-        }
+    fn condition(&mut self, field: &str, when: &When) -> Alternative<Vec<Condition>> {
         let attribute = match attribute(&when.key) {
-            Ok(attribute) => Some(attribute),
+            Ok(attribute) => attribute,
             Err(why) => {
                 self.reports.error(format!("{field}.key"), why);
-                valid = false;
-                None
+                return Alternative { condition: Vec::new(), valid: false };
             }
         };
-        let mut read =
-            Values { field, namespace: self.namespace, reports: self.reports, valid, found: Vec::new() };
-        if let Some(attribute) = attribute {
-            read.add(attribute, ("values", &when.values), ("notValues", &when.not_values));
-        }
+        let mut read = self.values(field);
+        read.add(attribute, ("values", &when.values), ("notValues", &when.not_values));
         read.done()
     }
 }
 
 /// Reads the lists of one alternative.
 struct Values<'a> {
-    field: &'a str,
     namespace: &'a ArcStr,
-    reports: &'a mut Reports,
-    valid: bool,
+    lists: Lists<'a>,
     found: Vec<Condition>,
 }
 
 impl Values<'_> {
     fn add(&mut self, of: Attribute, any: (&str, &[ArcStr]), none: (&str, &[ArcStr])) {
-        let (any, none) = (self.all(&of, any), self.all(&of, none));
+        let read = |text: &str| test(&of, text, self.namespace);
+        let (any, none) = (self.lists.read(any.0, any.1, read), self.lists.read(none.0, none.1, read));
         if !any.is_empty() || !none.is_empty() {
             self.found.push(Condition { of, any, none });
         }
     }
 
-    /// All values of a list; none when one of them cannot be read.
-    fn all(&mut self, of: &Attribute, (name, values): (&str, &[ArcStr])) -> Vec<Test> {
-        let mut good = Vec::with_capacity(values.len());
-        for (index, text) in values.iter().enumerate() {
-            match test(of, text, self.namespace) {
-                Ok(value) => good.push(value),
-                Err(why) => self.reports.error(format!("{}.{name}[{index}]", self.field), why),
-            }
-        }
-        if good.len() < values.len() {
-            self.valid = false;
-            good.clear();
-        }
-        good
-    }
-
-    fn done(self) -> Alternative {
-        Alternative { conditions: self.found, valid: self.valid }
+    fn done(self) -> Alternative<Vec<Condition>> {
+        Alternative { condition: self.found, valid: self.lists.valid }
     }
 }
 

@@ -9,19 +9,16 @@ use mesh::{
     l7::tls::{Root, Roots, ServerTls, SubjectName},
 };
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
-    client::{
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        verify_server_cert_signed_by_trust_anchor, verify_server_name,
-    },
-    crypto::{CryptoProvider, aws_lc_rs::default_provider, verify_tls12_signature, verify_tls13_signature},
-    server::ParsedCertificate,
+    CertificateError, ClientConfig, Error, OtherError, RootCertStore, crypto::aws_lc_rs::default_provider,
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::handshake::{HandshakeError, explain};
+use super::{
+    handshake::{HandshakeError, explain},
+    judge::{Judge, Shown, Verifier},
+};
 use crate::certificate::uris;
 
 /// Why a server cannot be spoken to, whatever it shows.
@@ -94,7 +91,7 @@ impl Outside {
         let names = tls.names.iter().map(Expected::new).collect::<Result<Vec<_>, _>>()?;
         let names = if names.is_empty() { vec![Expected::Dns(name.clone())] } else { names };
         let provider = Arc::new(default_provider());
-        let verifier = Proof { provider: Arc::clone(&provider), roots, names };
+        let verifier = Verifier::new(&provider, Proof { roots, names });
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(OutsideError::Versions)?
@@ -162,20 +159,19 @@ struct OtherNames {
 /// Believes a server whose chain leads to the roots and that has one of the names.
 #[derive(Debug)]
 struct Proof {
-    provider: Arc<CryptoProvider>,
     roots: Arc<RootCertStore>,
     names: Vec<Expected>,
 }
 
 impl Proof {
-    fn named(&self, leaf: &CertificateDer<'_>, parsed: &ParsedCertificate<'_>) -> Result<(), Error> {
+    fn named(&self, shown: &Shown<'_>) -> Result<(), Error> {
         // What the library says of one name is better than what we could.
         if let [Expected::Dns(name)] = self.names.as_slice() {
-            return verify_server_name(parsed, name);
+            return shown.has(name);
         }
         let has = |name: &Expected| match name {
-            Expected::Dns(name) => verify_server_name(parsed, name).is_ok(),
-            Expected::Uri(uri) => uris(leaf).iter().any(|known| known == uri),
+            Expected::Dns(name) => shown.has(name).is_ok(),
+            Expected::Uri(uri) => uris(shown.leaf).iter().any(|known| known == uri),
         };
         if self.names.iter().any(has) {
             return Ok(());
@@ -189,42 +185,10 @@ impl Proof {
     }
 }
 
-impl ServerCertVerifier for Proof {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        let parsed = ParsedCertificate::try_from(leaf)?;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
-        self.named(leaf, &parsed)?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, leaf, signed, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, leaf, signed, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+impl Judge for Proof {
+    fn judge(&self, shown: &Shown<'_>) -> Result<(), Error> {
+        shown.leads_to(&self.roots)?;
+        self.named(shown)
     }
 }
 

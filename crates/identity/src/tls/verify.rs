@@ -7,19 +7,16 @@ use std::{fmt, sync::Arc};
 use mesh::{SpiffeId, TrustDomain};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
-    client::{
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        verify_server_cert_signed_by_trust_anchor,
-    },
+    client::danger::HandshakeSignatureValid,
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
-    server::{
-        ParsedCertificate,
-        danger::{ClientCertVerified, ClientCertVerifier},
-    },
+    server::danger::{ClientCertVerified, ClientCertVerifier},
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, UnixTime};
 
-use super::{Profile, Trust};
+use super::{
+    Profile, Trust,
+    judge::{Judge, Shown},
+};
 use crate::{
     certificate::{Names, Roots, identities},
     identities::Current,
@@ -83,66 +80,26 @@ impl Trust {
 /// Judges servers, for one tunnel.
 #[derive(Debug)]
 pub(super) struct Servers {
-    provider: Arc<CryptoProvider>,
-    trust: Arc<Trust>,
-    own: TrustDomain,
-    roots: Roots,
-    expected: Vec<SpiffeId>,
+    pub(super) trust: Arc<Trust>,
+    pub(super) own: TrustDomain,
+    pub(super) roots: Roots,
+    pub(super) expected: Vec<SpiffeId>,
 }
 
-impl Servers {
-    pub(super) fn new(profile: &Profile, own: TrustDomain, roots: Roots, expected: Vec<SpiffeId>) -> Self {
-        let (provider, trust) = (Arc::clone(profile.provider()), Arc::clone(profile.trust()));
-        Self { provider, trust, own, roots, expected }
-    }
-}
-
-impl ServerCertVerifier for Servers {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let presented = identities(leaf);
+impl Judge for Servers {
+    fn judge(&self, shown: &Shown<'_>) -> Result<(), Error> {
+        let presented = identities(shown.leaf);
         let matched = presented.iter().find(|identity| self.expected.contains(identity));
         let bundle = matched
             .map(SpiffeId::trust_domain)
             .filter(|domain| **domain != self.own)
             .and_then(|domain| self.trust.bundle(domain));
-        let roots = bundle.unwrap_or(&self.roots).store();
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        let parsed = ParsedCertificate::try_from(leaf)?;
-        verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms)?;
+        shown.leads_to(bundle.unwrap_or(&self.roots).store())?;
         if matched.is_none() {
             let expected = self.expected.clone();
             return Err(PeerRejected::Identity { expected, presented }.into_tls());
         }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, leaf, signed, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, leaf, signed, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        Ok(())
     }
 }
 

@@ -35,17 +35,29 @@ pub struct Matched<R> {
     pub route: RouteName,
     /// The rule.
     pub rule: Arc<R>,
+    /// What records call it: the route, and the rule if that has a name.
+    pub label: ArcStr,
     /// The prefix by which the path fits, for filters that put something in its place; `/` where it fits as a whole
     /// or by no path at all.
     pub prefix: ArcStr,
+}
+
+impl<R> Matched<R> {
+    fn new(route: &RouteName, rule: &Arc<R>, name: Option<&ArcStr>) -> Self {
+        let label = match name {
+            Some(name) => arcstr::format!("{route}/{name}"),
+            None => arcstr::format!("{route}"),
+        };
+        Self { route: route.clone(), rule: Arc::clone(rule), label, prefix: ROOT }
+    }
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct View {
     http: Option<HttpTable>,
-    tls: Vec<(RouteName, Arc<TlsRule>)>,
-    tcp: Option<(RouteName, Arc<TcpRule>)>,
+    tls: Vec<Matched<TlsRule>>,
+    tcp: Option<Matched<TcpRule>>,
 }
 
 #[derive(Debug, Default)]
@@ -61,9 +73,9 @@ struct HttpTable {
 /// One match of one rule.
 #[derive(Debug)]
 struct Entry {
-    route: RouteName,
+    /// What is found: made once, not for each request.
+    found: Matched<HttpRule>,
     created: u64,
-    rule: Arc<HttpRule>,
     place: (usize, usize),
     matching: HttpMatch,
 }
@@ -87,12 +99,10 @@ impl View {
                     );
                     view.http.get_or_insert_default().kind = Some(name.kind);
                 }
-                Rules::Tls(rules) => {
-                    view.tls.extend(rules.iter().map(|rule| (name.clone(), Arc::clone(rule))))
-                }
+                Rules::Tls(rules) => view.tls.extend(rules.iter().map(|rule| Matched::new(name, rule, None))),
                 Rules::Tcp(rules) => {
                     if let (None, Some(rule)) = (&view.tcp, rules.first()) {
-                        view.tcp = Some((name.clone(), Arc::clone(rule)));
+                        view.tcp = Some(Matched::new(name, rule, None));
                     }
                 }
             }
@@ -128,16 +138,15 @@ impl View {
                 .map(|name| (!name.starts_with('*'), name.len()))
                 .max()
         };
-        let ranked = self.tls.iter().filter_map(|(route, rule)| Some((rank(rule)?, route, rule)));
+        let ranked = self.tls.iter().filter_map(|found| Some((rank(&found.rule)?, found)));
         // The first of the best: they are sorted by age.
-        let (_, route, rule) = ranked.reduce(|best, next| if next.0 > best.0 { next } else { best })?;
-        Some(Matched { route: route.clone(), rule: Arc::clone(rule), prefix: ROOT })
+        let (_, found) = ranked.reduce(|best, next| if next.0 > best.0 { next } else { best })?;
+        Some(found.clone())
     }
 
     /// The rule for any connection.
     pub fn tcp(&self) -> Option<Matched<TcpRule>> {
-        let (route, rule) = self.tcp.as_ref()?;
-        Some(Matched { route: route.clone(), rule: Arc::clone(rule), prefix: ROOT })
+        self.tcp.clone()
     }
 }
 
@@ -159,12 +168,18 @@ fn entries_of<'a>(
     place: usize,
     rule: &'a Arc<HttpRule>,
 ) -> impl Iterator<Item = Entry> + 'a {
-    rule.matches.iter().enumerate().map(move |(number, matching)| Entry {
-        route: route.name.clone(),
-        created: route.created,
-        rule: Arc::clone(rule),
-        place: (place, number),
-        matching: matching.clone(),
+    let found = Matched::new(&route.name, rule, rule.name.as_ref());
+    rule.matches.iter().enumerate().map(move |(number, matching)| {
+        let prefix = match &matching.path {
+            PathMatch::Prefix(prefix) if !prefix.is_empty() => prefix.clone(),
+            _ => ROOT,
+        };
+        Entry {
+            found: Matched { prefix, ..found.clone() },
+            created: route.created,
+            place: (place, number),
+            matching: matching.clone(),
+        }
     })
 }
 
@@ -186,13 +201,9 @@ impl HttpTable {
         let exact = self.exact.get(request.path).into_iter().flatten();
         let prefixes = parents(request.path).filter_map(|path| self.prefix.get(path)).flatten();
         let candidates = exact.chain(&self.other).chain(prefixes).chain(&self.any);
-        let found =
+        let entry =
             candidates.filter_map(|number| self.entries.get(*number)).find(|entry| entry.fits(request))?;
-        let prefix = match &found.matching.path {
-            PathMatch::Prefix(prefix) if !prefix.is_empty() => prefix.clone(),
-            _ => ROOT,
-        };
-        Some(Matched { route: found.route.clone(), rule: Arc::clone(&found.rule), prefix })
+        Some(entry.found.clone())
     }
 }
 
@@ -222,7 +233,7 @@ impl Entry {
             Reverse(matching.query.len()),
             self.created,
         );
-        (path, more, (&self.route.namespace, &self.route.name), self.place)
+        (path, more, (&self.found.route.namespace, &self.found.route.name), self.place)
     }
 
     fn fits(&self, request: &Request<'_>) -> bool {

@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use mesh::{
-    Index, Service, Workload,
+    Index, Service, SpiffeId, Workload,
     balance::{Pick, PortMode},
     chance::Chance,
     workload::{GatewayAddress, GatewayDestination},
@@ -88,9 +88,9 @@ impl<'a> Search<'a> {
         let Some((gateway, asked)) = self.find(address, PortMode::Gateway(address.hbone_port)) else {
             return Err(What::NoRoute(format!("unknown gateway: {}", name(address))).into());
         };
-        let expected = match target.service {
-            Some(service) => service.subject_alt_names.clone(),
-            None => vec![remote.identity()],
+        let expected: Arc<[SpiffeId]> = match target.service {
+            Some(service) => Arc::from(service.subject_alt_names.as_slice()),
+            None => Arc::new([remote.identity()]),
         };
         if expected.is_empty() {
             let cause = format!("no identities known of {} on other networks", addressed.key());

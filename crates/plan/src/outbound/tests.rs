@@ -435,7 +435,7 @@ fn an_endpoint_on_another_network_is_reached_by_two_tunnels() {
     let authority = "web.shop.svc.cluster.local:80";
     let inner = Inner {
         authority: authority.parse().unwrap(),
-        expected: vec![identity("web"), identity("web2")],
+        expected: Arc::new([identity("web"), identity("web2")]),
         forwarded_network: Network::default(),
     };
     let outer = tunnel("203.0.113.1:15008", authority, &["gateway"], End::Gateway);
@@ -492,7 +492,7 @@ fn a_waypoint_on_another_network_is_reached_by_two_tunnels() {
     let hop = mesh.hop("10.1.0.1:80");
     let Transport::Nested { outer, inner } = hop.transport else { panic!("{hop:?}") };
     assert_eq!(outer.authority.to_string(), "web.shop.svc.cluster.local:80");
-    assert_eq!(inner.expected, [identity("waypoint")]);
+    assert_eq!(*inner.expected, [identity("waypoint")]);
     assert!(matches!(mesh.failure("10.0.1.1:8080"), What::NoRoute(_)), "only services cross networks");
 }
 

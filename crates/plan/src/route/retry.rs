@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use mesh::{chance::Chance, l7::route::Retry};
 
 /// So that waits are not drawn as endpoints are.
@@ -57,12 +57,25 @@ pub struct Attempt {
     pub seed: u64,
 }
 
+/// RFC 9110 §9.2.2.
+pub fn is_idempotent(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE].contains(method)
+}
+
+/// Whether a request is kept while it is sent for the `made`th time, as it may be sent again though a server may have seen
+/// it. One that no server has seen comes back by itself.
+pub fn is_kept(retry: Option<&Retry>, made: u32, method: &Method) -> bool {
+    made <= most(retry) && (retry.is_some() || is_idempotent(method))
+}
+
+/// How often it may be sent again.
+fn most(retry: Option<&Retry>) -> u32 {
+    retry.map_or(UNASKED, |retry| retry.attempts)
+}
+
 /// After how long it is sent again; `None` is never.
 pub fn again(retry: Option<&Retry>, attempt: &Attempt) -> Option<Duration> {
-    let (most, first) = match retry {
-        Some(retry) => (retry.attempts, retry.backoff.unwrap_or(FIRST)),
-        None => (UNASKED, Duration::ZERO),
-    };
+    let first = retry.map_or(Duration::ZERO, |retry| retry.backoff.unwrap_or(FIRST));
     let fitting = match attempt.outcome {
         Outcome::Unseen => true,
         Outcome::Rested => attempt.idempotent,
@@ -70,7 +83,7 @@ pub fn again(retry: Option<&Retry>, attempt: &Attempt) -> Option<Duration> {
         Outcome::Answered(code) => retry.is_some_and(|retry| retry.codes.contains(&code)),
     };
     let within = attempt.repeating < BUDGET_LEAST.max(attempt.active * BUDGET_PERCENT / 100);
-    (fitting && attempt.repeatable && attempt.made <= most && within).then(|| wait(first, attempt))
+    (fitting && attempt.repeatable && attempt.made <= most(retry) && within).then(|| wait(first, attempt))
 }
 
 /// Doubles up to ten times the first, and is drawn from its upper half, so that those who failed together do not come

@@ -20,7 +20,7 @@ use super::{
     Connection, Found, choose, connection,
     filter::{self, Arrived, without_port},
     find,
-    retry::{Attempt, Outcome, again},
+    retry::{Attempt, Outcome, again, is_idempotent, is_kept},
 };
 
 fn service(name: &str) -> ServiceName {
@@ -323,4 +323,27 @@ fn only_what_cannot_have_been_acted_on_is_sent_again() {
     assert_eq!(waits.len(), 2);
     let least = Duration::from_millis(100);
     assert!(waits[0] == least && waits[1] >= least && waits[1] < 2 * least, "{waits:?}");
+}
+
+#[test]
+fn what_a_server_may_have_seen_is_sent_again_only_if_it_was_kept() {
+    let codes = vec![StatusCode::SERVICE_UNAVAILABLE];
+    let retry = Retry { attempts: 1, backoff: None, codes };
+    let outcomes = [
+        Outcome::Broken,
+        Outcome::Rested,
+        Outcome::TooLong,
+        Outcome::Answered(StatusCode::SERVICE_UNAVAILABLE),
+    ];
+    for (asked, made, method) in [None, Some(&retry)]
+        .into_iter()
+        .flat_map(|asked| (1..=4).map(move |made| (asked, made)))
+        .flat_map(|(asked, made)| [Method::GET, Method::POST].map(|method| (asked, made, method)))
+    {
+        let (idempotent, repeatable) = (is_idempotent(&method), true);
+        let attempt =
+            |outcome| Attempt { made, outcome, repeatable, idempotent, active: 1, repeating: 0, seed: 7 };
+        let is_sent = outcomes.iter().any(|outcome| again(asked, &attempt(*outcome)).is_some());
+        assert_eq!(is_kept(asked, made, &method), is_sent, "{asked:?} {made} {method}");
+    }
 }

@@ -36,7 +36,11 @@ impl Scope {
 #[derive(Debug, Default)]
 pub(super) struct Part {
     scope: Arc<Scope>,
+    /// Versions of what is in the scope, as they were told.
     sent: BTreeMap<ArcStr, String>,
+    /// Of what was told and is not in the scope now. It is told on while it exists: connections from before may still ask
+    /// for it.
+    left: BTreeMap<ArcStr, String>,
     // Position at which all of it was told.
     told: Option<u64>,
 }
@@ -45,7 +49,7 @@ impl Part {
     /// Of a client that has `known`.
     pub(super) fn new(scope: Arc<Scope>, known: HashMap<String, String>) -> Self {
         let sent = known.into_iter().map(|(name, version)| (name.into(), version)).collect();
-        Self { scope, sent, told: None }
+        Self { scope, sent, left: BTreeMap::new(), told: None }
     }
 
     /// Its scope is another now.
@@ -62,9 +66,9 @@ impl Part {
             return;
         }
         let names = self.scope.names(kind).into_iter().flatten();
-        let mut targets: BTreeSet<ArcStr> = names.flat_map(|name| shelf.lookup(name)).collect();
-        // What has left the scope is told on while it exists: connections from before may still ask for it.
-        targets.extend(self.sent.keys().filter(|name| shelf.entry(name).is_some()).cloned());
+        let targets: BTreeSet<ArcStr> = names.flat_map(|name| shelf.lookup(name)).collect();
+        let returned = self.left.extract_if(.., |name, _| targets.contains(name));
+        self.sent.extend(returned);
         for name in &targets {
             let Some(entry) = shelf.entry(name) else { continue };
             if self.sent.get(name).is_some_and(|sent| *sent == entry.version) {
@@ -75,14 +79,38 @@ impl Part {
             }
             self.sent.insert(name.clone(), entry.version.to_string());
         }
-        let gone: Vec<ArcStr> = self.sent.keys().filter(|name| !targets.contains(*name)).cloned().collect();
+        // Every target is there and was sent by now, so what is more has left: the scope moved, or what it leads to did.
+        if self.sent.len() > targets.len() {
+            let leaving = self.sent.extract_if(.., |name, _| !targets.contains(name));
+            self.left.extend(leaving);
+        }
+        if self.tell_left(shelf, draft) {
+            self.told = Some(shelf.head());
+        }
+    }
+
+    /// Tells on what has left; says whether all of it fitted.
+    fn tell_left(&mut self, shelf: &Shelf, draft: &mut Draft) -> bool {
+        let mut gone = Vec::new();
+        for (name, sent) in &mut self.left {
+            match shelf.entry(name) {
+                Some(entry) if *sent == entry.version => {}
+                Some(entry) => {
+                    if !draft.put(name, entry, Vec::new()) {
+                        return false;
+                    }
+                    *sent = entry.version.to_string();
+                }
+                None => gone.push(name.clone()),
+            }
+        }
         for name in gone {
             if !draft.remove(&name) {
-                return;
+                return false;
             }
-            self.sent.remove(&name);
+            self.left.remove(&name);
         }
-        self.told = Some(shelf.head());
+        true
     }
 
     /// Position at which all of it was told.

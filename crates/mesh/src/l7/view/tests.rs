@@ -139,6 +139,18 @@ fn the_prefix_that_matched_is_told_for_those_who_replace_it() {
 }
 
 #[test]
+fn records_are_told_the_route_and_the_rule_where_it_has_a_name() {
+    let nameless = HttpRule { name: None, ..rule("", vec![exact("/b")]) };
+    let view = view(vec![http("web", 0, vec![rule("a", vec![exact("/a"), exact("/c")]), nameless])]);
+    let headers = HeaderMap::new();
+    let told = |path| {
+        view.request(&Request { method: &Method::GET, path, query: None, headers: &headers }).unwrap().label
+    };
+    let expected = ["HTTPRoute/shop/web/a", "HTTPRoute/shop/web/a", "HTTPRoute/shop/web"];
+    assert_eq!(["/a", "/c", "/b"].map(|path| told(path).to_string()), expected);
+}
+
+#[test]
 fn methods_of_grpc_are_told_apart_by_service_then_method() {
     let call = |service: Option<&str>, method: Option<&str>| {
         let exact = |text: Option<&str>| text.map(|text| TextMatch::Exact(text.into()));
@@ -249,7 +261,7 @@ fn naive(routes: &[Arc<Route>], request: &Request<'_>) -> Option<Arc<HttpRule>> 
                 PathMatch::Any | PathMatch::Pattern(_) | PathMatch::Rpc { .. } => true,
             }
     };
-    entries.iter().find(fits).map(|entry| Arc::clone(&entry.rule))
+    entries.iter().find(fits).map(|entry| Arc::clone(&entry.found.rule))
 }
 
 proptest! {

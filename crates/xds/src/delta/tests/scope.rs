@@ -103,6 +103,36 @@ fn a_scope_that_moves_gives_and_takes_nothing_that_exists_and_a_new_stream_keeps
     assert_eq!(ends.2.index.services().count(), 1);
 }
 
+#[test]
+fn what_leaves_the_scope_is_told_on_and_what_returns_is_not_told_twice() {
+    let mut publisher = publisher((0..RESOURCES).map(|number| resource(number, 0)));
+    let other = "shop/s2.shop.svc.cluster.local";
+    let (both, one) = (scope([SERVICE, other]), scope([other]));
+    let mut ends = connected(&publisher, &both);
+    let endpoint = |variant| resource(1, variant);
+    let name = endpoint(0).name();
+    ends.0.narrow(&one);
+    assert_eq!(tell(&publisher, &mut ends), 0, "it exists");
+    publisher.update([Update::Put(endpoint(1))]);
+    assert_eq!(tell(&publisher, &mut ends), 1);
+    assert_eq!(ends.2.resources.get(&name), Some(&endpoint(1)));
+    ends.0.narrow(&both);
+    assert_eq!(tell(&publisher, &mut ends), 0, "it was told on");
+    publisher.update([Update::Put(endpoint(2))]);
+    assert_eq!(tell(&publisher, &mut ends), 1);
+    assert_eq!(ends.2.resources.get(&name), Some(&endpoint(2)));
+    // What is gone is forgotten, and not told when it comes back where the scope is not.
+    ends.0.narrow(&one);
+    publisher.update([Update::Remove(Kind::Address, name.clone())]);
+    assert_eq!(tell(&publisher, &mut ends), 1);
+    publisher.update([Update::Put(endpoint(2))]);
+    assert_eq!(tell(&publisher, &mut ends), 0);
+    assert_eq!(ends.2.resources.get(&name), None);
+    ends.0.narrow(&both);
+    assert_eq!(tell(&publisher, &mut ends), 1);
+    assert_eq!(ends.2.resources.get(&name), Some(&endpoint(2)));
+}
+
 /// 10,000 services of three endpoints each, and a waypoint for ten of them.
 #[test]
 fn a_waypoint_of_ten_services_is_told_a_thousandth_of_ten_thousand() {
