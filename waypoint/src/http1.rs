@@ -47,7 +47,7 @@ pub async fn serve(shard: Arc<Shard>, linked: Linked) {
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
-        () = rested(&shutdown, LAST_REQUEST.min(shard.waypoint.config.drain / 2)) => {
+        () = rested(&shutdown, LAST_REQUEST.min(shard.waypoint.config.proxy.drain / 2)) => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }
