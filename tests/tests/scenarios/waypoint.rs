@@ -410,6 +410,9 @@ async fn a_waypoint_that_is_drained_fails_no_request(scene: Scene) -> Result<()>
     Ok(())
 }
 
+/// Between requests, so that a connection that is kept rests most of the time.
+const PACE: Duration = Duration::from_millis(20);
+
 /// Whether each request has a connection of its own, or one is kept until an answer says that it is the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
@@ -424,7 +427,9 @@ impl Way {
         let mut kept: Option<SendRequest<Empty<Bytes>>> = None;
         let mut connections = JoinSet::new();
         let (mut begun, mut counted) = (0, false);
+        let mut pace = tokio::time::interval(PACE);
         while !enough.load(Ordering::Relaxed) {
+            pace.tick().await;
             let mut sender = match kept.take() {
                 Some(sender) => sender,
                 None => {
