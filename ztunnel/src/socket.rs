@@ -172,10 +172,7 @@ impl Sockets {
     /// # Errors
     /// When the connection is gone already.
     pub fn accepted(&self, stream: &impl AsFd) -> io::Result<()> {
-        let socket = SockRef::from(stream);
-        socket.set_tcp_nodelay(true)?;
-        socket.set_tcp_notsent_lowat(UNSENT)?;
-        self.keep_alive(&socket)
+        self.prepare(&SockRef::from(stream))
     }
 
     fn bound(&self, kind: Type, protocol: Protocol, port: u16) -> io::Result<Socket> {
@@ -211,13 +208,10 @@ impl Sockets {
         Ok(socket)
     }
 
+    /// Options of every connection, accepted or dialled.
     fn prepare(&self, socket: &Socket) -> io::Result<()> {
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_notsent_lowat(UNSENT)?;
-        self.keep_alive(&SockRef::from(socket))
-    }
-
-    fn keep_alive(&self, socket: &SockRef<'_>) -> io::Result<()> {
         let Some(keepalive) = self.options.keepalive else { return Ok(()) };
         socket.set_tcp_keepalive(
             &TcpKeepalive::new()
