@@ -102,6 +102,8 @@ impl Scene {
         };
         let fresh = container(fresh_name, TO_THE_END, ", --fresh");
         let containers = fresh + &container(kept_name, kept, "");
+        // One that a check before has left behind, by failing, is no reason for this one to fail.
+        self.cluster.kubectl(&["-n", namespace, "delete", "pod", pod, "--ignore-not-found"]).await?;
         self.apply(&format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: {pod}, namespace: {namespace}}}\nspec:\n  nodeName: {}\n  \
              restartPolicy: Never\n  terminationGracePeriodSeconds: 0\n  containers:\n{containers}",

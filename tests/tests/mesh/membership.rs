@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use lab::{checks, echo, eventually, kube::suite::Check};
 use serde_json::Value;
 
-use crate::scene::{LABEL, ROLL_OUT, SOON, Scene, addresses, name, url};
+use crate::scene::{LABEL, ROLL_OUT, SOON, Scene, addresses, name, restarts, url};
 
 const CLIENT_A: (&str, &str) = ("shop", "client-a");
 const CLIENT_B: (&str, &str) = ("shop", "client-b");
@@ -38,8 +38,7 @@ async fn running_pods_join_by_the_label_of_their_namespace(scene: &Scene) -> Res
     })
     .await?;
     for pod in scene.pods("shop", "app").await? {
-        let restarts = pod.pointer("/status/containerStatuses/0/restartCount").and_then(Value::as_u64);
-        ensure!(restarts == Some(0), "{} was restarted", name(&pod)?);
+        ensure!(restarts(&pod) == Some(0), "{} was restarted", name(&pod)?);
     }
     Ok(())
 }

@@ -217,3 +217,8 @@ pub(crate) fn url(address: IpAddr, port: u16) -> String {
 pub(crate) fn name(object: &Value) -> Result<&str> {
     object.pointer("/metadata/name").and_then(Value::as_str).context("it has no name")
 }
+
+/// How often the first container of a pod has been started again.
+pub(crate) fn restarts(pod: &Value) -> Option<u64> {
+    pod.pointer("/status/containerStatuses/0/restartCount").and_then(Value::as_u64)
+}

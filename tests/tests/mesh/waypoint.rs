@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::{
     load::{Outcome, TO_THE_END, none_failed, signal_containers},
-    scene::{ROLL_OUT, SOON, Scene, addresses, name},
+    scene::{ROLL_OUT, SOON, Scene, addresses, name, restarts},
 };
 
 const LOAD: (&str, &str) = ("shop", "load");
@@ -268,11 +268,6 @@ impl Scene {
         })
         .await
     }
-}
-
-/// How often its container has been started again.
-fn restarts(pod: &Value) -> Option<u64> {
-    pod.pointer("/status/containerStatuses/0/restartCount").and_then(Value::as_u64)
 }
 
 fn is_ready(pod: &Value) -> bool {
