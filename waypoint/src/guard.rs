@@ -18,7 +18,13 @@ use mesh::{
 };
 use plan::{Answer, Failure, Fault, What, guard};
 
-use crate::{exchange::Exchange, link::Link, shard::Shard, waypoint::Waypoint};
+use crate::{
+    exchange::Exchange,
+    link::Link,
+    open::{Began, Carried},
+    shard::Shard,
+    waypoint::Waypoint,
+};
 
 /// Target of the log of what policies under trial and audits have found; it has the access log's fields.
 const POLICY: &str = "policy";
@@ -61,15 +67,7 @@ pub fn request(
     let host = exchange.host.clone();
     let http =
         Http { method: &head.method, host: &host, path: head.uri.path(), headers: &head.headers, claims };
-    let asked = Asked {
-        identity: &link.identity,
-        source: link.peer.ip(),
-        remote: guard::remote(&head.headers, link.peer.ip()),
-        destination: link.addressed.asked,
-        server_name: None,
-        http: Some(http),
-    };
-    let judgement = judge(&shard.waypoint, &link, &asked)?;
+    let judgement = judge(&shard.waypoint, &link, &asked(&link, None, Some(http)))?;
     note(&link, &judgement, head.method.as_str(), exchange.path.as_str());
     exchange.policy = judgement.verdict.policy().map(|policy| arcstr::format!("{policy}"));
     match judgement.verdict {
@@ -84,15 +82,32 @@ pub fn request(
 /// # Errors
 /// When a policy refuses it, or there is no telling.
 pub fn connection(waypoint: &Waypoint, link: &Link, server: Option<&str>) -> Result<Judgement, Failure> {
-    let asked = Asked {
+    allowed(judge(waypoint, link, &asked(link, server, None))?)
+}
+
+/// Judges again what is carried as bytes: where it began as a request, by that.
+///
+/// # Errors
+/// When a policy refuses it, or there is no telling.
+pub fn carried(waypoint: &Waypoint, carried: &Carried) -> Result<(), Failure> {
+    let Carried { link, server, request } = carried;
+    let http = request.as_ref().map(Began::http);
+    allowed(judge(waypoint, link, &asked(link, server.as_deref(), http))?).map(drop)
+}
+
+fn asked<'a>(link: &'a Link, server_name: Option<&'a str>, http: Option<Http<'a>>) -> Asked<'a> {
+    let source = link.peer.ip();
+    Asked {
         identity: &link.identity,
-        source: link.peer.ip(),
-        remote: link.peer.ip(),
+        source,
+        remote: http.map_or(source, |http| guard::remote(http.headers, source)),
         destination: link.addressed.asked,
-        server_name: server,
-        http: None,
-    };
-    let judgement = judge(waypoint, link, &asked)?;
+        server_name,
+        http,
+    }
+}
+
+fn allowed(judgement: Judgement) -> Result<Judgement, Failure> {
     match judgement.verdict {
         Verdict::Open | Verdict::Allowed(_) => Ok(judgement),
         Verdict::Denied(policy) => Err(What::Denied(policy).into()),

@@ -7,12 +7,16 @@ use std::sync::{
 };
 
 use arcstr::ArcStr;
+use http::{HeaderMap, Method, request};
 use mesh::{
     Index,
-    l7::guard::{Attribute, Condition},
+    l7::{
+        Claims,
+        guard::{Attribute, Condition, Http},
+    },
 };
 
-use crate::link::Link;
+use crate::{exchange::Exchange, link::Link};
 
 /// See the module.
 #[derive(Debug)]
@@ -21,6 +25,42 @@ pub struct Carried {
     pub link: Arc<Link>,
     /// The name in its TLS handshake, if it has one.
     pub server: Option<ArcStr>,
+    /// The request that it began as, if it did.
+    pub request: Option<Began>,
+}
+
+/// What guards have read of a request before it became a connection that is carried as bytes.
+#[derive(Debug)]
+pub struct Began {
+    method: Method,
+    host: ArcStr,
+    path: ArcStr,
+    headers: HeaderMap,
+    claims: Option<Arc<Claims>>,
+}
+
+impl Began {
+    /// Of a request as the guards see it.
+    pub fn of(exchange: &Exchange, head: &request::Parts, claims: Option<Arc<Claims>>) -> Self {
+        Self {
+            method: head.method.clone(),
+            host: exchange.host.clone(),
+            path: head.uri.path().into(),
+            headers: head.headers.clone(),
+            claims,
+        }
+    }
+
+    /// As guards read it.
+    pub fn http(&self) -> Http<'_> {
+        Http {
+            method: &self.method,
+            host: &self.host,
+            path: &self.path,
+            headers: &self.headers,
+            claims: self.claims.as_deref(),
+        }
+    }
 }
 
 /// Whether any guard looks at the name in a TLS handshake: only then is it worth waiting for.

@@ -17,12 +17,13 @@ use crate::{
     jwt,
     link::Link,
     mirror,
+    open::{Began, Carried},
     pools::Wire,
     record::Ending,
     respond,
     route::{Way, route},
     shard::Shard,
-    switch::Switch,
+    switch::{self, Switch},
     trail::Trail,
     upstream::Held,
 };
@@ -67,6 +68,7 @@ async fn stages(
     guard::normalise(&shard.waypoint, &mut head)?;
     let claims = jwt::authenticate(shard, exchange, &mut head).await?;
     guard::request(shard, exchange, &head, claims.as_deref())?;
+    let began = switch::is_wished(&head).then(|| Began::of(exchange, &head, claims));
     let mut routed = match route(shard, exchange, &mut head)? {
         Way::On(routed) => routed,
         Way::Back(routed, answer) => {
@@ -87,7 +89,10 @@ async fn stages(
     let (mut response, mut held) = sent?;
     held.room = Some(room);
     let kept = match wish.switch {
-        Some(switch) => switch.follow(shard, &exchange.method, &mut response),
+        Some(switch) => {
+            let carried = Carried { link: Arc::clone(&exchange.link), server: None, request: began };
+            switch.follow(shard, carried, &exchange.method, &mut response)
+        }
         None if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             return Err(Fault::Protocol("it switches protocols unasked".to_owned()));
         }

@@ -4,17 +4,22 @@
 
 use std::sync::Arc;
 
-use hbone::{Plain, Socket, abort_pair, copy};
-use http::{Method, Request, Response, StatusCode};
+use hbone::{Plain, Socket, copy};
+use http::{Method, Request, Response, StatusCode, header::UPGRADE, request};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 
-use crate::{body::Body, headers::Upgrade, shard::Shard};
+use crate::{body::Body, headers::Upgrade, open::Carried, shard::Shard, waypoint::Waypoint};
 
 /// See the module.
 #[derive(Debug)]
 pub struct Switch {
     client: OnUpgrade,
+}
+
+/// Whether a request may be one.
+pub fn is_wished(head: &request::Parts) -> bool {
+    head.method == Method::CONNECT || head.headers.contains_key(UPGRADE)
 }
 
 impl Switch {
@@ -24,7 +29,13 @@ impl Switch {
     }
 
     /// Says what the answer keeps of the switch, if the server grants it; then bytes are carried.
-    pub fn follow(self, shard: &Shard, method: &Method, response: &mut Response<Body>) -> Option<Upgrade> {
+    pub fn follow(
+        self,
+        shard: &Shard,
+        carried: Carried,
+        method: &Method,
+        response: &mut Response<Body>,
+    ) -> Option<Upgrade> {
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let granted = switched || (*method == Method::CONNECT && response.status().is_success());
         if !granted {
@@ -32,20 +43,21 @@ impl Switch {
         }
         let server = hyper::upgrade::on(&mut *response);
         let client = self.client;
+        let waypoint = Arc::clone(&shard.waypoint);
         drop(shard.tasks.spawn("upgrade", async move {
             match tokio::try_join!(client, server) {
-                Ok((near, far)) => carry(near, far).await,
+                Ok((near, far)) => carry(&waypoint, carried, near, far).await,
                 Err(error) => tracing::debug!(%error, "a switch of protocols did not come about"),
             }
         }));
-        let upgrade = response.headers().get(http::header::UPGRADE).filter(|_| switched);
+        let upgrade = response.headers().get(UPGRADE).filter(|_| switched);
         upgrade.cloned().map(Upgrade)
     }
 }
 
-async fn carry(near: Upgraded, far: Upgraded) {
+async fn carry(waypoint: &Waypoint, carried: Carried, near: Upgraded, far: Upgraded) {
     let socket = |stream| Socket::new(Plain(TokioIo::new(stream)));
-    let (_aborter, abort) = abort_pair();
+    let (_entered, abort) = waypoint.carry(carried);
     let copied = copy(socket(near), socket(far), Arc::default(), abort).await;
     metrics::counter!("ambit_upgraded_bytes_total").increment(copied.sent + copied.received);
 }

@@ -17,7 +17,6 @@ use plan::{
 
 use crate::{
     dial::{Far, dial},
-    guard,
     keys::of_connection,
     link::{Link, Linked},
     open::Carried,
@@ -131,12 +130,8 @@ pub fn unreached(shard: &Shard, link: &Link, failure: &Failure, started: Instant
 pub async fn carry(shard: &Shard, linked: Linked, reached: Reached, started: Instant) {
     let Linked { link, inner } = linked;
     let Reached { far, hop, server } = reached;
-    let (entered, abort) = shard.waypoint.open.enter(Carried { link: Arc::clone(&link), server });
-    // What changed since it was let in has asked those only who were there.
-    let server = entered.connection.known.server.as_deref();
-    if let Err(refused) = guard::connection(&shard.waypoint, &link, server) {
-        entered.connection.end(guard::changed(refused));
-    }
+    let carried = Carried { link: Arc::clone(&link), server, request: None };
+    let (entered, abort) = shard.waypoint.carry(carried);
     let open = record::Open::new(&shard.waypoint, Facts::new(&link, Some(&hop)), started);
     let near = Socket::new(inner);
     let (copied, counters) = match far {

@@ -9,9 +9,9 @@ use std::{
 
 use ::proxy::{
     ask::{PATIENCE, ask_plain},
-    open::Open,
+    open::{Entered, Open},
 };
-use hbone::{Cause, PoolSettings, Settings};
+use hbone::{Abort, Cause, PoolSettings, Settings};
 use identity::{Identities, Profile};
 use mesh::{Moved, SpiffeId, Touched};
 use parking_lot::{Mutex, RwLock};
@@ -238,13 +238,22 @@ impl Waypoint {
         }
     }
 
+    /// Enters a connection that is carried as bytes from now on.
+    pub fn carry(&self, carried: Carried) -> (Entered<'_, Carried>, Abort) {
+        let (entered, abort) = self.open.enter(carried);
+        // What changed since it was let in has asked those only who were there.
+        if let Err(refused) = guard::carried(self, &entered.connection.known) {
+            entered.connection.end(guard::changed(refused));
+        }
+        (entered, abort)
+    }
+
     /// Asks the guards again about what is open.
     fn judge_again(&self) {
         let open = self.open.snapshot();
         let mut ended = 0;
         for connection in open {
-            let Carried { link, server } = &connection.known;
-            if let Err(refused) = guard::connection(self, link, server.as_deref()) {
+            if let Err(refused) = guard::carried(self, &connection.known) {
                 connection.end(guard::changed(refused));
                 ended += 1;
             }

@@ -116,6 +116,42 @@ async fn a_connection_that_is_carried_is_refused_by_what_only_requests_have() {
 }
 
 #[tokio::test]
+async fn a_switch_of_protocols_is_judged_again_as_the_request_that_it_was() {
+    let mut bench = Bench::new(AppProtocol::Http11, &[]);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    bench.endpoint("one", "web", AppProtocol::Http11, listener.local_addr().unwrap().port());
+    drop(bench.tasks.spawn("switching", async move {
+        let mut streams = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            while stream.read_u8().await.unwrap() != b'!' {}
+            let switched = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n";
+            stream.write_all(switched).await.unwrap();
+            streams.push(stream);
+        }
+    }));
+    let following = std::sync::Arc::clone(&bench.shard.waypoint).follow(bench.tasks.clone());
+    drop(bench.tasks.spawn("follow", following));
+    let open = async |path: &str| {
+        let mut tunnel = bench.connect().await;
+        let wish = format!(
+            "GET {path} HTTP/1.1\r\nhost: web\r\nconnection: upgrade\r\nupgrade: x\r\nend: !\r\n\r\n"
+        );
+        tunnel.write_all(wish.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(tokio::time::timeout(SOON, tunnel.read_u8()).await.unwrap().unwrap());
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+        tunnel
+    };
+    let (mut secret, _public) = (open("/%73ecret").await, open("/public").await);
+    bench.writer.apply([guard("deny", GuardAction::Deny, Attribute::Path, "/secret")]);
+    assert!(!matches!(tokio::time::timeout(SOON, secret.read_u8()).await.unwrap(), Ok(_)), "it has ended");
+    let left = bench.shard.waypoint.open.snapshot();
+    assert_eq!(left.len(), 1, "the other is allowed still");
+}
+
+#[tokio::test]
 async fn what_is_explained_is_what_requests_get() {
     let mut bench = web().await;
     bench.writer.apply([guard("deny", GuardAction::Deny, Attribute::Path, "/admin")]);
