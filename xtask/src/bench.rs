@@ -15,7 +15,7 @@ mod web;
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use lab::{
     Settings,
     config::{raise_descriptors, require_root},
@@ -83,6 +83,25 @@ struct DataPlane {
     /// Folder with the binaries of another build, to be measured beside this one.
     #[arg(long)]
     before: Option<PathBuf>,
+    /// Only these figures.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Part>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Resident memory, idle and of connections that are held.
+    Memory,
+    /// Requests per second over kept connections.
+    Requests,
+    /// Latency of one request at a time.
+    Alone,
+    /// Latency at a fixed rate.
+    Rate,
+    /// New connections per second.
+    Connections,
+    /// Throughput.
+    Streams,
 }
 
 impl DataPlane {
@@ -112,30 +131,16 @@ impl DataPlane {
         place::clear()?;
         let places = place::all(settings, tools, self.before.as_deref()).await?;
         let mut report = Report::new(places.iter().map(|place| place.name).collect());
-        say("memory");
-        for place in places.iter().filter(|place| place.proxied()) {
-            report.add_all(place.name, memory(place).await?);
+        if self.wants(Part::Memory) {
+            say("memory");
+            for place in places.iter().filter(|place| place.proxied()) {
+                report.add_all(place.name, memory(place).await?);
+            }
         }
         let mut rate = None;
-        for round in 1..=self.rounds {
-            say(format!("round {round} of {}", self.rounds));
-            for place in &places {
-                report.add_all(place.name, peak(place, tools).await?);
-            }
-            let rate = *rate.get_or_insert_with(|| report.least(Figure::Requests) / 2.0);
-            for place in &places {
-                report.add_all(place.name, alone(place, tools).await?);
-            }
-            for place in &places {
-                report.add_all(place.name, at_rate(place, tools, rate).await?);
-            }
-            for place in &places {
-                let fresh = load::wrk(place.site(tools), CONNECTIONS, true).await?;
-                report.add(place.name, Figure::Connections, fresh.rate());
-            }
-            for place in &places {
-                report.add_all(place.name, streams(place, tools).await?);
-            }
+        for number in 1..=self.rounds {
+            say(format!("round {number} of {}", self.rounds));
+            self.round(&places, tools, &mut report, &mut rate).await?;
         }
         let rate = rate.unwrap_or_default();
         report.show(&format!("fixed rate: {rate:.0} requests/s"));
@@ -146,6 +151,51 @@ impl DataPlane {
         say(format!("\nwritten to {}", file.display()));
         for place in places {
             place.close()?;
+        }
+        Ok(())
+    }
+}
+
+impl DataPlane {
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
+
+    /// Every figure once in every configuration.
+    async fn round(
+        &self,
+        places: &[Configuration],
+        tools: &Tools,
+        report: &mut Report,
+        rate: &mut Option<f64>,
+    ) -> Result<()> {
+        // The fixed rate is a share of the peak.
+        if self.wants(Part::Requests) || self.wants(Part::Rate) {
+            for place in places {
+                report.add_all(place.name, peak(place, tools).await?);
+            }
+        }
+        if self.wants(Part::Alone) {
+            for place in places {
+                report.add_all(place.name, alone(place, tools).await?);
+            }
+        }
+        if self.wants(Part::Rate) {
+            let rate = *rate.get_or_insert_with(|| report.least(Figure::Requests) / 2.0);
+            for place in places {
+                report.add_all(place.name, at_rate(place, tools, rate).await?);
+            }
+        }
+        if self.wants(Part::Connections) {
+            for place in places {
+                let fresh = load::wrk(place.site(tools), CONNECTIONS, true).await?;
+                report.add(place.name, Figure::Connections, fresh.rate());
+            }
+        }
+        if self.wants(Part::Streams) {
+            for place in places {
+                report.add_all(place.name, streams(place, tools).await?);
+            }
         }
         Ok(())
     }
