@@ -7,6 +7,7 @@ mod crds;
 mod failure;
 mod plane;
 mod plugged;
+mod rotation;
 mod tls;
 mod waypoints;
 
@@ -24,6 +25,8 @@ fn main() -> ExitCode {
         .chain(tls::all())
         .chain(plugged::all())
         .chain(failure::all())
+        // The last one: it ends the replicas that the others share.
+        .chain(rotation::all())
         .collect();
     suite::report(suite::run(checks, Vec::new(), async |settings, tools| {
         let cluster = KubeCluster::start("control", &settings, &tools, Options { nodes: 0 }).await?;

@@ -44,6 +44,14 @@ pub(crate) struct Plane {
     ports: (u16, u16),
 }
 
+/// What a replica has signed.
+pub(crate) struct Signed {
+    identity: SpiffeId,
+    key: PrivateKey,
+    chain: Vec<String>,
+    at: SystemTime,
+}
+
 /// The webhook's port is so much above that of metrics.
 const WEBHOOK: u16 = 3;
 /// The ValidatingWebhookConfiguration that replicas keep the roots in, by the name that the chart's role knows.
@@ -108,6 +116,16 @@ impl Scene {
 
     /// Starts a replica; it need not be ready.
     pub(crate) fn start(&self, name: &str, ports: (u16, u16)) -> Result<Plane> {
+        self.start_with(name, ports, &[])
+    }
+
+    /// The same, with settings that go before the usual ones.
+    pub(crate) fn start_with(
+        &self,
+        name: &str,
+        ports: (u16, u16),
+        settings: &[(&str, &str)],
+    ) -> Result<Plane> {
         let address = IpAddr::V4(self.cluster.shape().block.fabric(MACHINE).v4);
         let variables = [
             ("AMBIT_SOURCE", "kubernetes".to_owned()),
@@ -122,11 +140,17 @@ impl Scene {
             ("AMBIT_WAYPOINT_IMAGE", "localhost/ambit/waypoint:none".to_owned()),
             ("RUST_LOG", self.settings.log.clone()),
         ];
+        let settings = settings.iter().map(|(name, value)| (*name, (*value).to_owned()));
         let process = self.cluster.start_program(Launch {
             name: name.to_owned(),
             program: self.settings.binary("control")?,
             arguments: Vec::new(),
-            environment: variables.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+            // Of two values of a name the later one counts.
+            environment: variables
+                .into_iter()
+                .chain(settings)
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
             namespace: None,
             resolv_conf: None,
             log: self.cluster.shape().log(name),
@@ -195,6 +219,20 @@ impl Scene {
         (token, subject): (&str, Subject),
         identity: &str,
     ) -> Result<std::result::Result<Certificate, AuthorityError>> {
+        match self.signed_under(roots, plane, (token, subject), identity).await? {
+            Ok(signed) => Ok(Ok(signed.under(signed.bundle()?)?)),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    /// Has a request signed; under which roots that is believed is for the test to say.
+    pub(crate) async fn signed_under(
+        &self,
+        roots: &str,
+        plane: &Plane,
+        (token, subject): (&str, Subject),
+        identity: &str,
+    ) -> Result<std::result::Result<Signed, AuthorityError>> {
         let identity: SpiffeId = identity.parse()?;
         let credentials = Credentials::new(Some(Token::Literal(token.to_owned())), "Kubernetes", [])?;
         let settings = CaSettings { connector: Self::connector(roots, plane)?, credentials, subject };
@@ -205,10 +243,22 @@ impl Scene {
             identity: identity.clone(),
             validity: Duration::from_secs(HOUR),
         };
-        Ok(match client.sign(request).await {
-            Ok(chain) => Ok(Certificate::issued(&identity, &key, &chain, SystemTime::now())?),
-            Err(error) => Err(error),
-        })
+        let signed = client.sign(request).await;
+        Ok(signed.map(|chain| Signed { identity, key, chain, at: SystemTime::now() }))
+    }
+}
+
+impl Signed {
+    /// The roots that came along.
+    pub(crate) fn bundle(&self) -> Result<&str> {
+        self.chain.last().map(String::as_str).context("an empty chain")
+    }
+
+    /// The certificate, if who believes these roots believes it.
+    pub(crate) fn under(&self, roots: &str) -> Result<Certificate> {
+        let (_, path) = self.chain.split_last().context("an empty chain")?;
+        let chain = [path, &[roots.to_owned()]].concat();
+        Ok(Certificate::issued(&self.identity, &self.key, &chain, self.at)?)
     }
 }
 
