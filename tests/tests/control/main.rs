@@ -4,7 +4,9 @@
 
 mod checks;
 mod crds;
+mod cut;
 mod failure;
+mod link;
 mod plane;
 mod plugged;
 mod rotation;
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
         .chain(waypoints::all())
         .chain(tls::all())
         .chain(plugged::all())
+        .chain(cut::all())
         .chain(failure::all())
         // The last one: it ends the replicas that the others share.
         .chain(rotation::all())

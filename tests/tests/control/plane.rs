@@ -17,13 +17,15 @@ use identity::{
 };
 use lab::{
     Settings, eventually, http,
-    kube::{KubeCluster, addresses::MACHINE},
+    kube::{KubeCluster, addresses::MACHINE, control_plane},
     process::{Launch, Process},
 };
 use mesh::{Index, SpiffeId};
 use runtime::Tasks;
 use serde_json::{Value, json};
 use xds::{Client, ClientConfig, Replica, Writer};
+
+use crate::link::Link;
 
 /// Nothing takes longer, unless it is broken.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
@@ -80,19 +82,33 @@ impl Scene {
         }
         let kubeconfig = cluster.shape().state.join("control.kubeconfig");
         let scene = Self { cluster, settings, tasks: Tasks::new(), kubeconfig };
-        scene.write_kubeconfig().await?;
+        fs::write(&scene.kubeconfig, scene.kubeconfig().await?.to_string())
+            .context("writing a kubeconfig")?;
         Ok(scene)
     }
 
+    /// A way to the API server, and a kubeconfig that takes it.
+    pub(crate) async fn link(&self) -> Result<(Link, PathBuf)> {
+        let server = control_plane::server(self.cluster.shape());
+        let link = Link::start(server, &self.tasks).await?;
+        let mut config = self.kubeconfig().await?;
+        let cluster = config.pointer_mut("/clusters/0/cluster").context("a kubeconfig without a cluster")?;
+        cluster["server"] = json!(format!("https://{}", link.address()));
+        cluster["tls-server-name"] = json!(server.ip().to_string());
+        let path = self.cluster.shape().state.join("link.kubeconfig");
+        fs::write(&path, config.to_string()).context("writing a kubeconfig")?;
+        Ok((link, path))
+    }
+
     /// A kubeconfig with a token of control's service account, for control runs as no pod here.
-    async fn write_kubeconfig(&self) -> Result<()> {
+    async fn kubeconfig(&self) -> Result<Value> {
         let path = "/api/v1/namespaces/ambit-system/serviceaccounts/control/token";
         let token = self.token(path, &json!({"expirationSeconds": 12 * HOUR})).await?;
         let admin = fs::read_to_string(self.cluster.shape().kubeconfig())?;
         let mut config: Value = serde_saphyr::from_str(&admin).context("the administrator's kubeconfig")?;
         let user = config.pointer_mut("/users/0/user").context("a kubeconfig without a user")?;
         *user = json!({"token": token});
-        fs::write(&self.kubeconfig, config.to_string()).context("writing a kubeconfig")
+        Ok(config)
     }
 
     /// A token of a pod's service account, bound to the pod.
