@@ -7,6 +7,7 @@ mod crds;
 mod cut;
 mod failure;
 mod link;
+mod metered;
 mod plane;
 mod plugged;
 mod rotation;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
     let checks = checks::all()
         .into_iter()
         .chain(waypoints::all())
+        .chain(metered::all())
         .chain(tls::all())
         .chain(plugged::all())
         .chain(cut::all())

@@ -58,6 +58,8 @@ pub(crate) struct Signed {
 const WEBHOOK: u16 = 3;
 /// The ValidatingWebhookConfiguration that replicas keep the roots in, by the name that the chart's role knows.
 pub(crate) const CONFIGURATION: &str = "ambit-control";
+/// The classes whose Gateways it deploys.
+pub(crate) const CLASSES: [&str; 2] = ["ambit-waypoint", "istio-waypoint"];
 /// What control may do in a cluster, as the chart says it.
 pub(crate) async fn roles(cluster: &KubeCluster) -> Result<String> {
     const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/control");
@@ -154,6 +156,7 @@ impl Scene {
             ("AMBIT_WEBHOOK", CONFIGURATION.to_owned()),
             ("AMBIT_TLS_NAMES", format!("{address},localhost")),
             ("AMBIT_WAYPOINT_IMAGE", "localhost/ambit/waypoint:none".to_owned()),
+            ("AMBIT_WAYPOINT_CLASSES", CLASSES.join(",")),
             ("RUST_LOG", self.settings.log.clone()),
         ];
         let settings = settings.iter().map(|(name, value)| (*name, (*value).to_owned()));
