@@ -35,6 +35,8 @@ pub(crate) fn all() -> Vec<Check<Stage>> {
 }
 
 async fn without_the_api_server_control_serves_on_says_so_and_certifies_nobody(stage: &Stage) -> Result<()> {
+    // Who is known now may read on.
+    until(&stage.proxy, "the mesh", |index| knows_pod(index, "cart")).await?;
     let api_server = &stage.scene.cluster.control().apiserver;
     api_server.kill()?;
     let outage = during_the_outage(stage).await;
