@@ -84,7 +84,12 @@ async fn while_apart(stage: &Stage) -> Result<()> {
         Ok(())
     })
     .await?;
-    ensure!(standing(other).await? == (true, 0), "the other one is not well");
+    eventually(LATE, "the other one being well", async || {
+        let found = standing(other).await?;
+        ensure!(found == (true, 0), "whether it leads, and how many kinds are old: {found:?}");
+        Ok(())
+    })
+    .await?;
 
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "apart", "namespace": "shop"},
