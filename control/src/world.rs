@@ -29,6 +29,7 @@ use self::{
 };
 pub(crate) use self::{automatic::Claim, objects::Name};
 pub use self::{objects::Objects, settings::Settings};
+pub use crate::translate::{guard::Standing, waypoint::Bound};
 use crate::{
     objects::{Kind, Object, ObjectKey},
     report::Report,
@@ -38,7 +39,7 @@ use crate::{
         peer, policy,
         route::{self, Attachment, Routed},
         service, slice, telemetry, tls, traffic,
-        waypoint::{Binder, Bound, Guard},
+        waypoint::{Binder, Guard},
         workload, workload_entry,
     },
 };
@@ -131,12 +132,12 @@ impl World {
     }
 
     /// What is said of a policy with a target.
-    pub(crate) fn standing(&self, key: &ObjectKey, reports: &[&Report]) -> Option<guard::Standing> {
+    pub fn standing(&self, key: &ObjectKey, reports: &[&Report]) -> Option<Standing> {
         guard::standing(&self.objects, &self.settings, key, reports)
     }
 
     /// What is said of the waypoint of an object, if it is to have one.
-    pub(crate) fn bound(&self, key: &ObjectKey) -> Option<Bound> {
+    pub fn bound(&self, key: &ObjectKey) -> Option<Bound> {
         Binder { objects: &self.objects, settings: &self.settings }.bound(key)
     }
 

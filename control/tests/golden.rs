@@ -10,7 +10,12 @@ mod attached;
 #[path = "golden/view.rs"]
 mod view;
 
-use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    sync::Arc,
+};
 
 use control::{
     manifests,
@@ -50,8 +55,9 @@ fn check(case: &str) {
         root_namespace: "istio-system".into(),
         providers: providers(),
     });
+    let keys: BTreeSet<_> = content.objects.iter().map(|(object, _)| object.key()).collect();
     world.apply(content.objects.into_iter().map(|(object, _)| Event::Applied(Box::new(object))));
-    let output = view::yaml(&world);
+    let output = view::yaml(&world, &keys);
     let path = folder.join("out.yaml");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         fs::write(&path, &output).unwrap();

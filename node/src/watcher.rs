@@ -181,6 +181,11 @@ impl Watcher {
         drop(self.tasks.spawn("event", self.events().ignored(ignored)));
     }
 
+    /// Says on a pod why it is not in the mesh.
+    fn complain(&self, pod: &PodObject, why: String) {
+        drop(self.tasks.spawn("event", self.events().not_enrolled(pod.clone(), why)));
+    }
+
     async fn perform(self, step: Step) -> Result<(), EnrolError> {
         match step {
             Step::Enrol(pod, treatment) => self.enrol(&pod, treatment).await,
@@ -233,8 +238,12 @@ impl Watcher {
             sandbox,
         };
         match self.enrolment.add(pod).await {
-            // Captured: nothing of it goes in the open, and ztunnel is asked again without us.
-            Ok(()) | Err(AddError::Pending(_)) => Ok(()),
+            Ok(()) => Ok(()),
+            // Captured: nothing of it goes in the open, and ztunnel is asked again without us. Until then it has no traffic.
+            Err(error @ AddError::Pending(_)) => {
+                self.complain(object, Chain(&error).to_string());
+                Ok(())
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -335,9 +344,7 @@ impl Round {
         let news = self.troubles.again(step.uid(), &text, Instant::now());
         tracing::warn!(uid = %step.uid(), error = text, "a step for a pod failed, it is tried again");
         if let (Step::Enrol(pod, _), true) = (&step, news) {
-            drop(
-                self.watcher.tasks.spawn("event", self.watcher.events().not_enrolled((**pod).clone(), text)),
-            );
+            self.watcher.complain(pod, text);
         }
     }
 

@@ -30,13 +30,13 @@ pub(crate) use self::attach::targets_of;
 
 /// What an object with a target is told in its condition `WaypointAccepted`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Standing {
+pub struct Standing {
     /// Whether it is wholly in force.
-    pub(crate) is_accepted: bool,
+    pub is_accepted: bool,
     /// Istio's word for it.
-    pub(crate) reason: &'static str,
+    pub reason: &'static str,
     /// In words.
-    pub(crate) message: String,
+    pub message: String,
 }
 
 /// The guard that waypoints get.

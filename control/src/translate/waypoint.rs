@@ -20,8 +20,8 @@ use mesh::{
     workload::{ApplicationTunnel, GatewayAddress, GatewayDestination},
 };
 
+pub use self::condition::Bound;
 pub(crate) use self::{
-    condition::Bound,
     facts::{CONTROLLER, Enforcement, Facts, Traffic, account, check_settings, facts, is_managed},
     guard::{Guard, guards},
     resolve::{Canary, CanaryFault, Unbound},

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Outputs as YAML for the eyes of a reviewer: what is empty or a default is left out.
 
-use std::fmt::Display;
+use std::{collections::BTreeSet, fmt::Display};
 
-use control::world::World;
+use control::{
+    objects::ObjectKey,
+    world::{Bound, Standing, World},
+};
 use mesh::{
     Change, Policy, Route, Service, Telemetry, Workload,
     l7::route::{Backend, HttpRule, Rules, Target},
@@ -14,8 +17,8 @@ use mesh::{
 };
 use serde_json::{Map, Value, json};
 
-/// Everything that proxies are told, and what users are.
-pub(crate) fn yaml(world: &World) -> String {
+/// Everything that proxies are told, and what users are told of these objects.
+pub(crate) fn yaml(world: &World, keys: &BTreeSet<ObjectKey>) -> String {
     let (mut workloads, mut services, mut policies, mut routes) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut telemetries = Vec::new();
@@ -55,9 +58,22 @@ pub(crate) fn yaml(world: &World) -> String {
         ("telemetries", Value::Array(telemetries)),
         ("traffic", Value::Array(traffic)),
         ("workloads", Value::Array(workloads)),
+        ("conditions", keys.iter().flat_map(|key| conditions(world, key)).collect()),
         ("reports", reports.collect()),
     ]);
     serde_saphyr::to_string(&all).unwrap()
+}
+
+/// What an object says of waypoints in its status: the types, as Istio has them, are control's to write.
+fn conditions(world: &World, key: &ObjectKey) -> Vec<Value> {
+    let reports: Vec<_> = world.reports_of(key).collect();
+    let bound =
+        world.bound(key).map(|Bound { is_bound, reason, .. }| ("istio.io/WaypointBound", is_bound, reason));
+    let standing = world.standing(key, &reports);
+    let standing =
+        standing.map(|Standing { is_accepted, reason, .. }| ("WaypointAccepted", is_accepted, reason));
+    let shown = |(kind, is_true, reason): (&str, bool, &str)| json!({"object": key.to_string(), "type": kind, "status": if is_true { "True" } else { "False" }, "reason": reason});
+    bound.into_iter().chain(standing).map(shown).collect()
 }
 
 fn telemetry(output: &Telemetry) -> Value {

@@ -15,6 +15,7 @@ use xds::Replica;
 
 use crate::{
     crds::{AUTHORIZATION, ENTRY, PEER},
+    link::Link,
     plane::{CONFIGURATION, Plane, SOON, Scene, until},
 };
 
@@ -23,6 +24,8 @@ pub(crate) struct Stage {
     pub(crate) scene: Scene,
     pub(crate) first: Plane,
     pub(crate) second: Plane,
+    /// The second one's way to the API server.
+    pub(crate) link: Link,
     pub(crate) proxy: Replica,
     pub(crate) token: String,
     pub(crate) roots: String,
@@ -47,12 +50,15 @@ impl Stage {
     /// Starts both replicas at once and waits for them.
     pub(crate) async fn new(scene: Scene) -> Result<Self> {
         let first = scene.start("control-0", (15012, 15014))?;
-        let second = scene.start("control-1", (16112, 16114))?;
+        let (link, kubeconfig) = scene.link().await?;
+        let kubeconfig = kubeconfig.display().to_string();
+        let second =
+            scene.start_with("control-1", (16112, 16114), &[("AMBIT_KUBECONFIG", kubeconfig.as_str())])?;
         tokio::try_join!(first.ready(), second.ready())?;
         let roots = eventually(SOON, "the roots in a namespace", async || scene.roots("shop").await).await?;
         let token = scene.pod_token("ambit-system", "ztunnel-a", "istio-ca").await?;
         let proxy = scene.subscribe(&first, &token).await?;
-        Ok(Self { scene, first, second, proxy, token, roots })
+        Ok(Self { scene, first, second, link, proxy, token, roots })
     }
 
     pub(crate) async fn apply(&self, yaml: &str) -> Result<()> {

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{
     checks::{Stage, knows_pod},
+    cut::standing,
     plane::{SOON, roles, until},
 };
 
@@ -34,6 +35,8 @@ pub(crate) fn all() -> Vec<Check<Stage>> {
 }
 
 async fn without_the_api_server_control_serves_on_says_so_and_certifies_nobody(stage: &Stage) -> Result<()> {
+    // Who is known now may read on.
+    until(&stage.proxy, "the mesh", |index| knows_pod(index, "cart")).await?;
     let api_server = &stage.scene.cluster.control().apiserver;
     api_server.kill()?;
     let outage = during_the_outage(stage).await;
@@ -77,6 +80,13 @@ async fn during_the_outage(stage: &Stage) -> Result<()> {
         Ok(())
     })
     .await?;
+    for plane in [&stage.first, &stage.second] {
+        eventually(OLD, "a replica that does not lead any more", async || {
+            ensure!(!standing(plane).await?.0, "it leads");
+            Ok(())
+        })
+        .await?;
+    }
     // A new stream of a proxy that was known is served with the last state; a stranger is not.
     let again = stage.scene.subscribe_under(&roots, &stage.first, &stage.token)?;
     until(&again, "the last state", |index| knows_pod(index, "cart")).await?;
@@ -136,10 +146,7 @@ async fn api_ready(stage: &Stage) -> Result<()> {
 }
 
 async fn another_leader_takes_over_when_the_first_is_killed(stage: &Stage) -> Result<()> {
-    let leads = async |plane: &crate::plane::Plane| {
-        let status = plane.status().await?;
-        anyhow::Ok(status.pointer("/cluster/leads").and_then(Value::as_bool) == Some(true))
-    };
+    let leads = async |plane| anyhow::Ok(standing(plane).await?.0);
     let (leader, other) = eventually(SOON, "a leader", async || {
         match (leads(&stage.first).await?, leads(&stage.second).await?) {
             (true, false) => Ok((&stage.first, &stage.second)),

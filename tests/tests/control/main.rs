@@ -4,9 +4,13 @@
 
 mod checks;
 mod crds;
+mod cut;
 mod failure;
+mod link;
+mod metered;
 mod plane;
 mod plugged;
+mod rotation;
 mod tls;
 mod waypoints;
 
@@ -21,9 +25,13 @@ fn main() -> ExitCode {
     let checks = checks::all()
         .into_iter()
         .chain(waypoints::all())
+        .chain(metered::all())
         .chain(tls::all())
         .chain(plugged::all())
+        .chain(cut::all())
         .chain(failure::all())
+        // The last one: it ends the replicas that the others share.
+        .chain(rotation::all())
         .collect();
     suite::report(suite::run(checks, Vec::new(), async |settings, tools| {
         let cluster = KubeCluster::start("control", &settings, &tools, Options { nodes: 0 }).await?;

@@ -17,13 +17,15 @@ use identity::{
 };
 use lab::{
     Settings, eventually, http,
-    kube::{KubeCluster, addresses::MACHINE},
+    kube::{KubeCluster, addresses::MACHINE, control_plane},
     process::{Launch, Process},
 };
 use mesh::{Index, SpiffeId};
 use runtime::Tasks;
 use serde_json::{Value, json};
 use xds::{Client, ClientConfig, Replica, Writer};
+
+use crate::link::Link;
 
 /// Nothing takes longer, unless it is broken.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
@@ -44,10 +46,20 @@ pub(crate) struct Plane {
     ports: (u16, u16),
 }
 
+/// What a replica has signed.
+pub(crate) struct Signed {
+    identity: SpiffeId,
+    key: PrivateKey,
+    chain: Vec<String>,
+    at: SystemTime,
+}
+
 /// The webhook's port is so much above that of metrics.
 const WEBHOOK: u16 = 3;
 /// The ValidatingWebhookConfiguration that replicas keep the roots in, by the name that the chart's role knows.
 pub(crate) const CONFIGURATION: &str = "ambit-control";
+/// The classes whose Gateways it deploys.
+pub(crate) const CLASSES: [&str; 2] = ["ambit-waypoint", "istio-waypoint"];
 /// What control may do in a cluster, as the chart says it.
 pub(crate) async fn roles(cluster: &KubeCluster) -> Result<String> {
     const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/control");
@@ -72,19 +84,33 @@ impl Scene {
         }
         let kubeconfig = cluster.shape().state.join("control.kubeconfig");
         let scene = Self { cluster, settings, tasks: Tasks::new(), kubeconfig };
-        scene.write_kubeconfig().await?;
+        fs::write(&scene.kubeconfig, scene.kubeconfig().await?.to_string())
+            .context("writing a kubeconfig")?;
         Ok(scene)
     }
 
+    /// A way to the API server, and a kubeconfig that takes it.
+    pub(crate) async fn link(&self) -> Result<(Link, PathBuf)> {
+        let server = control_plane::server(self.cluster.shape());
+        let link = Link::start(server, &self.tasks).await?;
+        let mut config = self.kubeconfig().await?;
+        let cluster = config.pointer_mut("/clusters/0/cluster").context("a kubeconfig without a cluster")?;
+        cluster["server"] = json!(format!("https://{}", link.address()));
+        cluster["tls-server-name"] = json!(server.ip().to_string());
+        let path = self.cluster.shape().state.join("link.kubeconfig");
+        fs::write(&path, config.to_string()).context("writing a kubeconfig")?;
+        Ok((link, path))
+    }
+
     /// A kubeconfig with a token of control's service account, for control runs as no pod here.
-    async fn write_kubeconfig(&self) -> Result<()> {
+    async fn kubeconfig(&self) -> Result<Value> {
         let path = "/api/v1/namespaces/ambit-system/serviceaccounts/control/token";
         let token = self.token(path, &json!({"expirationSeconds": 12 * HOUR})).await?;
         let admin = fs::read_to_string(self.cluster.shape().kubeconfig())?;
         let mut config: Value = serde_saphyr::from_str(&admin).context("the administrator's kubeconfig")?;
         let user = config.pointer_mut("/users/0/user").context("a kubeconfig without a user")?;
         *user = json!({"token": token});
-        fs::write(&self.kubeconfig, config.to_string()).context("writing a kubeconfig")
+        Ok(config)
     }
 
     /// A token of a pod's service account, bound to the pod.
@@ -108,6 +134,16 @@ impl Scene {
 
     /// Starts a replica; it need not be ready.
     pub(crate) fn start(&self, name: &str, ports: (u16, u16)) -> Result<Plane> {
+        self.start_with(name, ports, &[])
+    }
+
+    /// The same, with settings that go before the usual ones.
+    pub(crate) fn start_with(
+        &self,
+        name: &str,
+        ports: (u16, u16),
+        settings: &[(&str, &str)],
+    ) -> Result<Plane> {
         let address = IpAddr::V4(self.cluster.shape().block.fabric(MACHINE).v4);
         let variables = [
             ("AMBIT_SOURCE", "kubernetes".to_owned()),
@@ -120,13 +156,20 @@ impl Scene {
             ("AMBIT_WEBHOOK", CONFIGURATION.to_owned()),
             ("AMBIT_TLS_NAMES", format!("{address},localhost")),
             ("AMBIT_WAYPOINT_IMAGE", "localhost/ambit/waypoint:none".to_owned()),
+            ("AMBIT_WAYPOINT_CLASSES", CLASSES.join(",")),
             ("RUST_LOG", self.settings.log.clone()),
         ];
+        let settings = settings.iter().map(|(name, value)| (*name, (*value).to_owned()));
         let process = self.cluster.start_program(Launch {
             name: name.to_owned(),
             program: self.settings.binary("control")?,
             arguments: Vec::new(),
-            environment: variables.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+            // Of two values of a name the later one counts.
+            environment: variables
+                .into_iter()
+                .chain(settings)
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
             namespace: None,
             resolv_conf: None,
             log: self.cluster.shape().log(name),
@@ -195,6 +238,20 @@ impl Scene {
         (token, subject): (&str, Subject),
         identity: &str,
     ) -> Result<std::result::Result<Certificate, AuthorityError>> {
+        match self.signed_under(roots, plane, (token, subject), identity).await? {
+            Ok(signed) => Ok(Ok(signed.under(signed.bundle()?)?)),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    /// Has a request signed; under which roots that is believed is for the test to say.
+    pub(crate) async fn signed_under(
+        &self,
+        roots: &str,
+        plane: &Plane,
+        (token, subject): (&str, Subject),
+        identity: &str,
+    ) -> Result<std::result::Result<Signed, AuthorityError>> {
         let identity: SpiffeId = identity.parse()?;
         let credentials = Credentials::new(Some(Token::Literal(token.to_owned())), "Kubernetes", [])?;
         let settings = CaSettings { connector: Self::connector(roots, plane)?, credentials, subject };
@@ -205,10 +262,22 @@ impl Scene {
             identity: identity.clone(),
             validity: Duration::from_secs(HOUR),
         };
-        Ok(match client.sign(request).await {
-            Ok(chain) => Ok(Certificate::issued(&identity, &key, &chain, SystemTime::now())?),
-            Err(error) => Err(error),
-        })
+        let signed = client.sign(request).await;
+        Ok(signed.map(|chain| Signed { identity, key, chain, at: SystemTime::now() }))
+    }
+}
+
+impl Signed {
+    /// The roots that came along.
+    pub(crate) fn bundle(&self) -> Result<&str> {
+        self.chain.last().map(String::as_str).context("an empty chain")
+    }
+
+    /// The certificate, if who believes these roots believes it.
+    pub(crate) fn under(&self, roots: &str) -> Result<Certificate> {
+        let (_, path) = self.chain.split_last().context("an empty chain")?;
+        let chain = [path, &[roots.to_owned()]].concat();
+        Ok(Certificate::issued(&self.identity, &self.key, &chain, self.at)?)
     }
 }
 

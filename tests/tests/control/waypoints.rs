@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     checks::{Stage, condition_at},
-    plane::{SOON, until},
+    plane::{CLASSES, SOON, until},
 };
 
 const GATEWAY: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/gateways/front";
@@ -30,7 +30,7 @@ spec:
 
 pub(crate) fn all() -> Vec<Check<Stage>> {
     checks![
-        the_class_of_waypoints_is_made_when_the_kind_appears,
+        the_classes_of_waypoints_are_made_when_the_kind_appears,
         a_service_says_whether_its_waypoint_is_in_force,
         a_gateway_is_deployed_and_has_an_address_from_its_first_ready_pod_on,
         what_somebody_changes_or_deletes_of_a_waypoint_comes_back,
@@ -62,17 +62,19 @@ async fn says(stage: &Stage, path: &str, kind: &str, expected: (&str, &str)) -> 
     .await
 }
 
-async fn the_class_of_waypoints_is_made_when_the_kind_appears(stage: &Stage) -> Result<()> {
+async fn the_classes_of_waypoints_are_made_when_the_kind_appears(stage: &Stage) -> Result<()> {
     stage.apply(&gateway_api::definitions(&["gatewayclasses", "gateways"])?).await?;
-    let class = "/apis/gateway.networking.k8s.io/v1/gatewayclasses/ambit-waypoint";
-    eventually(SOON * 2, "the class", async || {
-        let (status, _) = condition_at(stage, class, "Accepted").await?;
-        ensure!(status == "True", "the class is {status}");
-        Ok(())
-    })
-    .await?;
-    let class = get(stage, class).await?;
-    ensure!(class.pointer("/spec/controllerName") == Some(&json!("ambit.mesh/waypoint")), "{class}");
+    for class in CLASSES {
+        let path = format!("/apis/gateway.networking.k8s.io/v1/gatewayclasses/{class}");
+        eventually(SOON * 2, "the class", async || {
+            let (status, _) = condition_at(stage, &path, "Accepted").await?;
+            ensure!(status == "True", "{class} is {status}");
+            Ok(())
+        })
+        .await?;
+        let class = get(stage, &path).await?;
+        ensure!(class.pointer("/spec/controllerName") == Some(&json!("ambit.mesh/waypoint")), "{class}");
+    }
     Ok(())
 }
 

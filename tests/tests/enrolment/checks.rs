@@ -40,11 +40,13 @@ pub(crate) fn all() -> Vec<Check<Scene>> {
         a1_a_pod_that_was_there_before_joins_and_leaves_by_the_label_of_its_namespace,
         a1b_a_bypassed_namespace_leaves_the_mesh_and_comes_back_by_itself,
         a2_a_pod_starts_only_when_ztunnel_serves_it,
+        a2b_a_pod_that_runs_already_and_cannot_be_served_says_why,
         a3_kubelet_s_probes_reach_a_pod_and_other_processes_of_the_node_do_not,
         a4_without_the_agent_a_pod_waits_but_not_in_a_listed_namespace,
         a5_the_cni_configuration_is_put_right_again,
         a6_a_job_of_a_second_comes_and_goes,
         a7_the_taint_goes_when_the_node_is_ready,
+        a7b_an_agent_of_a_revision_enrols_what_is_of_it_and_nothing_else,
         a8_an_agent_that_is_replaced_leaves_everything_and_one_that_is_uninstalled_nothing,
     ]
 }
@@ -56,7 +58,11 @@ impl Scene {
     }
 
     async fn start_agent(&self) -> Result<()> {
-        let agent = self.files.agent(&self.cluster).await?;
+        self.start_agent_of(None).await
+    }
+
+    async fn start_agent_of(&self, revision: Option<&str>) -> Result<()> {
+        let agent = self.files.agent(&self.cluster, revision).await?;
         *self.agent.lock() = Some(Arc::new(agent));
         Ok(())
     }
@@ -199,6 +205,29 @@ async fn a2_a_pod_starts_only_when_ztunnel_serves_it(scene: &Scene) -> Result<()
     scene.files.reaches("out", None).await
 }
 
+async fn a2b_a_pod_that_runs_already_and_cannot_be_served_says_why(scene: &Scene) -> Result<()> {
+    scene.namespace("calm", "").await?;
+    scene.pod("calm", "still", "").await?;
+    scene.runs("calm", "still").await?;
+    let ztunnel = scene.ztunnel.lock().take().context("no ztunnel runs")?;
+    ztunnel.kill()?;
+    scene.cluster.kubectl(&["label", "namespace", "calm", LABEL]).await?;
+    let told = eventually(SOON, "the reason in an event", async || {
+        let only = "--field-selector=reason=NotEnrolled,involvedObject.name=still";
+        let events = scene.cluster.kubectl(&["-n", "calm", "get", "events", only, "-o", "json"]).await?;
+        ensure!(events.contains("captured, but not served yet: no ztunnel connected"), "{events}");
+        Ok(())
+    })
+    .await;
+    let state = scene.files.state("still").await;
+    ztunnel.start_again()?;
+    *scene.ztunnel.lock() = Some(ztunnel);
+    told?;
+    ensure!(state?.as_deref() == Some("pending"), "it is not captured");
+    scene.files.reaches("still", Some("enrolled")).await?;
+    scene.cluster.kubectl(&["delete", "namespace", "calm", "--wait=true"]).await.map(drop)
+}
+
 async fn a3_kubelet_s_probes_reach_a_pod_and_other_processes_of_the_node_do_not(scene: &Scene) -> Result<()> {
     let probe = format!(
         "    readinessProbe: {{httpGet: {{path: /, port: {}}}, periodSeconds: 1, timeoutSeconds: 2}}\n",
@@ -290,6 +319,42 @@ async fn a7_the_taint_goes_when_the_node_is_ready(scene: &Scene) -> Result<()> {
     })
     .await?;
     scene.cluster.kubectl(&["taint", "node", NODE, "example.org/other-"]).await.map(drop)
+}
+
+async fn a7b_an_agent_of_a_revision_enrols_what_is_of_it_and_nothing_else(scene: &Scene) -> Result<()> {
+    let label = async |label: &str| {
+        scene.cluster.kubectl(&["label", "namespace", "shop", "--overwrite", label]).await.map(drop)
+    };
+    let address = scene.address("shop", "web").await?;
+    let is_out = async || {
+        scene.files.reaches("web", None).await?;
+        eventually(SOON, "it answering", async || scene.call_from_node(address).await).await.map(drop)
+    };
+    let is_in = async || {
+        scene.files.reaches("web", Some("enrolled")).await?;
+        ensure!(scene.call_from_node(address).await.is_err(), "nobody has allowed this connection");
+        Ok(())
+    };
+    is_in().await?;
+    scene.take_agent()?.kill()?;
+    scene.start_agent_of(Some("ambit")).await?;
+    is_out().await.context("no revision")?;
+    scene.pod("shop", "late", "").await?;
+    scene.runs("shop", "late").await?;
+    ensure!(scene.files.state("late").await?.is_none(), "a pod of no revision was enrolled at its start");
+
+    label("istio.io/rev=ambit").await?;
+    is_in().await.context("its revision")?;
+    scene.files.reaches("late", Some("enrolled")).await?;
+    label("istio.io/rev=other").await?;
+    is_out().await.context("another revision")?;
+    label("istio.io/rev-").await?;
+    scene.files.reaches("late", None).await?;
+    is_out().await.context("no revision any more")?;
+
+    scene.take_agent()?.kill()?;
+    scene.start_agent().await?;
+    is_in().await.context("an agent without a revision")
 }
 
 async fn a8_an_agent_that_is_replaced_leaves_everything_and_one_that_is_uninstalled_nothing(

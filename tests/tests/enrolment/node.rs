@@ -76,14 +76,14 @@ impl Files {
         Ok(path)
     }
 
-    /// Starts the agent and waits until it answers.
-    pub(crate) async fn agent(&self, cluster: &KubeCluster) -> Result<Process> {
+    /// Starts the agent, of a revision or of none, and waits until it answers.
+    pub(crate) async fn agent(&self, cluster: &KubeCluster, revision: Option<&str>) -> Result<Process> {
         let plugin = match &self.binaries.plugin {
             Some(plugin) => plugin.clone(),
             None => self.binaries.binary("cni")?,
         };
         let identity = self.identity(cluster).await?;
-        let environment = [
+        let usual = [
             ("AMBIT_KUBERNETES", identity.display().to_string()),
             ("NODE_NAME", NODE.to_owned()),
             ("POD_NAMESPACE", "ambit-system".to_owned()),
@@ -95,6 +95,8 @@ impl Files {
             ("INPOD_UDS", self.path("zds.sock")),
             ("RUST_LOG", "info,node=debug".to_owned()),
         ];
+        let revision = revision.map(|revision| ("AMBIT_REVISION", revision.to_owned()));
+        let environment: Vec<_> = usual.into_iter().chain(revision).collect();
         let agent = self.start(cluster, "node-agent", &environment)?;
         agent.ready(START, async || self.ask("GET", "/healthz").await.map(drop)).await?;
         Ok(agent)

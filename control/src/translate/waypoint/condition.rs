@@ -9,13 +9,13 @@ use crate::{
 
 /// The condition, without its type.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Bound {
+pub struct Bound {
     /// Whether the waypoint, and its canary if there is one, is in force.
-    pub(crate) is_bound: bool,
+    pub is_bound: bool,
     /// Istio's word for it.
-    pub(crate) reason: &'static str,
+    pub reason: &'static str,
     /// In words.
-    pub(crate) message: String,
+    pub message: String,
 }
 
 impl Binder<'_> {
