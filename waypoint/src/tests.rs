@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The whole path of requests in one process.
 
+mod refusals;
+
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
