@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The whole path of requests in one process.
 
+mod drain;
 mod ejection;
 mod refusals;
 
