@@ -4,6 +4,7 @@
 mod drain;
 mod ejection;
 mod refusals;
+mod trailers;
 
 use std::sync::{
     Arc,

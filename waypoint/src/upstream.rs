@@ -109,6 +109,7 @@ fn as_http1(mut request: Request<Body>) -> Request<Body> {
         }
     }
     headers::join_cookies(request.headers_mut());
+    headers::name_te(request.headers_mut());
     request
 }
 
