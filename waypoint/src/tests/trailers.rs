@@ -70,7 +70,7 @@ async fn server(bench: &mut Bench, wire: Wire, said: Said) {
     let owner = bench.tasks.clone();
     drop(bench.tasks.spawn("listener", async move {
         while let Ok((stream, _peer)) = listener.accept().await {
-            let (stream, service) = (TokioIo::new(stream), service.clone());
+            let (stream, service) = (TokioIo::new(stream), service);
             drop(owner.spawn("server", async move {
                 let served = match wire {
                     Wire::Http1 => {
