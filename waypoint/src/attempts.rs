@@ -81,20 +81,23 @@ impl Payload {
 /// A request, as often as it can be sent.
 struct Outgoing {
     method: Method,
+    wire: Wire,
     /// Not here while it is sent for the last time, unless it comes back.
     head: Option<request::Parts>,
     payload: Payload,
 }
 
 impl Outgoing {
-    fn new(head: request::Parts, payload: Payload) -> Self {
-        Self { method: head.method.clone(), head: Some(head), payload }
+    fn new(head: request::Parts, wire: Wire, payload: Payload) -> Self {
+        Self { method: head.method.clone(), wire, head: Some(head), payload }
     }
 
     /// To be sent for the `made`th time: a copy only where it may have to be sent again.
     fn take(&mut self, policy: Option<&Retry>, made: u32) -> Option<Request<Body>> {
         let body = self.payload.take()?;
-        let kept = self.payload.is_repeatable() && retry::is_kept(policy, made, &self.method);
+        // Without a word of the route HTTP/2 is repeated only where it comes back: no connection of it counts as rested.
+        let lost = policy.is_none() && self.wire == Wire::Http2;
+        let kept = !lost && self.payload.is_repeatable() && retry::is_kept(policy, made, &self.method);
         let head = if kept { self.head.clone() } else { self.head.take() };
         Some(Request::from_parts(head?, body))
     }
@@ -152,7 +155,7 @@ async fn repeat(
         None => None,
     };
     let mut aim = aim(exchange, routed, traffic, &head);
-    let mut outgoing = Outgoing::new(head, Payload::new(body, policy.is_some()));
+    let mut outgoing = Outgoing::new(head, wire, Payload::new(body, policy.is_some()));
     let mut last = None;
     loop {
         let Some(mut request) = outgoing.take(policy.as_ref(), exchange.attempts + 1) else {

@@ -20,7 +20,12 @@ use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use tokio::{sync::mpsc, time::Sleep};
 
 use crate::{
-    expect::Wanted, messages::Messages, mirror::Piece, record::Ending, replay::Replay, upstream::Held,
+    expect::Wanted,
+    messages::Messages,
+    mirror::Piece,
+    record::Ending,
+    replay::{Original, Replay},
+    upstream::Held,
 };
 
 /// Why a body ended early.
@@ -160,6 +165,16 @@ impl Body {
     /// One that can be sent again.
     pub fn replay(replay: Replay) -> Self {
         Self { source: Source::Replay(replay), ..Self::default() }
+    }
+
+    /// One of which nothing was taken, to be sent again to another server as long as none has looked at it.
+    pub fn into_original(self) -> Original {
+        match &self.source {
+            Source::Replay(replay) => replay.original().clone(),
+            Source::Empty | Source::Whole(_) | Source::Http1(_) | Source::Http2(_) | Source::Copy(_) => {
+                Original::until_answered(self)
+            }
+        }
     }
 
     /// A copy of another one.

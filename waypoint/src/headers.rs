@@ -108,6 +108,14 @@ pub fn ask_upgrade(headers: &mut HeaderMap, upgrade: &Upgrade) {
     headers.insert(UPGRADE, upgrade.0.clone());
 }
 
+/// In HTTP/1.1 what a client takes besides the body is said for one connection (RFC 9110 §10.1.4): a server may overlook it
+/// otherwise, and send no trailers.
+pub fn name_te(headers: &mut HeaderMap) {
+    if headers.contains_key(TE) && !headers.contains_key(CONNECTION) {
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+}
+
 /// Who sends a request, as its server may be told.
 #[derive(Clone, Copy, Debug)]
 pub struct Client<'a> {

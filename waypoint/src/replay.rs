@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The body of a request that may have to be sent again: what passes is kept, up to a bound. What is beyond it passes too,
-//! but then the request is sent once only.
+//! but then the request is sent once only. It is kept as long as the rule of the route may have it sent again, or only until
+//! an answer begins: from then on the server has looked at the request.
 
 use std::{
     pin::Pin,
@@ -27,12 +28,25 @@ struct State {
     kept: Vec<Bytes>,
     trailers: Option<http::HeaderMap>,
     bytes: usize,
+    /// Pieces of those kept that the newest copy has passed on.
+    passed: usize,
     /// The whole body was seen.
     ended: bool,
-    /// It was too long, or broke.
+    /// It was too long, or broke, or need not be kept any more.
     lost: bool,
+    /// How long it is kept.
+    until: Until,
     /// Only the newest copy may take more.
     copies: u64,
+}
+
+/// How long a body is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    /// As long as there is somebody who can ask for a copy.
+    Dropped,
+    /// Until an answer begins.
+    Answered,
 }
 
 /// One sending of the body.
@@ -40,17 +54,35 @@ struct State {
 pub struct Replay {
     original: Original,
     number: u64,
-    at: usize,
     ended: bool,
 }
 
 impl Original {
     /// Of a body of which nothing was taken.
     pub fn new(source: Body) -> Self {
+        Self::kept(source, Until::Dropped)
+    }
+
+    /// The same, kept until an answer begins.
+    pub fn until_answered(source: Body) -> Self {
+        Self::kept(source, Until::Answered)
+    }
+
+    fn kept(source: Body, until: Until) -> Self {
         let ended = source.is_end_stream();
-        let state =
-            State { source, kept: Vec::new(), trailers: None, bytes: 0, ended, lost: false, copies: 0 };
+        let (kept, trailers) = (Vec::new(), None);
+        let (bytes, passed, copies) = (0, 0, 0);
+        let state = State { source, kept, trailers, bytes, passed, ended, lost: false, until, copies };
         Self(Arc::new(Mutex::new(state)))
+    }
+
+    /// An answer has begun.
+    pub fn answered(&self) {
+        let mut state = self.0.lock();
+        if state.until == Until::Answered {
+            state.lost = true;
+            state.let_go();
+        }
     }
 
     /// Whether all of it can be sent (again).
@@ -62,8 +94,9 @@ impl Original {
     pub fn copy(&self) -> Replay {
         let mut state = self.0.lock();
         state.copies += 1;
+        state.passed = 0;
         let ended = state.ended && state.kept.is_empty() && state.trailers.is_none();
-        Replay { original: self.clone(), number: state.copies, at: 0, ended }
+        Replay { original: self.clone(), number: state.copies, ended }
     }
 }
 
@@ -82,10 +115,24 @@ impl State {
             self.ended = true;
         }
         self.ended |= self.source.is_end_stream();
+        self.passed = self.kept.len();
+    }
+
+    /// Of what nobody will ask for again, the rest is still to be passed on.
+    fn let_go(&mut self) {
+        if self.lost && self.passed == self.kept.len() {
+            self.kept = Vec::new();
+            self.passed = 0;
+        }
     }
 }
 
 impl Replay {
+    /// What it is a copy of.
+    pub fn original(&self) -> &Original {
+        &self.original
+    }
+
     /// The next piece.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.ended {
@@ -95,10 +142,11 @@ impl Replay {
         if state.copies != self.number {
             return Poll::Ready(Some(Err(BodyError::Unwanted)));
         }
-        if let Some(bytes) = state.kept.get(self.at) {
+        if let Some(bytes) = state.kept.get(state.passed) {
             let bytes = bytes.clone();
-            self.at += 1;
-            self.ended = state.ended && state.trailers.is_none() && self.at == state.kept.len();
+            state.passed += 1;
+            self.ended = state.ended && state.trailers.is_none() && state.passed == state.kept.len();
+            state.let_go();
             return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
         if state.ended {
@@ -118,7 +166,6 @@ impl Replay {
             }
             Poll::Ready(Some(Ok(frame))) => {
                 state.keep(&frame);
-                self.at = state.kept.len();
                 self.ended = state.ended && (frame.is_trailers() || state.trailers.is_none());
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -137,7 +184,7 @@ impl Replay {
         if self.ended {
             return SizeHint::with_exact(0);
         }
-        if self.at > 0 {
+        if state.passed > 0 {
             return SizeHint::default();
         }
         match rest.exact() {
@@ -178,6 +225,22 @@ mod tests {
         let original = Original::new(Body::whole(Bytes::from(long.clone())));
         assert_eq!(read(original.copy()).await, long);
         assert!(!original.is_whole());
+    }
+
+    #[tokio::test]
+    async fn an_answer_ends_what_is_kept_for_a_server_that_has_not_looked() {
+        for (original, kept) in [
+            (Original::until_answered(Body::whole(Bytes::from_static(b"hello"))), false),
+            (Original::new(Body::whole(Bytes::from_static(b"hello"))), true),
+        ] {
+            read(original.copy()).await;
+            // Nothing of this copy has passed when the answer begins.
+            let again = original.copy();
+            original.answered();
+            assert_eq!(original.is_whole(), kept);
+            assert_eq!(read(again).await, b"hello");
+            assert_eq!(original.0.lock().kept.is_empty(), !kept, "it is let go");
+        }
     }
 
     #[tokio::test]

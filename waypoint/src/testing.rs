@@ -167,7 +167,7 @@ async fn whole(response: Response<Incoming>) -> Response<Bytes> {
 }
 
 /// What a server speaks.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Wire {
     Http1,
     Http2,

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The whole path of requests in one process.
 
+mod drain;
+mod ejection;
+mod refusals;
+mod trailers;
+
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},

@@ -7,7 +7,7 @@ use std::{pin::pin, sync::Arc, task::Poll};
 use ::proxy::{chain, dialling::Origin};
 use bytes::Bytes;
 use h2::Reason;
-use http::{Request, Response, Uri, Version, header::HOST, uri::Scheme};
+use http::{Request, Response, Uri, Version, header::HOST, request, uri::Scheme};
 use hyper::body::Body as _;
 use hyper_util::rt::TokioIo;
 use plan::{Failure, Fault, What, outbound::Hop};
@@ -20,11 +20,15 @@ use crate::{
     expect, headers,
     link::Link,
     pools::{Http1, Http2, Key, Lease, Place, Wire},
+    replay::Original,
     shard::Shard,
 };
 
 /// How often a pooled connection may turn out to be dead or full before the endpoint counts as failed.
 const ROUNDS: usize = 4;
+/// How often an endpoint may refuse a request that it has not looked at: by a connection that it is about to end, and by a
+/// new one. Then another may have it.
+const REFUSALS: usize = 2;
 /// Of one stream: what is held of an answer whose receiver is slow.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 100 * STREAM_WINDOW;
@@ -105,6 +109,7 @@ fn as_http1(mut request: Request<Body>) -> Request<Body> {
         }
     }
     headers::join_cookies(request.headers_mut());
+    headers::name_te(request.headers_mut());
     request
 }
 
@@ -204,37 +209,40 @@ impl To<'_> {
     }
 
     async fn http2(self, request: Request<Body>) -> Answered {
-        let (head, mut body) = request.into_parts();
-        let without_body = body.is_end_stream();
-        let back = |body| Some(Request::from_parts(head.clone(), body));
+        let unseen = Unseen::new(request);
+        let mut refusals = 0;
         for _round in 0..ROUNDS {
             let (requests, place) = match self.place().await {
                 Ok(place) => place,
-                Err(failure) => return Err(Refused::new(failure.into(), back(body))),
+                Err(failure) => return Err(Refused::new(failure.into(), unseen.back())),
             };
             let Ok(mut requests) = requests.ready().await else {
                 self.shard.http.retire(&self.key, &place);
                 continue;
             };
-            let mut message = Request::new(());
-            *message.method_mut() = head.method.clone();
-            *message.uri_mut() = head.uri.clone();
-            *message.version_mut() = Version::HTTP_2;
-            *message.headers_mut() = head.headers.clone();
-            let Ok((answer, stream)) = requests.send_request(message, without_body) else {
+            let body = unseen.body();
+            let Ok((answer, stream)) = requests.send_request(unseen.message(), body.is_none()) else {
                 self.shard.http.retire(&self.key, &place);
                 continue;
             };
-            let sent = std::mem::take(&mut body);
-            match self.exchange(answer, (!without_body).then_some((sent, stream))).await {
-                Ok(response) => return Ok((response, Lease::Http2(place))),
-                Err(error) if without_body && is_unprocessed(&error) => {
+            match self.exchange(answer, body.map(|body| (body, stream))).await {
+                Ok(response) => {
+                    unseen.answered();
+                    return Ok((response, Lease::Http2(place)));
+                }
+                Err(error) if is_unprocessed(&error) && unseen.is_whole() => {
                     self.shard.http.retire(&self.key, &place);
+                    refusals += 1;
+                    if refusals == REFUSALS {
+                        let cause = format!("it takes no request: {}", chain(&error));
+                        let failure = What::ConnectFailed { address: self.hop.address(), cause };
+                        return Err(Refused::new(Failure::from(failure).into(), unseen.back()));
+                    }
                 }
                 Err(error) => return Err(Refused::new(http2_fault(&error), None)),
             }
         }
-        Err(Refused::new(self.dead().into(), back(body)))
+        Err(Refused::new(self.dead().into(), unseen.back()))
     }
 
     /// Waits for the answer while the body is sent. What is left of the body then goes on by itself: an answer whose
@@ -309,6 +317,51 @@ impl To<'_> {
             }
         }));
         Ok(requests)
+    }
+}
+
+/// A request that no server has looked at, kept to be sent again until one has.
+struct Unseen {
+    head: request::Parts,
+    /// None: it has none.
+    body: Option<Original>,
+}
+
+impl Unseen {
+    fn new(request: Request<Body>) -> Self {
+        let (head, body) = request.into_parts();
+        Self { head, body: (!body.is_end_stream()).then(|| body.into_original()) }
+    }
+
+    /// What `h2` is told of it; it keeps nothing of what it was told.
+    fn message(&self) -> Request<()> {
+        let mut message = Request::new(());
+        *message.method_mut() = self.head.method.clone();
+        *message.uri_mut() = self.head.uri.clone();
+        *message.version_mut() = Version::HTTP_2;
+        *message.headers_mut() = self.head.headers.clone();
+        message
+    }
+
+    fn body(&self) -> Option<Body> {
+        self.body.as_ref().map(|body| Body::replay(body.copy()))
+    }
+
+    /// More may have been sent of it than was kept.
+    fn is_whole(&self) -> bool {
+        self.body.as_ref().is_none_or(Original::is_whole)
+    }
+
+    fn answered(&self) {
+        if let Some(body) = &self.body {
+            body.answered();
+        }
+    }
+
+    /// For whoever knows another server.
+    fn back(self) -> Option<Request<Body>> {
+        let body = self.body().unwrap_or_default();
+        self.is_whole().then(|| Request::from_parts(self.head, body))
     }
 }
 

@@ -17,6 +17,7 @@ use anyhow::{Context as _, Result, ensure};
 use futures_util::{Stream, StreamExt as _, future::BoxFuture, stream};
 use hyper_util::rt::TokioIo;
 use lab::{Pod, eventually};
+use parking_lot::Mutex;
 use tokio::{task::JoinSet, time::timeout};
 use tonic::{
     Code, Status, Streaming,
@@ -31,6 +32,7 @@ use super::Behind;
 use crate::scene::{SOON, Scenario, Scene, scenarios};
 
 const PORT: u16 = 7072;
+const DEADLINE: &str = "grpc-timeout";
 
 pub(super) fn all() -> Vec<Scenario> {
     scenarios![
@@ -38,6 +40,7 @@ pub(super) fn all() -> Vec<Scenario> {
         a_call_that_fails_keeps_its_status_and_its_words,
         messages_stream_both_ways_at_once,
         a_call_that_is_given_up_ends_at_the_server,
+        a_deadline_reaches_the_server_and_ends_the_call_at_both_ends,
         calls_are_counted_by_their_status,
     ]
 }
@@ -57,6 +60,8 @@ fn note(text: &str) -> Note {
 struct Notes {
     /// Calls that wait for ever and have not been given up.
     waiting: Arc<AtomicUsize>,
+    /// What calls said of how long they may take (`grpc-timeout`).
+    deadlines: Arc<Mutex<Vec<String>>>,
 }
 
 impl NamedService for Notes {
@@ -122,6 +127,8 @@ impl tower::Service<Request<Body>> for Notes {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let notes = self.clone();
+        let deadline = request.headers().get(DEADLINE).and_then(|value| value.to_str().ok());
+        notes.deadlines.lock().extend(deadline.map(str::to_owned));
         Box::pin(async move {
             let mut grpc = Grpc::new(ProstCodec::<Note, Note>::default());
             Ok(match request.uri().path() {
@@ -159,10 +166,14 @@ impl Calling {
     }
 
     async fn unary(&self, text: &str) -> Result<tonic::Response<Note>, Status> {
+        self.ask(tonic::Request::new(note(text))).await
+    }
+
+    async fn ask(&self, request: tonic::Request<Note>) -> Result<tonic::Response<Note>, Status> {
         let mut grpc = tonic::client::Grpc::new(self.channel.clone());
         grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
         let path = PathAndQuery::from_static("/lab.Notes/Unary");
-        grpc.unary(tonic::Request::new(note(text)), path, ProstCodec::<Note, Note>::default()).await
+        grpc.unary(request, path, ProstCodec::<Note, Note>::default()).await
     }
 }
 
@@ -231,6 +242,25 @@ async fn a_call_that_is_given_up_ends_at_the_server(scene: Scene) -> Result<()> 
     let line = calling.behind.written(|access| access.field("flags") == "DC").await?;
     ensure!(line.field("path") == "/lab.Notes/Unary", "{}", line.line);
     Ok(())
+}
+
+async fn a_deadline_reaches_the_server_and_ends_the_call_at_both_ends(scene: Scene) -> Result<()> {
+    let calling = Calling::begin(&scene).await?;
+    // What has to be set up is not of the time that the next call has.
+    calling.unary("hello").await?;
+    let mut request = tonic::Request::new(note("wait"));
+    request.set_timeout(Duration::from_secs(2));
+    let said = request.metadata().get(DEADLINE).context("no deadline is said")?.to_str()?.to_owned();
+    let status =
+        timeout(SOON * 2, calling.ask(request)).await.context("no end")?.err().context("it is answered")?;
+    ensure!(matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded), "{status:?}");
+    eventually(SOON, "the call to end at the server", async || {
+        let (deadlines, waiting) =
+            (calling.notes.deadlines.lock().clone(), calling.notes.waiting.load(Ordering::Relaxed));
+        ensure!(deadlines == [said.as_str()] && waiting == 0, "{deadlines:?}, {waiting} calls still wait");
+        Ok(())
+    })
+    .await
 }
 
 async fn calls_are_counted_by_their_status(scene: Scene) -> Result<()> {
