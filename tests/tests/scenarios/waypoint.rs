@@ -2,6 +2,7 @@
 //! What a waypoint does for the connections and requests that are sent through it.
 
 mod balance;
+mod binding;
 mod calls;
 mod canary;
 mod guard;
@@ -62,6 +63,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     ];
     let parts = [
         balance::all(),
+        binding::all(),
         calls::all(),
         canary::all(),
         guard::all(),
