@@ -9,6 +9,7 @@ mod guard;
 mod h2spec;
 mod hostile;
 mod strangers;
+mod streams;
 mod tls;
 
 use std::{
@@ -70,6 +71,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         h2spec::all(),
         hostile::all(),
         strangers::all(),
+        streams::all(),
         tls::all(),
     ];
     all.extend(parts.into_iter().flatten());
