@@ -11,6 +11,7 @@ mod hostile;
 mod strangers;
 mod streams;
 mod tls;
+mod trust;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -73,6 +74,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         strangers::all(),
         streams::all(),
         tls::all(),
+        trust::all(),
     ];
     all.extend(parts.into_iter().flatten());
     let reason = "it is about our own ztunnel on both sides of a waypoint";
