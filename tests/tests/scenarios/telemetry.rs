@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a Telemetry changes about a waypoint's access log and metrics: which requests have a line, what labels say, which
-//! metrics are counted, and that nobody makes series without end.
+//! What a waypoint and the ztunnels on both sides of it count and write of a request, and what a Telemetry changes about it:
+//! which requests have a line, what labels say, which metrics are counted, and that nobody makes series without end.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -8,7 +8,7 @@ use ::http::{Request, Response, StatusCode, header};
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use http_body_util::Full;
-use lab::{echo, eventually, http};
+use lab::{Node, echo, eventually, http};
 use tokio::time::timeout;
 
 use crate::{
@@ -25,6 +25,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         a_filter_says_which_requests_have_a_line,
         labels_say_what_a_telemetry_asks_for,
         nobody_makes_series_without_end,
+        every_proxy_on_the_way_counts_its_part,
     ];
     let reason = "it is about a waypoint of ours";
     all.into_iter().map(|scenario| scenario.without_peer(reason)).collect()
@@ -169,4 +170,85 @@ async fn nobody_makes_series_without_end(scene: Scene) -> Result<()> {
     let overflowed = metrics.sum("ambit_labels_overflowed_total", &[("metric", REQUESTS)]);
     ensure!(overflowed == 5.0, "{overflowed} are said to be beyond the bound");
     Ok(())
+}
+
+async fn every_proxy_on_the_way_counts_its_part(scene: Scene) -> Result<()> {
+    let behind = Behind::begin(&scene, echo::HTTP, "http").await?;
+    let request = Request::post("/counted").header(header::HOST, "server").body(Full::from(BODY))?;
+    let exchange = http::exchange(behind.client.connect(behind.target()).await?, request);
+    let response = timeout(SOON, exchange).await.context("no answer")??;
+    ensure!(response.status() == StatusCode::OK, "{response:?}");
+    let answered = response.body().len() as f64;
+    let (instance, namespace) = (behind.instance()?, scene.namespace());
+    let gate = instance.pod.name();
+    let of_request = [
+        ("reporter", "waypoint"),
+        ("source_workload", "client"),
+        ("destination_workload", "server"),
+        ("destination_service_name", "server"),
+    ];
+    eventually(SOON, "what the waypoint counts", async || {
+        let metrics = instance.metrics().await?;
+        for (name, expected) in [
+            (REQUESTS, 1.0),
+            ("istio_request_bytes_count", 1.0),
+            ("istio_request_bytes_sum", BODY.len() as f64),
+            ("istio_response_bytes_count", 1.0),
+            ("istio_response_bytes_sum", answered),
+        ] {
+            let counted = metrics.sum(name, &of_request);
+            ensure!(counted == expected, "{name} is {counted} instead of {expected}");
+        }
+        Ok(())
+    })
+    .await?;
+    // To the server the client's part is the waypoint's.
+    let asked = [
+        ("reporter", "source"),
+        ("source_workload", "client"),
+        ("source_workload_namespace", namespace),
+        ("destination_workload", gate.as_str()),
+        ("destination_service_name", "server"),
+    ];
+    carried(&scene.node("a"), &asked, &behind.waypoint.identity(), answered).await?;
+    // Its connection rests for the next request: what it carried is counted when it ends.
+    instance.process.kill()?;
+    let passed_on = [
+        ("reporter", "destination"),
+        ("source_workload", gate.as_str()),
+        ("source_workload_namespace", namespace),
+        ("destination_workload", "server"),
+        ("destination_service_name", "server"),
+    ];
+    carried(&scene.node("b"), &passed_on, &behind.server.identity(), answered).await?;
+    for (node, other) in [("a", "server"), ("b", "client")] {
+        let metrics = scene.node(node).metrics().await?;
+        let ends = ["source_workload", "destination_workload"];
+        let here = [("source_workload_namespace", namespace)];
+        let past = metrics
+            .with(OPENED, &here)
+            .filter(|sample| ends.iter().any(|end| sample.labels[*end] == other))
+            .count();
+        ensure!(past == 0, "node {node} counts connections past the waypoint");
+    }
+    Ok(())
+}
+
+const BODY: &[u8] = &[b'x'; 3000];
+const OPENED: &str = "istio_tcp_connections_opened_total";
+
+/// Waits until a ztunnel counts one connection with these labels that has ended, to this identity, and more bytes than
+/// the bodies of the request and of its answer have.
+async fn carried(node: &Node, labels: &[(&str, &str)], to: &str, answered: f64) -> Result<()> {
+    let labels = [labels, &[("destination_principal", to)]].concat();
+    eventually(SOON, &format!("what the ztunnel of node {} counts", node.name()), async || {
+        let metrics = node.metrics().await?;
+        let sum = |name: &str| metrics.sum(name, &labels);
+        let (opened, closed) = (sum(OPENED), sum("istio_tcp_connections_closed_total"));
+        ensure!(opened == 1.0 && closed == 1.0, "{opened} opened, {closed} closed with {labels:?}");
+        let (received, sent) = (sum("istio_tcp_received_bytes_total"), sum("istio_tcp_sent_bytes_total"));
+        ensure!(received > BODY.len() as f64 && sent > answered, "{received} received, {sent} sent");
+        Ok(())
+    })
+    .await
 }
