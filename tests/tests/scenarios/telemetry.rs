@@ -2,13 +2,17 @@
 //! What a waypoint and the ztunnels on both sides of it count and write of a request, and what a Telemetry changes about it:
 //! which requests have a line, what labels say, which metrics are counted, and that nobody makes series without end.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use ::http::{Request, Response, StatusCode, header};
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use http_body_util::Full;
 use lab::{Node, echo, eventually, http};
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::{
@@ -19,6 +23,8 @@ use crate::{
 /// What a metric may have of values that expressions come to.
 const BOUND: usize = 1000;
 const REQUESTS: &str = "istio_requests_total";
+/// Where servers in the mesh take tunnels.
+const HBONE: u16 = 15008;
 
 pub(crate) fn all() -> Vec<Scenario> {
     let all = scenarios![
@@ -26,6 +32,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         labels_say_what_a_telemetry_asks_for,
         nobody_makes_series_without_end,
         every_proxy_on_the_way_counts_its_part,
+        a_line_in_json_has_the_route_the_policy_the_server_and_the_reason,
     ];
     let reason = "it is about a waypoint of ours";
     all.into_iter().map(|scenario| scenario.without_peer(reason)).collect()
@@ -251,4 +258,56 @@ async fn carried(node: &Node, labels: &[(&str, &str)], to: &str, answered: f64) 
         Ok(())
     })
     .await
+}
+
+/// Who may ask, and a server that is too slow for its route.
+const TOO_SLOW: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: hasty, namespace: NAMESPACE}
+spec:
+  parentRefs: [{group: '', kind: Service, name: server}]
+  rules: [{name: all, timeouts: {request: 200ms}, backendRefs: [{name: slow, port: 80}]}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: askers, namespace: NAMESPACE}
+spec:
+  targetRefs: [{group: '', kind: Service, name: server}]
+  rules: [{to: [{operation: {methods: [GET]}}]}]
+";
+
+async fn a_line_in_json_has_the_route_the_policy_the_server_and_the_reason(scene: Scene) -> Result<()> {
+    let waypoint = scene.waypoint("b", "gate").variable("LOG_FORMAT", "json");
+    let behind = Behind::with(&scene, waypoint, echo::HTTP, "http").await?;
+    let slow = scene.captured("b", "slow").await?;
+    // Longer than anybody here waits.
+    slow.serve_with(&["--delay-ms=60000"]).await?;
+    scene.create(scene.service("slow").declared(80, echo::HTTP, "http")).await?;
+    scene.apply("slow", TOO_SLOW).await?;
+    let response = ask(&behind, "/late", &[]).await?;
+    ensure!(response.status() == StatusCode::GATEWAY_TIMEOUT, "{response:?}");
+    let process = &behind.instance()?.process;
+    let line = eventually(SOON, "a line of the request", async || {
+        let log = process.log();
+        let lines: Vec<Value> = log.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let of_it = |line: &Value| line["target"] == "access" && line["path"] == "/late";
+        lines.into_iter().find(of_it).context("not written yet")
+    })
+    .await?;
+    let namespace = scene.namespace();
+    for (name, expected) in [
+        ("message", json!("request complete")),
+        ("src.identity", json!(behind.client.identity())),
+        ("dst.workload", json!("slow")),
+        ("dst.addr", json!(SocketAddr::new(slow.v4(), HBONE))),
+        ("route", json!(format!("HTTPRoute/{namespace}/hasty/all"))),
+        ("policy", json!(format!("{namespace}/askers"))),
+        ("status", json!(504)),
+        ("flags", json!("UT")),
+        ("error", json!("no answer within 200ms")),
+    ] {
+        ensure!(line[name] == expected, "{name} is not {expected}: {line}");
+    }
+    Ok(())
 }
