@@ -8,6 +8,7 @@ mod canary;
 mod guard;
 mod h2spec;
 mod hostile;
+mod routes;
 mod strangers;
 mod streams;
 mod tls;
@@ -71,6 +72,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         guard::all(),
         h2spec::all(),
         hostile::all(),
+        routes::all(),
         strangers::all(),
         streams::all(),
         tls::all(),
