@@ -23,6 +23,8 @@ use crate::{
 /// What a metric may have of values that expressions come to.
 const BOUND: usize = 1000;
 const REQUESTS: &str = "istio_requests_total";
+const OPENED: &str = "istio_tcp_connections_opened_total";
+const BODY: &[u8] = &[b'x'; 3000];
 /// Where servers in the mesh take tunnels.
 const HBONE: u16 = 15008;
 
@@ -228,10 +230,15 @@ async fn every_proxy_on_the_way_counts_its_part(scene: Scene) -> Result<()> {
         ("destination_service_name", "server"),
     ];
     carried(&scene.node("b"), &passed_on, &behind.server.identity(), answered).await?;
+    none_came_past(&scene).await
+}
+
+/// No ztunnel counts a connection between client and server themselves.
+async fn none_came_past(scene: &Scene) -> Result<()> {
     for (node, other) in [("a", "server"), ("b", "client")] {
         let metrics = scene.node(node).metrics().await?;
         let ends = ["source_workload", "destination_workload"];
-        let here = [("source_workload_namespace", namespace)];
+        let here = [("source_workload_namespace", scene.namespace())];
         let past = metrics
             .with(OPENED, &here)
             .filter(|sample| ends.iter().any(|end| sample.labels[*end] == other))
@@ -240,9 +247,6 @@ async fn every_proxy_on_the_way_counts_its_part(scene: Scene) -> Result<()> {
     }
     Ok(())
 }
-
-const BODY: &[u8] = &[b'x'; 3000];
-const OPENED: &str = "istio_tcp_connections_opened_total";
 
 /// Waits until a ztunnel counts one connection with these labels that has ended, to this identity, and more bytes than
 /// the bodies of the request and of its answer have.
