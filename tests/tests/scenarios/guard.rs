@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The way past a waypoint: watched under audit, closed where the waypoint is enforced, and closed altogether while that is
-//! not ready. The waypoint's part is played by a pod with its labels.
+//! not ready. The waypoint's part is played by a pod with its labels, but for the scenario that has a real one.
 
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
-use lab::{Pod, echo, eventually};
+use lab::{
+    Pod,
+    echo::{self, Echo},
+    eventually,
+    observe::Access,
+};
 use serde_json::json;
+use tokio::{io::AsyncReadExt as _, time::timeout};
 
 use crate::{
     policy::ask,
@@ -17,6 +23,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     let all = scenarios![
         who_comes_past_a_waypoint_is_counted_and_where_it_is_enforced_refused,
         an_enforced_waypoint_that_is_not_ready_lets_nobody_through_and_is_named,
+        a_server_behind_an_enforced_waypoint_takes_what_comes_through_it_and_nothing_else,
     ];
     all.into_iter().map(|scenario| scenario.without_peer("the other counts no dry runs")).collect()
 }
@@ -114,4 +121,55 @@ async fn an_enforced_waypoint_that_is_not_ready_lets_nobody_through_and_is_named
         Ok(())
     })
     .await
+}
+
+/// The service `web` behind the waypoint `front`, in this mode.
+async fn guarded(scene: &Scene, mode: &str) -> Result<SocketAddr> {
+    let labels = json!({"istio.io/use-waypoint": "front", "ambit.mesh/waypoint-enforcement": mode});
+    let web = scene.service("web").selector("app", "server").declared(80, echo::HTTP, "http");
+    let web = scene.create(web.metadata(&json!({"labels": labels}))).await?;
+    Ok(SocketAddr::new(web.addresses.context("a service without an address")?.v4.into(), 80))
+}
+
+async fn a_server_behind_an_enforced_waypoint_takes_what_comes_through_it_and_nothing_else(
+    scene: Scene,
+) -> Result<()> {
+    let waypoint = scene.begin(scene.waypoint("b", "front")).await?;
+    let gate = waypoint.instance()?.pod.v4();
+    let server = scene.server("b", "server").await?;
+    let friend = scene.captured("a", "friend").await?;
+    let plain = scene.plain("a", "plain").await?;
+    let through = async |web| -> Result<()> {
+        let body = lab::http::get_over(friend.connect(web).await?, "web", "/").await?;
+        let echo: Echo = serde_json::from_str(&body)?;
+        ensure!(echo.name == "server" && echo.peer.ip() == gate, "{echo:?}");
+        Ok(())
+    };
+    through(guarded(&scene, "audit").await?).await?;
+    reaches(&friend, &server).await?;
+    let mut open = friend.connect(SocketAddr::new(server.v4(), echo::HTTP)).await?;
+
+    let web = guarded(&scene, "enforce").await?;
+    through(web).await.context("through an enforced waypoint")?;
+    for client in [&friend, &plain] {
+        for ip in server.addresses().both() {
+            refused(client, ip).await?;
+        }
+        other_port(client, &server).await?;
+    }
+    eventually(SOON, "the guard's name in the server's log", async || {
+        let log = scene.node("b").access_log();
+        let of_friend = |line: &&Access| {
+            line.field("src.identity") == friend.identity() && line.field("dst.identity") == server.identity()
+        };
+        let named = |line: &Access| line.field("error").contains("ambit_waypoint_front");
+        ensure!(log.iter().filter(of_friend).any(named), "no line has it");
+        Ok(())
+    })
+    .await?;
+    // What came past it before is not kept.
+    let ended =
+        timeout(SOON, open.read(&mut [0; 1])).await.context("a connection past the waypoint stays")?;
+    ensure!(!matches!(ended, Ok(1)), "the server answers what it was not asked");
+    through(web).await
 }

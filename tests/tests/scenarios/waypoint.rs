@@ -2,13 +2,17 @@
 //! What a waypoint does for the connections and requests that are sent through it.
 
 mod balance;
+mod binding;
 mod calls;
 mod canary;
 mod guard;
 mod h2spec;
 mod hostile;
+mod routes;
 mod strangers;
+mod streams;
 mod tls;
+mod trust;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -62,13 +66,17 @@ pub(crate) fn all() -> Vec<Scenario> {
     ];
     let parts = [
         balance::all(),
+        binding::all(),
         calls::all(),
         canary::all(),
         guard::all(),
         h2spec::all(),
         hostile::all(),
+        routes::all(),
         strangers::all(),
+        streams::all(),
         tls::all(),
+        trust::all(),
     ];
     all.extend(parts.into_iter().flatten());
     let reason = "it is about our own ztunnel on both sides of a waypoint";

@@ -47,13 +47,21 @@ fn allow_origin(cors: &Cors, origin: Option<&HeaderValue>, headers: &mut HeaderM
     let any = allowed == "*" && !cors.allow_credentials;
     let told = if any { HeaderValue::from_static("*") } else { origin.clone() };
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, told);
-    if !any {
+    // The answer to a preflight request comes by here twice, and a server may have said it already.
+    if !any && !varies(headers) {
         headers.append(header::VARY, HeaderValue::from_static("Origin"));
     }
     if cors.allow_credentials {
         headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
     }
     true
+}
+
+/// Whether caches are told that answers differ by origin.
+fn varies(headers: &HeaderMap) -> bool {
+    let named = |name: &str| name.trim() == "*" || name.trim().eq_ignore_ascii_case("origin");
+    let mut lists = headers.get_all(header::VARY).iter().filter_map(|value| value.to_str().ok());
+    lists.any(|list| list.split(',').any(named))
 }
 
 /// `*`, an origin, or `scheme://*.domain` with or without a port.

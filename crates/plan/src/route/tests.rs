@@ -229,6 +229,30 @@ fn a_host_loses_its_port_and_nothing_else() {
 }
 
 #[test]
+fn caches_are_told_once_that_answers_differ_by_origin() {
+    let cors = Filter::Cors(Cors { allow_origins: vec!["https://a".into()], ..Cors::default() });
+    let origin = HeaderValue::from_static("https://a");
+    for (said, expected) in [
+        (None, vec!["Origin"]),
+        (Some("Origin"), vec!["Origin"]),
+        (Some("accept, origin"), vec!["accept, origin"]),
+        (Some("*"), vec!["*"]),
+        (Some("x-origin"), vec!["x-origin", "Origin"]),
+    ] {
+        let mut answer = HeaderMap::new();
+        if let Some(said) = said {
+            answer.insert("vary", HeaderValue::from_static(said));
+        }
+        // As the answer to a preflight request does, which the waypoint itself has made.
+        for _ in 0..2 {
+            filter::after(std::slice::from_ref(&cors), Some(&origin), &mut answer);
+        }
+        let told: Vec<_> = answer.get_all("vary").iter().map(|value| value.to_str().unwrap()).collect();
+        assert_eq!(told, expected, "{said:?}");
+    }
+}
+
+#[test]
 fn browsers_are_told_of_origins_that_are_allowed_and_of_no_others() {
     let texts = |texts: &[&str]| texts.iter().map(|text| (*text).into()).collect();
     let cors = |origins: &[&str], credentials| {

@@ -81,7 +81,12 @@ impl Outside {
         let waypoint = scene.begin(scene.waypoint("b", "gate")).await?;
         let server = scene.plain("b", "server").await?;
         let client = scene.captured("a", "client").await?;
-        let (root, acceptor) = authority(inside)?;
+        let alpn: &[&[u8]] = match inside {
+            Inside::Http1 => &[b"http/1.1"],
+            Inside::Http2 => &[b"h2"],
+            Inside::Bytes => &[],
+        };
+        let (root, acceptor) = authority(&[NAME], alpn)?;
         let seen = Arc::new(Seen::default());
         let mut serving = JoinSet::new();
         serving.spawn(serve(server.listen(PORT).await?, acceptor, inside, Arc::clone(&seen)));
@@ -141,22 +146,19 @@ async fn ask_for(scene: &Scene, name: &str) -> Result<()> {
     scene.apply("policy", &policy).await
 }
 
-/// A root in PEM, and a server under it.
-fn authority(inside: Inside) -> Result<(String, TlsAcceptor)> {
+/// A root in PEM, and a server under it that has these names.
+pub(super) fn authority(names: &[&str], alpn: &[&[u8]]) -> Result<(String, TlsAcceptor)> {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
     let key = KeyPair::generate()?;
-    let leaf = CertificateParams::new([NAME.to_owned()])?.signed_by(&key, &issuer)?;
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let leaf = CertificateParams::new(names)?.signed_by(&key, &issuer)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
     let mut config = builder.with_no_client_auth().with_single_cert(vec![leaf.der().clone()], key)?;
-    config.alpn_protocols = match inside {
-        Inside::Http1 => vec![b"http/1.1".to_vec()],
-        Inside::Http2 => vec![b"h2".to_vec()],
-        Inside::Bytes => Vec::new(),
-    };
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Ok((issuer.pem(), TlsAcceptor::from(Arc::new(config))))
 }
 
