@@ -350,8 +350,7 @@ impl KubeCluster {
 
     /// Where programs find others: the cluster's tools come first.
     fn path(&self) -> String {
-        let own = std::env::var("PATH").unwrap_or_default();
-        format!("{}:{own}", self.shape.tools.binaries().display())
+        format!("{}:{}", self.shape.tools.binaries().display(), process::PATH)
     }
 
     fn end(&self) -> Result<()> {

@@ -27,6 +27,8 @@ use crate::{
     wait::eventually,
 };
 
+/// Where programs look for others.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// How much of a log an error shows.
 const TAIL: usize = 2_000;
 
@@ -39,7 +41,7 @@ pub struct Launch {
     pub program: PathBuf,
     /// Arguments.
     pub arguments: Vec<String>,
-    /// The whole environment, but for `PATH`.
+    /// The whole environment; without a `PATH` in it programs have [`PATH`].
     pub environment: Vec<(String, String)>,
     /// Where it runs; `None`: where the lab itself runs.
     pub namespace: Option<Namespace>,
@@ -268,7 +270,7 @@ fn prepare(launch: &Launch) -> Result<Command> {
     command
         .args(&launch.arguments)
         .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("PATH", PATH)
         .envs(launch.environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null());
     Ok(command)
