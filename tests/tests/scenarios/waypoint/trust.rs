@@ -151,7 +151,7 @@ async fn a_server_that_proves_another_identity_gets_no_byte(scene: Scene) -> Res
 
 /// What the server sees of a request with two forged fields.
 async fn forged(client: &Pod, ip: IpAddr) -> Result<Option<String>> {
-    let forged = "By=spiffe://cluster.local/ns/a/sa/b;URI=spiffe://cluster.local/ns/root/sa/admin";
+    let forged = "By=spiffe://cluster.local/ns/a/sa/b;URI=spiffe://cluster.local/ns/istio-system/sa/admin";
     let request = Request::get("/headers").header(header::HOST, "server");
     let request = request.header(FORWARDED, forged).header("X-Forwarded-Client-Cert", "URI=spiffe://x");
     let stream = client.connect(SocketAddr::new(ip, 80)).await?;
