@@ -8,7 +8,13 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONNECTIO
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 
-use crate::{body::Body, link::Linked, patience::patience, serve::answer, shard::Shard};
+use crate::{
+    body::Body,
+    link::Linked,
+    patience::{Patience, patience},
+    serve::answer,
+    shard::Shard,
+};
 
 /// Bytes of a connection's read buffer at most; heads are bounded by themselves.
 const BUFFER: usize = 64 * 1024;
@@ -36,7 +42,7 @@ pub async fn serve(shard: Arc<Shard>, linked: Linked) {
     let (stream, patience) = patience(inner, bounds.head);
     let mut builder = http1::Builder::new();
     builder
-        .timer(patience)
+        .timer(patience.clone())
         .header_read_timeout(bounds.idle)
         .max_headers(bounds.headers)
         .max_header_size(bounds.header_bytes as usize)
@@ -57,8 +63,19 @@ pub async fn serve(shard: Arc<Shard>, linked: Linked) {
         if error.is_parse() {
             answered.note();
         }
+        if let Some(kind) = attack(&error, &patience) {
+            metrics::counter!("ambit_attacks_total", "kind" => kind).increment(1);
+        }
         tracing::debug!(peer = %link.peer, error = %::proxy::chain(&error), "a client's HTTP/1 connection failed");
     }
+}
+
+/// What hyper itself ended a connection for, if that was the client's doing; flaws of requests are counted where they are seen.
+fn attack(error: &hyper::Error, patience: &Patience) -> Option<&'static str> {
+    if error.is_parse_too_large() {
+        return Some("head_too_large");
+    }
+    (error.is_timeout() && patience.has_begun()).then_some("slow_head")
 }
 
 async fn rested(shutdown: &Shutdown, rest: Duration) {
