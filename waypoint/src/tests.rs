@@ -25,6 +25,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::testing::{Answer, Bench, SOON, VIP, Wire, answer};
 
+mod connect;
 mod hostile;
 
 /// Says who it is, by which version it was asked, and for what.
