@@ -150,6 +150,9 @@ async fn leave(config: &Config, enrolment: Enrolment) -> anyhow::Result<()> {
         // Nobody answers there any more; of what is not there nothing is left.
         fs::remove_file(socket).unwrap_or_default();
     }
+    if let Err(error) = Records::remove(&config.state) {
+        tracing::warn!(%error, folder = %config.state.display(), "records stay that cannot be read");
+    }
     uninstalled.context("cannot take the CNI configuration back")?;
     tracing::info!(pods = count, "every pod is released");
     Ok(())

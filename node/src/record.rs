@@ -6,6 +6,7 @@
 use std::{
     fs::{self, File, TryLockError},
     io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -125,12 +126,24 @@ impl Records {
     pub fn open(folder: &Path) -> Result<Self, FolderError> {
         let unusable = |source| FolderError::Unusable { folder: folder.to_owned(), source };
         fs::create_dir_all(folder).map_err(unusable)?;
-        let lock = File::create(folder.join(LOCK)).map_err(unusable)?;
+        let path = folder.join(LOCK);
+        let lock = File::create(&path).map_err(unusable)?;
         match lock.try_lock() {
+            // Who held it may have left the node, and the folder with it.
+            Ok(()) if !is_at(&lock, &path) => Err(FolderError::Held { folder: folder.to_owned() }),
             Ok(()) => Ok(Self { folder: folder.to_owned(), _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(FolderError::Held { folder: folder.to_owned() }),
             Err(TryLockError::Error(source)) => Err(unusable(source)),
         }
+    }
+
+    /// Removes a folder that has no records left, for whoever holds it.
+    ///
+    /// # Errors
+    /// When something stays.
+    pub fn remove(folder: &Path) -> io::Result<()> {
+        gone(fs::remove_file(folder.join(LOCK)))?;
+        gone(fs::remove_dir(folder))
     }
 
     /// All records; a damaged one does not hide the others.
@@ -182,16 +195,26 @@ impl Records {
     /// When the file stays.
     pub fn forget(&self, uid: &Uid) -> Result<(), RecordError> {
         let path = self.path(uid);
-        let removed = match fs::remove_file(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        };
-        removed.map_err(|source| RecordError::File { verb: "remove", path, source })
+        gone(fs::remove_file(&path)).map_err(|source| RecordError::File { verb: "remove", path, source })
     }
 
     fn path(&self, uid: &Uid) -> PathBuf {
         self.folder.join(format!("{uid}{SUFFIX}"))
     }
+}
+
+/// What is not there is removed already.
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let place = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let (held, there) = (file.metadata().map(place), fs::metadata(path).map(place));
+    matches!((held, there), (Ok(held), Ok(there)) if held == there)
 }
 
 fn read(path: &Path) -> Result<Record, RecordError> {
@@ -255,6 +278,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let _first = Records::open(folder.path()).unwrap();
         assert!(matches!(Records::open(folder.path()), Err(FolderError::Held { .. })));
+    }
+
+    #[test]
+    fn a_folder_without_records_is_left_behind_by_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("pods");
+        let records = Records::open(&state).unwrap();
+        records.save(&record("a")).unwrap();
+        assert!(Records::remove(&state).is_err(), "what is damaged is not thrown away");
+        records.forget(&Uid::parse("a").unwrap()).unwrap();
+        Records::remove(&state).unwrap();
+        assert!(!state.exists());
+        Records::remove(&state).unwrap();
     }
 
     #[test]

@@ -340,11 +340,18 @@ impl KubeCluster {
             environment: vec![
                 ("KUBECONFIG".to_owned(), state("kubeconfig")),
                 ("HOME".to_owned(), state("home")),
+                ("PATH".to_owned(), self.path()),
             ],
             namespace: None,
             resolv_conf: None,
             log,
         }
+    }
+
+    /// Where programs find others: the cluster's tools come first.
+    fn path(&self) -> String {
+        let own = std::env::var("PATH").unwrap_or_default();
+        format!("{}:{own}", self.shape.tools.binaries().display())
     }
 
     fn end(&self) -> Result<()> {

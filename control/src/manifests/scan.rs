@@ -3,17 +3,19 @@
 //! of it never comes into force.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fs::{self, File},
     io::{self, Read},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use arcstr::ArcStr;
+use parking_lot::Mutex;
 
-/// A file must have been left alone for this long.
+/// A file must have been left alone for this long, unless it was moved into place.
 const SETTLED: Duration = Duration::from_millis(50);
 /// A file that has become empty, or a path that is away, is most often in the middle of being replaced.
 const REPLACED: Duration = Duration::from_millis(200);
@@ -43,11 +45,27 @@ pub(super) struct Look {
     pub(super) failures: Vec<String>,
 }
 
+/// Files that were moved into place since the last look: they are whole.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Moved(Arc<Mutex<HashSet<PathBuf>>>);
+
+impl Moved {
+    /// One has been.
+    pub(super) fn note(&self, path: PathBuf) {
+        self.0.lock().insert(path);
+    }
+
+    fn take(&self) -> HashSet<PathBuf> {
+        std::mem::take(&mut *self.0.lock())
+    }
+}
+
 /// Remembers what it saw.
 #[derive(Debug)]
 pub(super) struct Scanner {
     root: PathBuf,
     files: BTreeMap<ArcStr, Known>,
+    moved: Moved,
 }
 
 #[derive(Debug)]
@@ -88,12 +106,18 @@ impl Stamp {
 
 impl Scanner {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), files: BTreeMap::new() }
+        Self { root: root.to_owned(), files: BTreeMap::new(), moved: Moved::default() }
+    }
+
+    /// For whoever hears of files that are moved.
+    pub(super) fn moved(&self) -> Moved {
+        self.moved.clone()
     }
 
     /// Looks. `now` is compared with the times of files.
     pub(super) fn look(&mut self, now: SystemTime) -> Look {
         let mut look = Look::default();
+        let moved = self.moved.take();
         let mut found = BTreeSet::new();
         let mut kept = Vec::new();
         self.walk(&self.root.clone(), "", DEEPEST, &mut |listed| match listed {
@@ -106,7 +130,8 @@ impl Scanner {
             }
         });
         for path in &found {
-            self.visit(path.clone(), now, &mut look);
+            let whole = moved.contains(&self.root.join(path.as_str()));
+            self.visit(path.clone(), (now, whole), &mut look);
         }
         self.files.retain(|path, known| {
             if found.contains(path) || kept.iter().any(|folder| path.starts_with(folder.as_str())) {
@@ -124,7 +149,7 @@ impl Scanner {
         look
     }
 
-    fn visit(&mut self, path: ArcStr, now: SystemTime, look: &mut Look) {
+    fn visit(&mut self, path: ArcStr, (now, whole): (SystemTime, bool), look: &mut Look) {
         let full = self.root.join(path.as_str());
         let Ok(metadata) = fs::metadata(&full) else { return };
         let stamp = Stamp::of(&metadata);
@@ -133,7 +158,7 @@ impl Scanner {
             return;
         }
         let emptied = stamp.size == 0 && known.is_some_and(|known| known.size > 0);
-        if stamp.age(now) < if emptied { REPLACED } else { SETTLED } {
+        if !whole && stamp.age(now) < if emptied { REPLACED } else { SETTLED } {
             look.unsettled = true;
             return;
         }

@@ -9,7 +9,7 @@ use super::{
     document::read,
     folder::{Change, FileState, Folder, Outcome},
     keep::Keep,
-    scan::{Look, Scanner, Seen},
+    scan::{Look, Moved, Scanner, Seen},
     watch::{FolderSettings, FolderStatus, FolderView},
 };
 use crate::{live::Live, metrics};
@@ -37,6 +37,11 @@ impl Source {
             live,
             view,
         }
+    }
+
+    /// For whoever hears of files that are moved.
+    pub(super) fn moved(&self) -> Moved {
+        self.scanner.moved()
     }
 
     /// Looks once; says whether something was being written.

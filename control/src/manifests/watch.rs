@@ -9,13 +9,13 @@ use std::{
 
 use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
-    event::{AccessKind, AccessMode},
+    event::{AccessKind, AccessMode, ModifyKind, RenameMode},
 };
 use parking_lot::RwLock;
 use runtime::{Shutdown, readiness::Gate};
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{folder::FileStatus, source::Source};
+use super::{folder::FileStatus, scan::Moved, source::Source};
 use crate::live::Live;
 
 /// Looked at anyway this often: a watch can miss changes (network file systems, links, a lost queue).
@@ -68,9 +68,9 @@ pub async fn watch(
     shutdown: Shutdown,
 ) {
     let (wake, mut woken) = mpsc::channel(1);
-    // Held for as long as this runs: dropping it ends the watch.
-    let _watcher = watcher(&settings.manifests, wake.clone());
     let mut source = Source::new(&settings, live, view);
+    // Held for as long as this runs: dropping it ends the watch.
+    let _watcher = watcher(&settings.manifests, wake.clone(), source.moved());
     let started = Instant::now();
     loop {
         // Drained first: what happens during the look must cause the next one.
@@ -96,12 +96,17 @@ pub async fn watch(
 }
 
 /// Wakes at changes. Without a watch the rescan does everything, later.
-fn watcher(folder: &Path, wake: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
+fn watcher(folder: &Path, wake: mpsc::Sender<()>, moved: Moved) -> Option<RecommendedWatcher> {
     let heard = move |event: notify::Result<Event>| {
-        if event.is_ok_and(|event| is_change(event.kind)) {
-            // Full: somebody was woken already.
-            wake.try_send(()).ok();
+        let Ok(event) = event else { return };
+        if !is_change(event.kind) {
+            return;
         }
+        if event.kind == EventKind::Modify(ModifyKind::Name(RenameMode::To)) {
+            event.paths.into_iter().for_each(|path| moved.note(path));
+        }
+        // Full: somebody was woken already.
+        wake.try_send(()).ok();
     };
     let started = notify::recommended_watcher(heard)
         .and_then(|mut watcher| watcher.watch(folder, RecursiveMode::Recursive).map(|()| watcher));

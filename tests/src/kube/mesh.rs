@@ -71,11 +71,3 @@ pub async fn install(cluster: &KubeCluster, more: &[&str]) -> Result<String> {
         ["install", RELEASE, &chart, "-n", NAMESPACE, "--create-namespace", "--wait", "--timeout", "3m"];
     cluster.helm(&[&arguments, more].concat()).await
 }
-
-/// Takes it away again.
-///
-/// # Errors
-/// When Helm fails, with what it wrote.
-pub async fn uninstall(cluster: &KubeCluster) -> Result<String> {
-    cluster.helm(&["uninstall", RELEASE, "-n", NAMESPACE, "--wait", "--timeout", "3m"]).await
-}

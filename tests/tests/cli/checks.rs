@@ -29,6 +29,7 @@ pub(crate) fn all() -> Vec<Check<Stage>> {
         a_server_that_cannot_be_reached_is_no_failure_of_the_mesh,
         a_bypass_is_written_down_and_ended,
         a_bug_report_has_no_secrets,
+        without_helm_an_installation_says_where_to_get_it,
     ]
 }
 
@@ -206,5 +207,15 @@ async fn a_bug_report_has_no_secrets(stage: &Stage) -> Result<()> {
     );
     let hidden = ["a-very-private-key", "YS12ZXJ5LXByaXZhdGUta2V5"];
     ensure!(hidden.iter().all(|secret| !text.said.contains(secret)), "a secret is in the report");
+    Ok(())
+}
+
+async fn without_helm_an_installation_says_where_to_get_it(stage: &Stage) -> Result<()> {
+    let mut command = std::process::Command::new(&stage.program);
+    command.args(["install", "--skip-checks", "--kubeconfig"]).arg(stage.cluster.shape().kubeconfig());
+    command.env("PATH", "");
+    let ended = Ended::of(tokio::task::spawn_blocking(move || command.output()).await??)?;
+    ended.is(4)?;
+    ensure!(ended.noted.contains("helm.sh"), "{}", ended.noted);
     Ok(())
 }

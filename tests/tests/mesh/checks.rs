@@ -21,6 +21,7 @@ pub(crate) fn all() -> Vec<Check<Scene>> {
         a_program_that_rewrites_service_addresses_at_the_socket_is_named,
         a_rule_that_a_role_has_lost_is_named_with_what_it_breaks,
         an_agent_s_token_changes_only_what_is_of_its_own_node,
+        a_bug_report_has_every_part_and_no_secret,
     ]
 }
 
@@ -176,6 +177,42 @@ async fn an_agent_s_token_changes_only_what_is_of_its_own_node(scene: &Scene) ->
     }
     // Kubelet may write at the same time.
     eventually(SOON, "a change of its own node", async || replaces(NODES[0]).await.map(drop)).await
+}
+
+/// Of each part its log, its metrics and what it knows; of the keys of the mesh only that they are there.
+async fn a_bug_report_has_every_part_and_no_secret(scene: &Scene) -> Result<()> {
+    let archive = scene.cluster.shape().state.join("report.tar.gz");
+    scene.ambit(&["bug-report", "-f", &archive.display().to_string()]).await?;
+    let tar = async |what: &str| {
+        let mut command = std::process::Command::new("tar");
+        command.arg(what).arg("-f").arg(&archive);
+        let output = tokio::task::spawn_blocking(move || command.output()).await??;
+        ensure!(output.status.success(), "tar: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (files, text) = (tar("-tz").await?, tar("-xzO").await?);
+    for (part, knows) in
+        [("control", "status.json"), ("node", "checks.json"), ("ztunnel", "config_dump.json")]
+    {
+        for pod in scene.pods(mesh::NAMESPACE, &format!("app.kubernetes.io/name={part}")).await? {
+            for file in ["log.txt", "metrics.txt", knows] {
+                let wanted = format!("pods/{}/{file}", name(&pod)?);
+                ensure!(files.lines().any(|file| file.ends_with(&wanted)), "no {wanted} among\n{files}");
+            }
+        }
+    }
+    let path = format!("/api/v1/namespaces/{}/secrets/ambit-ca", mesh::NAMESPACE);
+    let secret = scene.object(&path).await?;
+    let values = secret.get("data").and_then(Value::as_object).context("the CA's Secret is empty")?;
+    let keys: Vec<&str> = values
+        .iter()
+        .filter(|(field, _)| field.contains("key"))
+        .filter_map(|(_, value)| value.as_str())
+        .collect();
+    ensure!(!keys.is_empty() && text.contains("ambit-ca"), "no key in {:?}", values.keys());
+    let leaked = text.contains("PRIVATE KEY") || keys.iter().any(|key| text.contains(key));
+    ensure!(!leaked, "a key is in the report");
+    Ok(())
 }
 
 /// How the loss of a rule is told, for each of its resources.

@@ -24,10 +24,11 @@ const CLIENT: (&str, &str) = ("shop", "client-a");
 /// New connections must work again within this, whatever is slow on the machine; the figure itself is said.
 const BACK: Duration = Duration::from_secs(20);
 
-/// Times that ztunnel's process is killed, and how soon a new connection is answered then, as a rule: a machine that has
-/// much else to do may stop for longer than that by itself.
+/// Times that ztunnel's process is killed, and how soon a new connection is answered then, by address and by name.
 const KILLS: u32 = 20;
 const AGAIN: Duration = Duration::from_secs(2);
+/// Answers that may take longer: a machine that has much else to do may stop for longer than that by itself.
+const LATE: usize = 2;
 /// Connections that a ztunnel has taken before it is killed again: about a second's. What dies sooner after its start, again
 /// and again, is left to the kubelet.
 const LIVED: f64 = 20.0;
@@ -105,13 +106,14 @@ async fn twenty_times_killed_ztunnel_is_back_for_new_connections_within_two_seco
     let mut taken = killed?;
     taken.sort_unstable();
     let median = taken.get(taken.len() / 2).copied().context("it was not killed")?;
+    let late = taken.iter().filter(|taken| **taken > AGAIN).count();
     let (most, p99) = (taken.last().copied().unwrap_or_default(), fresh.p99);
     say(&format!("ztunnel's process killed {KILLS} times: answered after {median:?}, at most {most:?}"));
     say(&format!(
         "connections opened meanwhile: {} answered, p99 {p99:?}, {} failed",
         fresh.ok, fresh.failed
     ));
-    ensure!(median <= AGAIN, "answered after {taken:?}");
+    ensure!(late <= LATE, "answered after {taken:?}");
     // A connection that stood when its ztunnel was killed has ended with it: of twenty a second not more than one or two.
     ensure!(fresh.ok > 0 && fresh.failed <= u64::from(2 * KILLS), "{}", fresh.said);
     let restarts = scene.count("ambit_restarts", &[]).await?;

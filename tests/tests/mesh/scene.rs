@@ -15,6 +15,8 @@ use serde_json::Value;
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 /// How long a roll-out may take.
 pub(crate) const ROLL_OUT: Duration = Duration::from_secs(120);
+/// How long a ztunnel that is asked to end may take: less than by default, so that its end can be waited for.
+pub(crate) const GRACE: Duration = Duration::from_secs(45);
 pub(crate) const NODES: [&str; 2] = ["node-a", "node-b"];
 pub(crate) const LABEL: &str = "istio.io/dataplane-mode=ambient";
 /// Denies the clients what they ask of the web.
@@ -41,7 +43,8 @@ impl Scene {
         scene.cluster.rolled_out("shop", "deployment/web", ROLL_OUT).await?;
         scene.ready("shop", "-l=app=client").await?;
         scene.ready("street", "--all").await?;
-        mesh::install(&scene.cluster, &[]).await?;
+        let grace = format!("ztunnel.terminationGracePeriodSeconds={}", GRACE.as_secs());
+        scene.ambit(&["install", "--wait", "--timeout", "4m", "--set", &grace]).await?;
         Ok(scene)
     }
 

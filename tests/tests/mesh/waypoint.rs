@@ -6,7 +6,7 @@ use std::{fmt::Write as _, net::IpAddr};
 use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::future::BoxFuture;
 use lab::{
-    checks, eventually,
+    checks, echo, eventually,
     kube::{
         gateway_api,
         suite::{Check, say},
@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::{
     load::{Outcome, TO_THE_END, none_failed, signal_containers},
-    scene::{ROLL_OUT, SOON, Scene, addresses, name, restarts},
+    scene::{ROLL_OUT, SOON, Scene, addresses, name, restarts, url},
 };
 
 const LOAD: (&str, &str) = ("shop", "load");
@@ -96,9 +96,17 @@ async fn a_waypoint_takes_over_a_namespace_without_a_failed_request(scene: &Scen
     let applied = applied.await;
     none_failed(&scene.end_load(LOAD).await?)?;
     applied?;
-    let said = scene.ambit(&["waypoint", "status", "-n", "shop"]).await?;
-    ensure!(said.contains("waypoint"), "{said}");
-    Ok(())
+    // A pod's own address leads past the waypoint of its service.
+    let web = scene.pods("shop", "app=web").await?;
+    let past = url(*addresses(web.first().context("no web")?).first().context("no address")?, echo::HTTP);
+    eventually(SOON, "what enforcing would stop", async || {
+        scene.call(CLIENT, &past).await?;
+        let said = scene.ambit(&["waypoint", "status", "-n", "shop", "-o", "json"]).await?;
+        let said: Value = serde_json::from_str(&said).with_context(|| format!("reading {said}"))?;
+        ensure!(said.pointer("/0/wouldStop").and_then(Value::as_u64) > Some(0), "{said}");
+        Ok(())
+    })
+    .await
 }
 
 async fn requests_follow_headers_and_weights_without_a_failure(scene: &Scene) -> Result<()> {
@@ -138,6 +146,7 @@ async fn a_path_that_a_policy_denies_is_answered_by_the_waypoint(scene: &Scene) 
         .await?;
     }
     scene.call(CLIENT, "http://web/books").await?;
+    scene.is_explained().await?;
     let logs = ["-n", "shop", "logs", "-l", PODS, "--tail=500"];
     let lines = Access::parse(&scene.cluster.kubectl(&logs).await?);
     let refused = lines.iter().find(|access| access.field("path").starts_with("/admin"));
@@ -230,6 +239,18 @@ impl Scene {
         let outcomes = self.end_load(LOAD).await?;
         trouble?;
         judge(&outcomes)
+    }
+
+    /// The command line says what the proxies on the way would do, which is what they did.
+    async fn is_explained(&self) -> Result<()> {
+        let from = format!("{}/{}", CLIENT.0, CLIENT.1);
+        let explain =
+            async |path| self.ambit_says(&["explain", &from, "shop/web", "--path", path, "-o", "json"]).await;
+        let (said, code) = explain("/books").await?;
+        ensure!(code == 0, "{code}: {said}");
+        let (said, code) = explain("/x/../admin/").await?;
+        ensure!(code == 1 && said.contains("shop/no-admin"), "{code}: {said}");
+        Ok(())
     }
 
     /// Waits until a request of the load has come through a waypoint that is there now.

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::Breach;
+use super::{Breach, sources};
 use crate::step::root;
 
 /// Parts that are programs, with the files that read their environment.
@@ -16,6 +16,9 @@ const PROGRAMS: [(&str, &[&str]); 3] = [
     ("node", &["node/src/config.rs"]),
     ("ztunnel", &["ztunnel/src/config.rs", "crates/proxy/src/settings.rs"]),
 ];
+/// Where metrics are named, and how their names begin.
+const SOURCES: [&str; 5] = ["control/src", "node", "ztunnel/src", "waypoint/src", "crates"];
+const PREFIXES: [&str; 2] = ["ambit_", "istio_"];
 const UMBRELLA: &str = "ambit";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -42,6 +45,35 @@ pub(super) fn breaches() -> Result<Vec<Breach>> {
         for name in variables(&root().join(&place))? {
             if !config.contains(&format!("\"{name}\"")) && !is_prefixed(&name, &config) {
                 breaches.push(Breach::new(place.as_str(), format!("{chart} does not read {name}")));
+            }
+        }
+    }
+    breaches.extend(unknown_metrics()?);
+    Ok(breaches)
+}
+
+/// Metrics in the dashboard and the alert rules that no program has.
+fn unknown_metrics() -> Result<Vec<Breach>> {
+    let mut files = Vec::new();
+    for folder in SOURCES {
+        sources::collect(&root().join(folder), &mut files)?;
+    }
+    let mut sources = String::new();
+    for file in files.iter().filter(|file| file.extension().is_some_and(|kind| kind == "rs")) {
+        sources.push_str(&read(file)?);
+    }
+    let mut breaches = Vec::new();
+    for file in ["alerts.yaml", "dashboard.json"] {
+        let place = format!("charts/{UMBRELLA}/files/{file}");
+        let text = read(&root().join(&place))?;
+        let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+        let metrics = words.filter(|word| PREFIXES.iter().any(|prefix| word.starts_with(prefix)));
+        for metric in metrics.collect::<BTreeSet<_>>() {
+            // The parts of a histogram.
+            let whole = ["_bucket", "_sum", "_count"].iter().find_map(|part| metric.strip_suffix(part));
+            let is_named = |name: &str| sources.contains(&format!("\"{name}\""));
+            if !is_named(metric) && !whole.is_some_and(is_named) {
+                breaches.push(Breach::new(place.as_str(), format!("no program has the metric {metric}")));
             }
         }
     }

@@ -60,7 +60,7 @@ pub(super) fn breaches() -> Result<Vec<Breach>> {
 }
 
 /// Files of the repository; build folders and hidden files (but for CI) are not.
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+pub(super) fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(folder).with_context(|| format!("listing {}", folder.display()))? {
         let entry = entry?;
         let name = entry.file_name();

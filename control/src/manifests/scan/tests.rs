@@ -65,6 +65,17 @@ fn manifests_are_found_in_folders_and_other_files_are_not() {
 }
 
 #[test]
+fn a_file_that_was_moved_into_place_is_whole() {
+    let mut fixture = Fixture::new();
+    fixture.write("a.yaml", "one", 0);
+    fixture.write("b.yaml", "two", 0);
+    fixture.scanner.moved().note(fixture.path("b.yaml"));
+    assert_eq!(fixture.look(), "b.yaml=two ...", "the other may be half of itself");
+    fixture.write("b.yaml", "three", 0);
+    assert_eq!(fixture.look(), "...", "that counts once");
+}
+
+#[test]
 fn a_file_that_is_being_written_is_left_alone() {
     let mut fixture = Fixture::new();
     fixture.write("a.yaml", "one", 1000);
