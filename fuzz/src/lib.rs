@@ -17,6 +17,7 @@ mod header;
 mod local;
 mod manifest;
 mod request;
+mod route;
 
 /// One parser.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +29,7 @@ pub struct Target {
 }
 
 /// All of them, by name.
-pub const TARGETS: [Target; 25] = [
+pub const TARGETS: [Target; 27] = [
     Target { name: "authority", run: header::authority },
     Target { name: "baggage", run: header::baggage },
     Target { name: "certificate", run: certificate::certificate },
@@ -41,6 +42,7 @@ pub const TARGETS: [Target; 25] = [
     Target { name: "expression", run: expression::expression },
     Target { name: "first-bytes", run: request::first_bytes },
     Target { name: "forwarded", run: header::forwarded },
+    Target { name: "framing", run: request::framing },
     Target { name: "grpc-messages", run: request::grpc_messages },
     Target { name: "jwt", run: guard::jwt },
     Target { name: "manifest", run: manifest::manifest },
@@ -50,6 +52,7 @@ pub const TARGETS: [Target; 25] = [
     Target { name: "request-head", run: request::head },
     Target { name: "resolv-conf", run: dns::resolv_conf },
     Target { name: "resource", run: discovery::resource },
+    Target { name: "route", run: route::route },
     Target { name: "tls-hello", run: request::tls_hello },
     Target { name: "tokens", run: manifest::tokens },
     Target { name: "traceparent", run: header::traceparent },

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header};
 use waypoint::{
     detect::{Spoken, spoken},
+    framing::{Flaw, Framing},
     headers::{self, Client},
     hello::{Hello, hello},
     messages::Messages,
@@ -43,6 +44,31 @@ pub(crate) fn grpc_messages(bytes: &[u8]) {
         assert_eq!((sum, pieces), (count, whole));
     }
     assert!(count <= bytes.len() as u64 / 5);
+}
+
+/// However the bytes of a connection are cut, the same is wrong with them, at the same place; and if nothing is, both ways have come
+/// equally far.
+pub(crate) fn framing(bytes: &[u8]) {
+    let look = |size: usize| -> Result<Framing, (usize, Flaw)> {
+        let mut framing = Framing::default();
+        let mut before = 0;
+        for piece in bytes.chunks(size) {
+            framing.look(piece).map_err(|(at, flaw)| (before + at, flaw))?;
+            before += piece.len();
+        }
+        Ok(framing)
+    };
+    let whole = look(bytes.len().max(1));
+    if let Err((at, _flaw)) = &whole {
+        assert!(*at < bytes.len());
+    }
+    for size in [1, 2, 7, 61] {
+        match (&whole, look(size)) {
+            (Ok(whole), Ok(pieces)) => assert_eq!(format!("{whole:?}"), format!("{pieces:?}"), "by {size}"),
+            (Err(whole), Err(pieces)) => assert_eq!(*whole, pieces, "by {size}"),
+            (whole, pieces) => panic!("{whole:?}, but by {size}: {pieces:?}"),
+        }
+    }
 }
 
 /// Lines `name: value`, the first one is the target: what passes is one request for everybody who reads it.

@@ -3,10 +3,7 @@
 
 use std::sync::Arc;
 
-use ::proxy::{
-    dump,
-    shown::{self, Addresses, listen},
-};
+use ::proxy::shown::{self, Addresses, listen};
 use http::{Method, StatusCode};
 use runtime::{
     Tasks,
@@ -17,7 +14,7 @@ use runtime::{
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use crate::{app::VERSION, explain, tap, waypoint::Waypoint};
+use crate::{app::VERSION, dump, explain, tap, waypoint::Waypoint};
 
 /// What the admin interface shows and changes.
 #[derive(Clone)]
@@ -35,7 +32,7 @@ pub struct Admin {
 }
 
 const INDEX: &str = "\
-GET  /config_dump                 workloads, services, policies, certificates, connections
+GET  /config_dump                 what discovery told, certificates, connections to servers
 GET  /explain?...                 what would become of a request; /explain says how to ask
 GET  /tap[?...]                   requests as they end, a line of JSON each; /tap?x=y says how to ask
 POST /logging[?level=L|?reset]    L: a level, or target=level,target=level

@@ -1,16 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The frames of a client of HTTP/2, seen from outside: those that cost the server something and carry nothing for it are
 //! counted, and whoever sends too many of them is no client (CVE-2019-9512, -9513, -9515, -9518, CVE-2023-44487,
-//! CVE-2024-27316). What is inside a frame is `h2`'s business.
+//! CVE-2024-27316). What is inside a frame is `h2`'s business. Heads that `h2` answers by itself, because they are too large, are
+//! known by that: nobody else was given them.
 
 use std::{
+    collections::VecDeque,
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::framing::TRAILERS;
 
 /// Frames of one sort that may come at once …
 const AT_ONCE: f64 = 400.0;
@@ -25,6 +31,17 @@ const CONTINUATIONS: u32 = 16;
 const HEADER: usize = 9;
 /// Length of what a client sends before its first frame.
 const PREFACE: usize = 24;
+
+/// Streams of one connection that are kept in mind until they are given out; a client has fewer, unless it does not care.
+const WAITING: usize = 1024;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
+const RESET: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const CONTINUATION: u8 = 9;
 
 /// What a client does too often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +58,8 @@ pub enum Flood {
     Continuation,
     /// Of a sort that nobody knows.
     Unknown,
+    /// HEADERS after a body, larger than trailers may be in either version.
+    Trailers,
 }
 
 impl Flood {
@@ -53,25 +72,95 @@ impl Flood {
             Self::Empty => "empty_frame_flood",
             Self::Continuation => "continuation_flood",
             Self::Unknown => "unknown_frame_flood",
+            Self::Trailers => "trailers",
         }
+    }
+}
+
+/// Streams that a client has begun and that nobody was given yet.
+#[derive(Clone, Debug, Default)]
+pub struct Waiting(Arc<Mutex<VecDeque<u32>>>);
+
+impl Waiting {
+    fn begin(&self, stream: u32) {
+        let mut all = self.0.lock();
+        if all.len() >= WAITING {
+            all.pop_front();
+        }
+        all.push_back(stream);
+    }
+
+    /// A stream is given out: what is answered from here on is our word. Says whether it was waiting.
+    pub fn give_out(&self, stream: u32) -> bool {
+        let mut all = self.0.lock();
+        let at = all.iter().position(|known| *known == stream);
+        at.and_then(|at| all.remove(at)).is_some()
+    }
+}
+
+/// Of a frame.
+#[derive(Clone, Copy, Debug)]
+struct Header {
+    length: usize,
+    sort: u8,
+    flags: u8,
+    stream: u32,
+}
+
+/// Bytes of one direction, cut into frames.
+#[derive(Debug)]
+struct Cut {
+    /// Bytes to pass before the next frame.
+    skip: usize,
+    header: Vec<u8>,
+}
+
+impl Cut {
+    fn new(skip: usize) -> Self {
+        Self { skip, header: Vec::with_capacity(HEADER) }
+    }
+
+    /// The header that ends next, and what comes after it is left; none when the bytes are at an end.
+    fn next(&mut self, bytes: &mut &[u8]) -> Option<Header> {
+        let skipped = self.skip.min(bytes.len());
+        self.skip -= skipped;
+        *bytes = bytes.get(skipped..).unwrap_or_default();
+        let wanted = (HEADER - self.header.len()).min(bytes.len());
+        let (head, rest) = bytes.split_at_checked(wanted).unwrap_or_default();
+        self.header.extend(head);
+        *bytes = rest;
+        let [one, two, three, sort, flags, four, five, six, seven] = self.header[..] else { return None };
+        self.header.clear();
+        self.skip = usize::from(one) << 16 | usize::from(two) << 8 | usize::from(three);
+        let stream = u32::from_be_bytes([four & 0x7f, five, six, seven]);
+        Some(Header { length: self.skip, sort, flags, stream })
     }
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Frames {
-    /// Bytes to pass before the next frame.
-    skip: usize,
-    header: Vec<u8>,
+    cut: Cut,
     continuations: u32,
     purse: f64,
     filled: Duration,
+    waiting: Waiting,
+    newest: u32,
+    /// Bytes of trailers so far, if the block of fields is of some.
+    trailers: Option<usize>,
 }
 
 impl Default for Frames {
     fn default() -> Self {
-        let header = Vec::with_capacity(HEADER);
-        Self { skip: PREFACE, header, continuations: 0, purse: AT_ONCE, filled: Duration::ZERO }
+        Self {
+            cut: Cut::new(PREFACE),
+            continuations: 0,
+            purse: AT_ONCE,
+            filled: Duration::ZERO,
+            waiting: Waiting::default(),
+            newest: 0,
+            trailers: None,
+        }
     }
 }
 
@@ -81,21 +170,8 @@ impl Frames {
     /// # Errors
     /// When it is too much.
     pub fn look(&mut self, mut bytes: &[u8], now: Duration) -> Result<(), Flood> {
-        while !bytes.is_empty() {
-            let skipped = self.skip.min(bytes.len());
-            self.skip -= skipped;
-            bytes = bytes.get(skipped..).unwrap_or_default();
-            let wanted = (HEADER - self.header.len()).min(bytes.len());
-            let (head, rest) = bytes.split_at_checked(wanted).unwrap_or_default();
-            self.header.extend(head);
-            bytes = rest;
-            if let [one, two, three, sort, flags, ..] = self.header[..]
-                && self.header.len() == HEADER
-            {
-                self.skip = usize::from(one) << 16 | usize::from(two) << 8 | usize::from(three);
-                self.header.clear();
-                self.frame(sort, flags, now)?;
-            }
+        while let Some(header) = self.cut.next(&mut bytes) {
+            self.frame(header, now)?;
         }
         Ok(())
     }
@@ -105,24 +181,30 @@ impl Frames {
         self.purse = (self.purse + bytes as f64 / BYTES).min(AT_ONCE);
     }
 
-    fn frame(&mut self, sort: u8, flags: u8, now: Duration) -> Result<(), Flood> {
-        const DATA: u8 = 0;
-        const PRIORITY: u8 = 2;
-        const SETTINGS: u8 = 4;
-        const PING: u8 = 6;
-        const CONTINUATION: u8 = 9;
+    fn frame(&mut self, header: Header, now: Duration) -> Result<(), Flood> {
         const FIRST_FLAG: u8 = 1;
-        let flood = match sort {
+        let flood = match header.sort {
             CONTINUATION => {
                 self.continuations += 1;
+                self.block(header.length)?;
                 return if self.continuations > CONTINUATIONS { Err(Flood::Continuation) } else { Ok(()) };
             }
-            PING if flags & FIRST_FLAG == 0 => Flood::Ping,
-            SETTINGS if flags & FIRST_FLAG == 0 => Flood::Settings,
+            HEADERS => {
+                self.continuations = 0;
+                let begins = header.stream > self.newest;
+                if begins {
+                    self.newest = header.stream;
+                    self.waiting.begin(header.stream);
+                }
+                self.trailers = (!begins).then_some(0);
+                return self.block(header.length);
+            }
+            PING if header.flags & FIRST_FLAG == 0 => Flood::Ping,
+            SETTINGS if header.flags & FIRST_FLAG == 0 => Flood::Settings,
             PRIORITY => Flood::Priority,
-            DATA if self.skip == 0 && flags & FIRST_FLAG == 0 => Flood::Empty,
+            DATA if header.length == 0 && header.flags & FIRST_FLAG == 0 => Flood::Empty,
             10.. => Flood::Unknown,
-            // HEADERS, RST_STREAM, GOAWAY, WINDOW_UPDATE, acknowledgements, DATA: bounded by what they are about.
+            // RST_STREAM, GOAWAY, WINDOW_UPDATE, acknowledgements, DATA: bounded by what they are about.
             _ => {
                 self.continuations = 0;
                 return Ok(());
@@ -132,6 +214,13 @@ impl Frames {
         (self.purse, self.filled) = ((self.purse + earned).min(AT_ONCE) - 1.0, now);
         if self.purse < 0.0 { Err(flood) } else { Ok(()) }
     }
+
+    /// More of a block of fields. Of trailers that are too large `h2` passes on what fits, as if it were all: they end here.
+    fn block(&mut self, length: usize) -> Result<(), Flood> {
+        let Some(taken) = &mut self.trailers else { return Ok(()) };
+        *taken += length;
+        if *taken > TRAILERS { Err(Flood::Trailers) } else { Ok(()) }
+    }
 }
 
 /// A client's connection whose frames are counted; it ends at a flood.
@@ -139,13 +228,29 @@ impl Frames {
 pub struct Watched<S> {
     stream: S,
     frames: Frames,
+    answers: Cut,
     since: Instant,
 }
 
 impl<S> Watched<S> {
-    /// Of a connection that begins.
-    pub fn new(stream: S) -> Self {
-        Self { stream, frames: Frames::default(), since: Instant::now() }
+    /// Of a connection that begins; and what waits of it.
+    pub fn new(stream: S) -> (Self, Waiting) {
+        let frames = Frames::default();
+        let waiting = frames.waiting.clone();
+        (Self { stream, frames, answers: Cut::new(0), since: Instant::now() }, waiting)
+    }
+
+    /// Looks at what is sent to the client.
+    fn sent(&mut self, mut bytes: &[u8]) {
+        self.frames.sent(bytes.len());
+        while let Some(header) = self.answers.next(&mut bytes) {
+            let refused =
+                matches!(header.sort, HEADERS | RESET) && self.frames.waiting.give_out(header.stream);
+            // What is refused for another reason has no answer.
+            if refused && header.sort == HEADERS {
+                metrics::counter!("ambit_attacks_total", "kind" => "head_too_large").increment(1);
+            }
+        }
     }
 }
 
@@ -170,7 +275,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let sent = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
-        self.frames.sent(sent);
+        self.sent(buf.get(..sent).unwrap_or_default());
         Poll::Ready(Ok(sent))
     }
 
@@ -188,8 +293,12 @@ mod tests {
     use super::*;
 
     fn frame(sort: u8, flags: u8, payload: usize) -> Vec<u8> {
+        of_stream(1, sort, flags, payload)
+    }
+
+    fn of_stream(stream: u8, sort: u8, flags: u8, payload: usize) -> Vec<u8> {
         let length = u32::try_from(payload).unwrap().to_be_bytes();
-        let mut bytes = vec![length[1], length[2], length[3], sort, flags, 0, 0, 0, 1];
+        let mut bytes = vec![length[1], length[2], length[3], sort, flags, 0, 0, 0, stream];
         bytes.resize(HEADER + payload, 7);
         bytes
     }
@@ -239,6 +348,44 @@ mod tests {
         let (acknowledgement, message) = (17, 9 + 5 + 10);
         assert!(let_in(acknowledgement + message));
         assert!(!let_in(acknowledgement));
+    }
+
+    #[test]
+    fn trailers_are_bounded_however_they_are_cut_and_heads_are_not_measured_here() {
+        for (sizes, expected) in [
+            (vec![TRAILERS], Ok(())),
+            (vec![TRAILERS + 1], Err(Flood::Trailers)),
+            (vec![TRAILERS - 5, 5], Ok(())),
+            (vec![TRAILERS - 5, 5, 1], Err(Flood::Trailers)),
+        ] {
+            let mut frames = after_preface();
+            frames.look(&frame(HEADERS, 0, 60 << 10), Duration::ZERO).unwrap();
+            frames.look(&frame(CONTINUATION, 4, 60 << 10), Duration::ZERO).unwrap();
+            frames.look(&frame(DATA, 0, 10), Duration::ZERO).unwrap();
+            let sorts = std::iter::once(HEADERS).chain(std::iter::repeat(CONTINUATION));
+            let looked = sizes
+                .iter()
+                .zip(sorts)
+                .try_for_each(|(size, sort)| frames.look(&frame(sort, 1, *size), Duration::ZERO));
+            assert_eq!(looked, expected, "{sizes:?}");
+            let next = frames.look(&of_stream(3, HEADERS, 5, 60 << 10), Duration::ZERO);
+            assert_eq!(next, Ok(()), "the head of the next stream");
+        }
+    }
+
+    #[test]
+    fn what_is_answered_before_anybody_was_given_it_is_known() {
+        let mut frames = after_preface();
+        for stream in [1, 3, 5] {
+            frames.look(&of_stream(stream, HEADERS, 5, 10), Duration::ZERO).unwrap();
+        }
+        frames.look(&of_stream(3, HEADERS, 5, 10), Duration::ZERO).unwrap();
+        let told = [3, 3, 1, 7, 5, 5].map(|stream| frames.waiting.give_out(stream));
+        assert_eq!(told, [true, false, true, false, true, false]);
+        for stream in 0..WAITING as u32 * 2 {
+            frames.waiting.begin(stream);
+        }
+        assert_eq!(frames.waiting.0.lock().len(), WAITING);
     }
 
     #[test]

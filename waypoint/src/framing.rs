@@ -41,8 +41,8 @@ impl Flaw {
 
 /// Of a line only so much is looked at; longer ones are bounded elsewhere.
 const LINE: usize = 256;
-/// Bytes of trailers.
-const TRAILERS: usize = 16 * 1024;
+/// Bytes of trailers, as they are sent.
+pub const TRAILERS: usize = 16 * 1024;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Place {

@@ -108,6 +108,14 @@ pub fn ask_upgrade(headers: &mut HeaderMap, upgrade: &Upgrade) {
     headers.insert(UPGRADE, upgrade.0.clone());
 }
 
+/// Says that a body follows of which the length is not known: with methods that rarely have one (GET) none is sent otherwise,
+/// and what the client sent would be lost.
+pub fn say_chunked(headers: &mut HeaderMap) {
+    if !headers.contains_key(CONTENT_LENGTH) {
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
 /// In HTTP/1.1 what a client takes besides the body is said for one connection (RFC 9110 §10.1.4): a server may overlook it
 /// otherwise, and send no trailers.
 pub fn name_te(headers: &mut HeaderMap) {

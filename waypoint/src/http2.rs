@@ -57,8 +57,8 @@ fn builder(bounds: &Bounds) -> h2::server::Builder {
 pub async fn serve(shard: Arc<Shard>, linked: Linked) {
     let Linked { link, inner } = linked;
     let bounds = shard.waypoint.config.bounds;
-    let handshake =
-        tokio::time::timeout(HANDSHAKE, builder(&bounds).handshake::<_, Bytes>(Watched::new(inner))).await;
+    let (watched, waiting) = Watched::new(inner);
+    let handshake = tokio::time::timeout(HANDSHAKE, builder(&bounds).handshake::<_, Bytes>(watched)).await;
     let mut connection = match handshake {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
@@ -81,6 +81,7 @@ pub async fn serve(shard: Arc<Shard>, linked: Linked) {
         };
         match accepted {
             Some(Ok((request, respond))) => {
+                waiting.give_out(respond.stream_id().as_u32());
                 if taken_back.load(Ordering::Relaxed) > TAKEN_BACK {
                     metrics::counter!("ambit_attacks_total", "kind" => "rapid_reset").increment(1);
                     connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);

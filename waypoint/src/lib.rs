@@ -20,6 +20,7 @@ pub mod budget;
 pub mod config;
 pub mod detect;
 pub mod dial;
+pub mod dump;
 pub mod endpoints;
 pub mod exchange;
 pub mod expect;

@@ -266,7 +266,8 @@ fn describe() {
         "Counted under other labels, as those that Telemetries ask for have too many values"
     );
     describe_counter!("ambit_retries_total", "Requests sent again to another endpoint");
-    describe_counter!("ambit_attacks_total", "Connections ended because of what they do");
+    describe_counter!("ambit_attacks_total", "Connections ended, and heads refused, because of what they do");
+    describe_counter!("ambit_jwt_tokens_total", "Tokens that were looked at");
     describe_counter!("ambit_tunnels_refused_total", "Tunnels that were asked for in vain");
     describe_counter!(
         "ambit_endpoints_set_aside_total",

@@ -48,6 +48,13 @@ pub fn patience<S>(stream: S, head: Duration) -> (Noted<S>, Patience) {
     (noted, Patience { first, head })
 }
 
+impl Patience {
+    /// Whether something came since the last head was whole: a connection whose time is over without that has only rested.
+    pub fn has_begun(&self) -> bool {
+        self.first.0.lock().is_some()
+    }
+}
+
 struct Waiting {
     first: FirstByte,
     head: Duration,

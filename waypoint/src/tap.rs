@@ -34,7 +34,7 @@ const COUNT: (u64, u64) = (100, 100_000);
 /// How long, in seconds, unless somebody says, and at most.
 const SECONDS: (u64, u64) = (60, 3600);
 /// Headers whose values are shown to everybody.
-const HARMLESS: [HeaderName; 10] = [
+pub const HARMLESS: [HeaderName; 10] = [
     header::HOST,
     header::USER_AGENT,
     header::ACCEPT,

@@ -3,6 +3,7 @@
 
 mod drain;
 mod ejection;
+mod lengths;
 mod refusals;
 mod trailers;
 
@@ -29,6 +30,9 @@ use mesh::{
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::testing::{Answer, Bench, SOON, VIP, Wire, answer};
+
+mod connect;
+mod hostile;
 
 /// Says who it is, by which version it was asked, and for what.
 fn named(name: &'static str) -> Answer {

@@ -144,6 +144,10 @@ struct To<'a> {
 
 impl To<'_> {
     async fn http1(self, mut request: Request<Body>) -> Answered {
+        let body = request.body();
+        if !body.is_end_stream() && body.size_hint().exact().is_none() {
+            headers::say_chunked(request.headers_mut());
+        }
         for _round in 0..ROUNDS {
             let (mut sender, fresh) = match self.shard.http.take_idle(&self.key) {
                 Some(sender) => (sender, false),

@@ -205,7 +205,8 @@ fn found_match(found: &Match) -> Value {
     Value::Object(set.map(|(name, values)| (name.to_owned(), Value::Array(values))).collect())
 }
 
-fn text(value: &StringMatch) -> Value {
+/// A text as a policy asks for it.
+pub fn text(value: &StringMatch) -> Value {
     match value {
         StringMatch::Exact(text) => json!({ "Exact": text }),
         StringMatch::Prefix(text) => json!({ "Prefix": text }),

@@ -361,6 +361,10 @@ async fn a_token_that_does_not_hold_is_refused(scene: Scene) -> Result<()> {
     let (issuer, other) = (&believing.issuer, Issuer::new("lab", "one")?);
     let changed = |name, value| believing.changed(name, value);
     let claims = issuer.claims()?;
+    let refused = async || -> Result<f64> {
+        let metrics = believing.behind.instance()?.metrics().await?;
+        Ok(metrics.sum("ambit_jwt_tokens_total", &[("outcome", "refused")]))
+    };
     let unsigned = format!("{}.", signed(&json!({"alg": "none"}), &claims));
     let forged = signed(&json!({"alg": "HS256", "kid": "one"}), &claims);
     let hmac =
@@ -376,8 +380,11 @@ async fn a_token_that_does_not_hold_is_refused(scene: Scene) -> Result<()> {
         ("huge", changed("x", json!("x".repeat(20_000)))?, "Jwt is too long"),
         ("none", "rubbish".to_owned(), "Jwt is not in the form"),
     ] {
+        let before = refused().await?;
         let response = believing.send(&token).await?;
         ensure!(response.status() == StatusCode::UNAUTHORIZED, "{what}: {response:?}");
+        let counted = refused().await? - before;
+        ensure!((counted - 1.0).abs() < f64::EPSILON, "{what}: {counted} are counted");
         let body = String::from_utf8_lossy(response.body()).into_owned();
         ensure!(body.starts_with(said), "{what}: {body}");
         let asked = response.headers().get("www-authenticate").and_then(|value| value.to_str().ok());
