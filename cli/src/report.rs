@@ -40,6 +40,9 @@ pub(crate) struct ReportCommand {
     /// Node parts of no more nodes than this; those in trouble come first
     #[arg(long, default_value_t = 20, value_name = "NUMBER")]
     max_nodes: usize,
+    /// No more pods of waypoints than this
+    #[arg(long, default_value_t = 20, value_name = "NUMBER")]
+    max_waypoints: usize,
     /// The end of each log, in lines
     #[arg(long, default_value_t = 5000, value_name = "NUMBER")]
     log_lines: u32,
@@ -55,6 +58,7 @@ impl ReportCommand {
         collection.said(&crate::check::report(&facts, now), &crate::status::report(&facts, now));
         collection.objects().await;
         collection.pods(&collection.chosen(&self.nodes, self.max_nodes)).await;
+        collection.waypoints(self.max_waypoints).await;
         let (mut files, missing) = collection.done();
         let about = json!({
             "time": now.to_string(), "client": VERSION, "server": facts.server, "namespace": to.home(), "missing": missing,

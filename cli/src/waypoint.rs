@@ -29,6 +29,8 @@ use crate::{
 
 const NAMESPACES: Resource = Resource::core("namespaces");
 const ACCOUNTS: Resource = Resource::core("serviceaccounts");
+const SERVICES: Resource = Resource::core("services");
+const PODS: Resource = Resource::core("pods");
 const COMPONENT: &str = "ambit-cli";
 const USE: &str = "istio.io/use-waypoint";
 /// Between two looks at a Gateway that is waited for.
@@ -83,6 +85,12 @@ pub(crate) struct Apply {
     /// Bind the workloads of a service account to it; it is then for workloads
     #[arg(long, value_name = "NAME")]
     service_account: Option<String>,
+    /// Bind a service to it
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+    /// Bind a pod to it, for as long as that lives; it is then for workloads
+    #[arg(long, value_name = "POD")]
+    workload: Option<String>,
     /// Bind also what is bound to another waypoint
     #[arg(long)]
     overwrite: bool,
@@ -118,7 +126,7 @@ impl WaypointCommand {
     pub(crate) async fn run(&self, to: &To) -> anyhow::Result<Outcome> {
         match self {
             Self::Generate(shape) => {
-                let gateway = shape.wish(to.namespace.as_deref(), None)?.gateway();
+                let gateway = shape.wish(to.namespace.as_deref(), &[])?.gateway();
                 // For kubectl, whoever reads it.
                 let format = if to.output == Format::Json { Format::Json } else { Format::Yaml };
                 show(format, &gateway, Value::to_string)?;
@@ -138,16 +146,8 @@ fn namespace(to: &To, api: &Api) -> String {
 }
 
 impl Shape {
-    fn wish(&self, namespace: Option<&str>, account: Option<&str>) -> anyhow::Result<Wish<'_>> {
-        let covers = match (self.covers, account) {
-            (Some(For::Service | For::None), Some(account)) => {
-                bail!(
-                    "a waypoint for service account {account} is for workloads: --for workload or --for all"
-                )
-            }
-            (None, Some(_)) => Some(For::Workload),
-            (covers, _) => covers,
-        };
+    fn wish(&self, namespace: Option<&str>, bound: &[Bound]) -> anyhow::Result<Wish<'_>> {
+        let covers = covers(self.covers, bound)?;
         Ok(Wish {
             name: &self.name,
             namespace: namespace.map(str::to_owned),
@@ -165,21 +165,14 @@ impl Apply {
         let api = reach::open(to).await?;
         let namespace = namespace(to, &api);
         let name = &self.shape.name;
-        let wish = self.shape.wish(Some(&namespace), self.service_account.as_deref())?;
-        let mut targets = Vec::new();
-        if self.enroll_namespace {
-            targets.push((NAMESPACES.object("", &namespace), format!("namespace {namespace}")));
-        }
-        if let Some(account) = &self.service_account {
-            let what = format!("service account {namespace}/{account}");
-            targets.push((ACCOUNTS.object(&namespace, account), what));
-        }
-        for (path, what) in &targets {
-            self.check(&api, path, what).await?;
+        let targets = self.targets(&namespace);
+        let wish = self.shape.wish(Some(&namespace), &targets)?;
+        for target in &targets {
+            self.check(&api, target).await?;
         }
         let applied = api.apply(&GATEWAYS.object(&namespace, name), COMPONENT, &wish.gateway()).await;
         let mut gateway = applied.with_context(|| absent(&namespace, name))?;
-        for (path, what) in &targets {
+        for Bound { path, what, .. } in &targets {
             let change = json!({"metadata": {"labels": {USE: name}}});
             api.merge(path, COMPONENT, &change).await.with_context(|| format!("cannot label {what}"))?;
             say::note(&format!("{what} is bound to waypoint {namespace}/{name}"));
@@ -196,8 +189,28 @@ impl Apply {
         Ok(outcome)
     }
 
+    /// What is to be bound.
+    fn targets(&self, namespace: &str) -> Vec<Bound> {
+        let named = |named: &Option<String>, resource: Resource, what: &str, kind| {
+            named.as_ref().map(|name| Bound {
+                path: resource.object(namespace, name),
+                what: format!("{what} {namespace}/{name}"),
+                kind,
+            })
+        };
+        let whole = self.enroll_namespace.then(|| Bound {
+            path: NAMESPACES.object("", namespace),
+            what: format!("namespace {namespace}"),
+            kind: Kind::Namespace,
+        });
+        let account = named(&self.service_account, ACCOUNTS, "service account", Kind::Workload);
+        let service = named(&self.service, SERVICES, "service", Kind::Service);
+        let pod = named(&self.workload, PODS, "pod", Kind::Workload);
+        [whole, account, service, pod].into_iter().flatten().collect()
+    }
+
     /// Whether something may be bound.
-    async fn check(&self, api: &Api, path: &str, what: &str) -> anyhow::Result<()> {
+    async fn check(&self, api: &Api, Bound { path, what, kind }: &Bound) -> anyhow::Result<()> {
         let found: Value = api.get(path).await.with_context(|| format!("cannot read {what}"))?;
         let labels = tree::map(&found, "/metadata/labels");
         if let Some(other) = labels.get(USE).filter(|other| **other != self.shape.name)
@@ -205,7 +218,7 @@ impl Apply {
         {
             bail!("{what} is bound to waypoint {other:?}: --overwrite binds it to this one");
         }
-        if path.contains("/serviceaccounts/")
+        if *kind != Kind::Namespace
             || labels.get("istio.io/dataplane-mode").is_some_and(|mode| mode == "ambient")
         {
             return Ok(());
@@ -214,6 +227,39 @@ impl Apply {
             "{what} has no label istio.io/dataplane-mode=ambient: traffic of pods outside of the mesh does not go through a waypoint"
         ));
         Ok(())
+    }
+}
+
+/// What is bound to a waypoint.
+#[derive(Debug)]
+struct Bound {
+    path: String,
+    /// For people.
+    what: String,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Namespace,
+    Service,
+    /// A workload, or those of a service account.
+    Workload,
+}
+
+/// For which traffic a waypoint is that has this bound to it, if that has to be said.
+fn covers(asked: Option<For>, bound: &[Bound]) -> anyhow::Result<Option<For>> {
+    let of = |kind: Kind| bound.iter().find(|bound| bound.kind == kind);
+    match (asked, of(Kind::Service), of(Kind::Workload)) {
+        (Some(For::Service | For::None), _, Some(bound)) => {
+            bail!("a waypoint for {} is for workloads: --for workload or --for all", bound.what)
+        }
+        (Some(For::Workload | For::None), Some(bound), _) => {
+            bail!("a waypoint for {} is for services: --for service or --for all", bound.what)
+        }
+        (None, Some(_), Some(_)) => Ok(Some(For::All)),
+        (None, None, Some(_)) => Ok(Some(For::Workload)),
+        (asked, _, _) => Ok(asked),
     }
 }
 
@@ -286,5 +332,31 @@ impl Delete {
         };
         show(to.output, gone, words)?;
         Ok(Outcome::Well)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_bound_says_for_which_traffic_a_waypoint_is() {
+        let bound = |kinds: &[Kind]| -> Vec<Bound> {
+            let one = |kind: &Kind| Bound { path: String::new(), what: "it".to_owned(), kind: *kind };
+            kinds.iter().map(one).collect()
+        };
+        for (asked, kinds, expected) in [
+            (None, &[][..], Some(None)),
+            (None, &[Kind::Namespace], Some(None)),
+            (None, &[Kind::Service], Some(None)),
+            (None, &[Kind::Workload], Some(Some(For::Workload))),
+            (None, &[Kind::Service, Kind::Workload], Some(Some(For::All))),
+            (Some(For::All), &[Kind::Service, Kind::Workload], Some(Some(For::All))),
+            (Some(For::Service), &[Kind::Workload], None),
+            (Some(For::Workload), &[Kind::Service], None),
+            (Some(For::None), &[Kind::Namespace], Some(Some(For::None))),
+        ] {
+            assert_eq!(covers(asked, &bound(kinds)).ok(), expected, "{asked:?} with {kinds:?}");
+        }
     }
 }

@@ -38,8 +38,13 @@ const PODS: Resource = Resource::core("pods");
 const NODES: Resource = Resource::core("nodes");
 const NAMESPACES: Resource = Resource::core("namespaces");
 const EVENTS: Resource = Resource::core("events");
-const ZTUNNEL_METRICS: u16 = 15020;
-const ZTUNNEL_READY: u16 = 15021;
+/// On a pod of a Gateway (GEP-1762).
+const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+/// Of either proxy.
+const METRICS: u16 = 15020;
+const READY: u16 = 15021;
+/// On a waypoint's loopback.
+const WAYPOINT: u16 = 15000;
 
 /// Files, and what could not be had.
 pub(super) struct Collection<'a> {
@@ -143,16 +148,32 @@ impl<'a> Collection<'a> {
         }
         for (number, (role, pod)) in pods.iter().enumerate() {
             say::progress(&format!("{} of {}: {} ...", number + 1, pods.len(), pod.object.name));
-            let found = self.of(*role, pod).await;
+            let folder = format!("pods/{}", pod.object.name);
+            let found = self.of(pod, &folder, questions(*role, self.facts.node_port())).await;
             self.keep(found);
         }
     }
 
-    async fn of(&self, role: Role, pod: &Pod) -> Vec<Found> {
-        let (api, name, home) = (self.api, pod.object.name.clone(), self.facts.home.clone());
+    /// The same of waypoints, which run in the namespaces that they serve.
+    pub(super) async fn waypoints(&mut self, most: usize) {
+        let is_waypoint = |pod: &&Pod| pod.object.labels.contains_key(GATEWAY_NAME);
+        let pods: Vec<&Pod> = self.facts.pods.iter().filter(is_waypoint).collect();
+        if pods.len() > most {
+            self.missing.push(format!("{} of waypoints", count(pods.len() - most, "pod")));
+        }
+        for pod in pods.into_iter().take(most) {
+            let folder = format!("waypoints/{}/{}", pod.object.namespace, pod.object.name);
+            say::progress(&format!("{folder} ..."));
+            let found = self.of(pod, &folder, of_proxy(WAYPOINT)).await;
+            self.keep(found);
+        }
+    }
+
+    async fn of(&self, pod: &Pod, folder: &str, questions: Vec<Question>) -> Vec<Found> {
+        let (api, name, home) = (self.api, pod.object.name.clone(), pod.object.namespace.clone());
         let path = PODS.object(&home, &name);
         let log = |previous: bool, file: &str| {
-            let (lines, file) = (self.lines, format!("pods/{name}/{file}"));
+            let (lines, file) = (self.lines, format!("{folder}/{file}"));
             let path = format!(
                 "{path}/log?tailLines={lines}&limitBytes={LONGEST_LOG}&timestamps=true&previous={previous}"
             );
@@ -162,9 +183,9 @@ impl<'a> Collection<'a> {
         let mut found = vec![now];
         // There is one only of a container that has ended once.
         found.extend(before.1.is_ok().then_some(before));
-        let asking = questions(role, self.facts.node_port()).into_iter().map(|(port, path, file)| {
+        let asking = questions.into_iter().map(|(port, path, file)| {
             let at = PodPort { namespace: home.clone(), pod: name.clone(), port };
-            let file = format!("pods/{name}/{file}");
+            let file = format!("{folder}/{file}");
             async move {
                 let body = at.get(api, path).await.map_err(|error| chain(&error));
                 (file, body.map(|body| String::from_utf8_lossy(&body).into_owned()))
@@ -204,7 +225,10 @@ fn objects_text(objects: Vec<Value>, file: &str, whole: bool) -> String {
 }
 
 /// What each part is asked.
-fn questions(role: Role, node: u16) -> Vec<(u16, &'static str, &'static str)> {
+/// A port, a path there, and the file for the answer.
+type Question = (u16, &'static str, &'static str);
+
+fn questions(role: Role, node: u16) -> Vec<Question> {
     match role {
         Role::Control => vec![(CONTROL, "/status", "status.json"), (CONTROL, "/metrics", "metrics.txt")],
         Role::Node => vec![
@@ -212,12 +236,16 @@ fn questions(role: Role, node: u16) -> Vec<(u16, &'static str, &'static str)> {
             (node, "/checks", "checks.json"),
             (node, "/metrics", "metrics.txt"),
         ],
-        Role::Ztunnel => vec![
-            (ZTUNNEL, "/config_dump", "config_dump.json"),
-            (ZTUNNEL_METRICS, "/metrics", "metrics.txt"),
-            (ZTUNNEL_READY, "/healthz/ready", "ready.txt"),
-        ],
+        Role::Ztunnel => of_proxy(ZTUNNEL),
     }
+}
+
+fn of_proxy(admin: u16) -> Vec<Question> {
+    vec![
+        (admin, "/config_dump", "config_dump.json"),
+        (METRICS, "/metrics", "metrics.txt"),
+        (READY, "/healthz/ready", "ready.txt"),
+    ]
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub(crate) fn all() -> Vec<Check<Stage>> {
         a_waypoint_is_made_and_its_namespace_bound,
         what_is_bound_to_another_waypoint_is_bound_anew_only_on_request,
         a_service_account_is_bound_to_a_waypoint_for_workloads,
+        a_service_and_a_pod_are_bound_to_a_waypoint_for_both,
         status_tells_what_is_bound_and_what_does_not_run,
         a_waypoint_that_is_deleted_is_gone,
     ]
@@ -101,6 +102,37 @@ async fn a_service_account_is_bound_to_a_waypoint_for_workloads(stage: &Stage) -
         "{gateway}"
     );
     Ok(())
+}
+
+async fn a_service_and_a_pod_are_bound_to_a_waypoint_for_both(stage: &Stage) -> Result<()> {
+    let objects = "{apiVersion: v1, kind: Service, metadata: {name: stock, namespace: front}, spec: {ports: [{port: 80}]}}\n---\n\
+                   {apiVersion: v1, kind: Pod, metadata: {name: stock-0, namespace: front}, \
+                   spec: {containers: [{name: app, image: none}]}}";
+    stage.cluster.apply(objects).await?;
+    let apply = [
+        "waypoint",
+        "apply",
+        "-n",
+        "front",
+        "--name",
+        "stock",
+        "--service",
+        "stock",
+        "--workload",
+        "stock-0",
+    ];
+    let refused = stage.ambit(&[&apply[..], &["--for", "workload"]].concat()).await?;
+    refused.is(1)?;
+    ensure!(refused.noted.contains("--for service or --for all"), "{}", refused.noted);
+    stage.ambit(&apply).await?.is(0)?;
+    for path in ["services/stock", "pods/stock-0"] {
+        let object = stage.cluster.api().get(&format!("/api/v1/namespaces/front/{path}")).await?;
+        let bound = object.pointer("/metadata/labels/istio.io~1use-waypoint");
+        ensure!(bound == Some(&json!("stock")), "{object}");
+    }
+    let gateway = stage.cluster.api().get(&format!("{GATEWAYS}/stock")).await?;
+    ensure!(gateway.pointer("/metadata/labels/istio.io~1waypoint-for") == Some(&json!("all")), "{gateway}");
+    stage.ambit(&["waypoint", "delete", "-n", "front", "stock"]).await?.is(0)
 }
 
 async fn status_tells_what_is_bound_and_what_does_not_run(stage: &Stage) -> Result<()> {

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What `ambit check` says of a mesh that runs, and of what is put in its way.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use lab::{
@@ -179,18 +182,20 @@ async fn an_agent_s_token_changes_only_what_is_of_its_own_node(scene: &Scene) ->
     eventually(SOON, "a change of its own node", async || replaces(NODES[0]).await.map(drop)).await
 }
 
+/// What tar says of an archive.
+pub(crate) async fn archived(archive: &Path, what: &str) -> Result<String> {
+    let mut command = std::process::Command::new("tar");
+    command.arg(what).arg("-f").arg(archive);
+    let output = tokio::task::spawn_blocking(move || command.output()).await??;
+    ensure!(output.status.success(), "tar: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// Of each part its log, its metrics and what it knows; of the keys of the mesh only that they are there.
 async fn a_bug_report_has_every_part_and_no_secret(scene: &Scene) -> Result<()> {
     let archive = scene.cluster.shape().state.join("report.tar.gz");
     scene.ambit(&["bug-report", "-f", &archive.display().to_string()]).await?;
-    let tar = async |what: &str| {
-        let mut command = std::process::Command::new("tar");
-        command.arg(what).arg("-f").arg(&archive);
-        let output = tokio::task::spawn_blocking(move || command.output()).await??;
-        ensure!(output.status.success(), "tar: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    };
-    let (files, text) = (tar("-tz").await?, tar("-xzO").await?);
+    let (files, text) = (archived(&archive, "-tz").await?, archived(&archive, "-xzO").await?);
     for (part, knows) in
         [("control", "status.json"), ("node", "checks.json"), ("ztunnel", "config_dump.json")]
     {

@@ -17,6 +17,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::{
+    checks::archived,
     load::{Outcome, TO_THE_END, none_failed, signal_containers},
     scene::{ROLL_OUT, SOON, Scene, addresses, name, restarts, url},
 };
@@ -147,6 +148,7 @@ async fn a_path_that_a_policy_denies_is_answered_by_the_waypoint(scene: &Scene) 
     }
     scene.call(CLIENT, "http://web/books").await?;
     scene.is_explained().await?;
+    scene.is_reported().await?;
     let logs = ["-n", "shop", "logs", "-l", PODS, "--tail=500"];
     let lines = Access::parse(&scene.cluster.kubectl(&logs).await?);
     let refused = lines.iter().find(|access| access.field("path").starts_with("/admin"));
@@ -250,6 +252,20 @@ impl Scene {
         ensure!(code == 0, "{code}: {said}");
         let (said, code) = explain("/x/../admin/").await?;
         ensure!(code == 1 && said.contains("shop/no-admin"), "{code}: {said}");
+        Ok(())
+    }
+
+    /// A report on the mesh has what its waypoints know.
+    async fn is_reported(&self) -> Result<()> {
+        let archive = self.cluster.shape().state.join("waypoints.tar.gz");
+        self.ambit(&["bug-report", "-f", &archive.display().to_string()]).await?;
+        let files = archived(&archive, "-tz").await?;
+        for pod in self.pods("shop", PODS).await? {
+            for file in ["log.txt", "metrics.txt", "config_dump.json"] {
+                let wanted = format!("waypoints/shop/{}/{file}", name(&pod)?);
+                ensure!(files.lines().any(|file| file.ends_with(&wanted)), "no {wanted} among\n{files}");
+            }
+        }
         Ok(())
     }
 
