@@ -55,7 +55,7 @@ impl Suite {
             Self::Root => ("root", 10),
             Self::Lab => ("lab", 20),
             Self::Tools => ("tools", 30),
-            Self::Cluster => ("cluster", 40),
+            Self::Cluster => ("cluster", 55),
         };
         (name, Duration::from_secs(minutes * 60))
     }
