@@ -5,11 +5,12 @@ use hbone::{
     Abort, Cause, Connect, Connection, Copied, Counters, Head, HeaderMap, Server, Settings, Socket, Spawner,
     StatusCode, Stop, Tunnel, abort_pair, copy, handshake,
 };
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -80,10 +81,14 @@ pub(crate) async fn application<F>(serve: impl Fn(TcpStream) -> F + Send + 'stat
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    // Where more come at once than may wait, the kernel answers by cookies, and resets a few of those that come back.
+    let listener = socket.listen(4096).unwrap();
     let address = listener.local_addr().unwrap();
     spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
+        loop {
+            let (stream, _) = listener.accept().await.expect("a connection for the application");
             spawn(serve(stream));
         }
     });
@@ -215,12 +220,17 @@ pub(crate) async fn write_pattern(
 
 /// Reads to the end; returns how much and its checksum.
 pub(crate) async fn read_all(stream: &mut (impl AsyncRead + Unpin)) -> (usize, u64) {
+    try_read_all(stream).await.unwrap()
+}
+
+/// The same of what may fail.
+pub(crate) async fn try_read_all(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<(usize, u64)> {
     let mut buffer = vec![0; 64 * 1024];
     let (mut total, mut sum) = (0, EMPTY_CHECKSUM);
     loop {
-        let count = stream.read(&mut buffer).await.unwrap();
+        let count = stream.read(&mut buffer).await?;
         if count == 0 {
-            return (total, sum);
+            return Ok((total, sum));
         }
         total += count;
         sum = checksum(sum, &buffer[..count]);

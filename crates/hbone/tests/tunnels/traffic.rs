@@ -3,7 +3,7 @@
 
 use crate::support::{
     EMPTY_CHECKSUM, Pattern, application, captured, checksum, gateway, head, never, read_all, settled, soon,
-    spawn, spawner, tunnel_pair, until,
+    spawn, spawner, try_read_all, tunnel_pair, until,
 };
 use hbone::{
     Connect, Counters, End, HeaderMap, Pool, PoolSettings, Server, Settings, Socket, copy, handshake,
@@ -56,10 +56,11 @@ async fn a_thousand_flows_at_once_arrive_unchanged() {
                     write.shutdown().await.unwrap();
                     pattern.checksum
                 });
-                let back = read_all(&mut read).await;
-                assert_eq!(back, (total, writer.await.unwrap()));
+                let back = try_read_all(&mut read).await;
+                let end = task.await.unwrap().end;
+                assert!(matches!(end, End::Finished), "{end:?}: {back:?} of {total}");
+                assert_eq!(back.unwrap(), (total, writer.await.unwrap()));
                 assert_eq!((counters.sent(), counters.received()), (total as u64, total as u64));
-                assert!(matches!(task.await.unwrap().end, End::Finished));
             })
         })
         .collect();
