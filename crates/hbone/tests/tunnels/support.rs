@@ -88,7 +88,7 @@ where
     let address = listener.local_addr().unwrap();
     spawn(async move {
         loop {
-            let (stream, _) = listener.accept().await.expect("a connection for the application");
+            let (stream, _) = listener.accept().await.unwrap();
             spawn(serve(stream));
         }
     });
