@@ -15,14 +15,12 @@ use crate::{
     arguments::To,
     exit::Outcome,
     facts::{Facts, Pod, Role},
-    gather::{self, ZTUNNEL},
+    gather::{self, WAYPOINT, ZTUNNEL},
     output::show,
     reach, tree,
 };
 
 const SERVICES: Resource = Resource::core("services");
-/// `:15000` of a waypoint, on its loopback.
-const WAYPOINT: u16 = 15000;
 /// Endpoints whose nodes are asked.
 const ENDPOINTS: usize = 5;
 

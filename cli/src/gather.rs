@@ -24,6 +24,8 @@ const LONGEST_REASON: usize = 200;
 pub(crate) const CONTROL: u16 = 15014;
 /// `:15000` of ztunnel, on its loopback.
 pub(crate) const ZTUNNEL: u16 = 15000;
+/// `:15000` of a waypoint, on its loopback.
+pub(crate) const WAYPOINT: u16 = 15000;
 
 const NODES: Resource = Resource::core("nodes");
 const NAMESPACES: Resource = Resource::core("namespaces");

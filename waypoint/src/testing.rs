@@ -83,9 +83,20 @@ impl Bench {
 
     /// A server behind `web`, that answers by `answer`.
     pub(crate) async fn server(&mut self, name: &str, protocol: AppProtocol, wire: Wire, answer: Answer) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        self.endpoint(name, "web", protocol, listener.local_addr().unwrap().port());
+        let listener = self.listen(name, "web", protocol).await;
         serve(&self.tasks, listener, wire, answer);
+    }
+
+    /// A listener for connections to an endpoint of a service.
+    pub(crate) async fn listen(
+        &mut self,
+        name: &str,
+        of_service: &str,
+        protocol: AppProtocol,
+    ) -> TcpListener {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        self.endpoint(name, of_service, protocol, listener.local_addr().unwrap().port());
+        listener
     }
 
     /// An endpoint of a service at a port of this host.

@@ -184,8 +184,7 @@ async fn without_an_endpoint_there_is_an_answer_all_the_same() {
 #[tokio::test]
 async fn a_server_that_speaks_first_is_heard_on_an_undeclared_port() {
     let mut bench = Bench::new(AppProtocol::Unknown, &[]);
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    bench.endpoint("one", "web", AppProtocol::Unknown, listener.local_addr().unwrap().port());
+    let listener = bench.listen("one", "web", AppProtocol::Unknown).await;
     let server = async {
         let (mut stream, _peer) = listener.accept().await.unwrap();
         stream.write_all(b"220 ready\r\n").await.unwrap();
@@ -208,8 +207,7 @@ async fn a_server_that_speaks_first_is_heard_on_an_undeclared_port() {
 #[tokio::test]
 async fn a_client_that_asks_first_is_told_what_its_server_says() {
     let mut bench = Bench::new(AppProtocol::Http11, &[]);
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    bench.endpoint("one", "web", AppProtocol::Http11, listener.local_addr().unwrap().port());
+    let listener = bench.listen("one", "web", AppProtocol::Http11).await;
     for (word, told) in [
         ("HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 100"),
         ("HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n", "HTTP/1.1 413"),
@@ -365,8 +363,7 @@ async fn a_request_is_tried_again_as_its_route_says_with_its_body() {
 #[tokio::test]
 async fn a_connection_that_ends_as_it_is_used_again_costs_only_what_may_not_be_done_twice() {
     let mut bench = Bench::new(AppProtocol::Http11, &[]);
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    bench.endpoint("one", "web", AppProtocol::Http11, listener.local_addr().unwrap().port());
+    let listener = bench.listen("one", "web", AppProtocol::Http11).await;
     drop(bench.tasks.spawn("server", async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut request = [0; 4096];
@@ -399,8 +396,7 @@ async fn a_request_ends_when_its_time_is_over() {
 async fn copies_go_elsewhere_and_nobody_waits_for_their_answers() {
     let (copied, mut copies) = tokio::sync::mpsc::channel(8);
     let mut bench = web(Wire::Http1, AppProtocol::Http11).await;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    bench.endpoint("two", "copy", AppProtocol::Http11, listener.local_addr().unwrap().port());
+    let listener = bench.listen("two", "copy", AppProtocol::Http11).await;
     let noting: Answer = Arc::new(move |request| {
         copied.try_send(request.body().len()).unwrap();
         Box::pin(std::future::pending())

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::redact;
 use crate::{
     facts::{Facts, Pod, Role},
-    gather::{CONTROL, ZTUNNEL, at_once, chain},
+    gather::{CONTROL, WAYPOINT, ZTUNNEL, at_once, chain},
     kinds,
     output::{count, some},
     say,
@@ -43,8 +43,6 @@ const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 /// Of either proxy.
 const METRICS: u16 = 15020;
 const READY: u16 = 15021;
-/// On a waypoint's loopback.
-const WAYPOINT: u16 = 15000;
 
 /// Files, and what could not be had.
 pub(super) struct Collection<'a> {

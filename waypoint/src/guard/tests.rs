@@ -93,8 +93,7 @@ async fn a_token_that_does_not_hold_is_refused_and_none_passes() {
 #[tokio::test]
 async fn a_connection_that_is_carried_is_refused_by_what_only_requests_have() {
     let mut bench = Bench::new(AppProtocol::Tcp, &[]);
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    bench.endpoint("one", "web", AppProtocol::Tcp, listener.local_addr().unwrap().port());
+    let listener = bench.listen("one", "web", AppProtocol::Tcp).await;
     drop(bench.tasks.spawn("echo", async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut byte = [0; 1];
@@ -118,8 +117,7 @@ async fn a_connection_that_is_carried_is_refused_by_what_only_requests_have() {
 #[tokio::test]
 async fn a_switch_of_protocols_is_judged_again_as_the_request_that_it_was() {
     let mut bench = Bench::new(AppProtocol::Http11, &[]);
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    bench.endpoint("one", "web", AppProtocol::Http11, listener.local_addr().unwrap().port());
+    let listener = bench.listen("one", "web", AppProtocol::Http11).await;
     drop(bench.tasks.spawn("switching", async move {
         let mut streams = Vec::new();
         while let Ok((mut stream, _)) = listener.accept().await {

@@ -16,10 +16,7 @@ use mesh::{
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::{ServerConfig, pki_types::PrivatePkcs8KeyDer};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpListener,
-};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
@@ -66,8 +63,7 @@ fn under(hostname: &str, roots: Roots) -> Change {
 
 /// Puts a server behind `web`; `wire` is what it speaks inside, bytes being sent back. Counts what arrives inside.
 async fn server(bench: &mut Bench, tls: TlsAcceptor, declared: AppProtocol, wire: Option<Spoken>) -> Seen {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    bench.endpoint("one", "web", declared, listener.local_addr().unwrap().port());
+    let listener = bench.listen("one", "web", declared).await;
     let (seen, owner) = (Seen::default(), bench.tasks.clone());
     let counted = Arc::clone(&seen);
     drop(bench.tasks.spawn("listener", async move {

@@ -46,8 +46,7 @@ async fn serve_pipe(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
 #[tokio::test]
 async fn a_connect_by_http1_turns_the_connection_into_a_pipe() {
     let mut bench = Bench::new(AppProtocol::Http11, &[]);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    bench.endpoint("one", "web", AppProtocol::Http11, listener.local_addr().unwrap().port());
+    let listener = bench.listen("one", "web", AppProtocol::Http11).await;
     let server = async {
         let (mut stream, _peer) = listener.accept().await.unwrap();
         let asked = head(&mut stream).await;
@@ -77,8 +76,7 @@ async fn a_connect_by_http1_turns_the_connection_into_a_pipe() {
 #[tokio::test]
 async fn a_connect_that_the_server_does_not_grant_is_an_answer_like_any_other() {
     let mut bench = Bench::new(AppProtocol::Http11, &[]);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    bench.endpoint("one", "web", AppProtocol::Http11, listener.local_addr().unwrap().port());
+    let listener = bench.listen("one", "web", AppProtocol::Http11).await;
     let server = async {
         let (mut stream, _peer) = listener.accept().await.unwrap();
         head(&mut stream).await;
@@ -145,8 +143,7 @@ async fn granting(listener: TcpListener) {
 #[tokio::test]
 async fn a_connect_by_http2_carries_bytes_both_ways() {
     let mut bench = Bench::new(AppProtocol::Http2, &[]);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    bench.endpoint("one", "web", AppProtocol::Http2, listener.local_addr().unwrap().port());
+    let listener = bench.listen("one", "web", AppProtocol::Http2).await;
     drop(bench.tasks.spawn("server", granting(listener)));
     let conversation = async {
         let (requests, connection) = h2::client::handshake(bench.connect().await).await.unwrap();

@@ -18,7 +18,7 @@ use mesh::{
 };
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use parking_lot::Mutex;
-use tokio::{io::AsyncReadExt as _, net::TcpListener, sync::Barrier};
+use tokio::{io::AsyncReadExt as _, sync::Barrier};
 
 use super::{get, named, route, rule, to};
 use crate::{
@@ -74,8 +74,7 @@ fn uid(name: &str) -> WorkloadUid {
 
 /// Behind `web`: takes requests, and breaks off as soon as `together` of them wait. Counts them.
 async fn breaking_off(bench: &mut Bench, name: &str, together: usize) -> Arc<AtomicUsize> {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    bench.endpoint(name, "web", AppProtocol::Http11, listener.local_addr().unwrap().port());
+    let listener = bench.listen(name, "web", AppProtocol::Http11).await;
     let (asked, barrier) = (Arc::new(AtomicUsize::new(0)), Arc::new(Barrier::new(together)));
     let (count, owner) = (Arc::clone(&asked), bench.tasks.clone());
     drop(bench.tasks.spawn("listener", async move {

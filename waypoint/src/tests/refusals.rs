@@ -12,7 +12,7 @@ use http_body_util::Full;
 use mesh::service::AppProtocol;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
 };
 
 use crate::testing::{Answer, Bench, Wire, answer, converse};
@@ -61,8 +61,7 @@ async fn turn_away(mut stream: TcpStream, frame: &[u8]) -> std::io::Result<()> {
 /// Behind `web`: turns the first requests away by a frame, one for each connection, and answers on the connections after those.
 /// Counts those that it has turned away.
 async fn turning_away(bench: &mut Bench, name: &str, requests: usize, frame: Vec<u8>) -> Arc<AtomicUsize> {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    bench.endpoint(name, "web", AppProtocol::Http2, listener.local_addr().unwrap().port());
+    let listener = bench.listen(name, "web", AppProtocol::Http2).await;
     let turned = Arc::new(AtomicUsize::new(0));
     let (count, owner) = (Arc::clone(&turned), bench.tasks.clone());
     drop(bench.tasks.spawn("listener", async move {

@@ -13,7 +13,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use mesh::service::AppProtocol;
-use tokio::{net::TcpListener, time::timeout};
+use tokio::time::timeout;
 
 use crate::testing::{Bench, SOON, Wire};
 
@@ -46,12 +46,11 @@ fn announce(headers: &mut HeaderMap, said: Said, field: &'static str) {
 
 /// A server that says after its answer what came after the request, and before it whether it was asked for that.
 async fn server(bench: &mut Bench, wire: Wire, said: Said) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let protocol = match wire {
         Wire::Http1 => AppProtocol::Http11,
         Wire::Http2 => AppProtocol::Http2,
     };
-    bench.endpoint("one", "web", protocol, listener.local_addr().unwrap().port());
+    let listener = bench.listen("one", "web", protocol).await;
     let service = service_fn(move |request: Request<Incoming>| async move {
         let (head, body) = request.into_parts();
         let body = body.collect().await?;

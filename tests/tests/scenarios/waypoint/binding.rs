@@ -57,18 +57,23 @@ async fn reaches_through(client: &Pod, server: &Pod, waypoint: &Waypoint) -> Res
     Ok(())
 }
 
-async fn a_workloads_own_address_leads_through_its_waypoint_and_its_service_past_it(
-    scene: Scene,
-) -> Result<()> {
-    let waypoint = scene.begin(scene.waypoint("b", "gate").traffic("workload")).await?;
+/// A waypoint of node b with a server there that is bound to it, as is its service, and a client on node a.
+async fn bound(scene: &Scene, traffic: &'static str) -> Result<(Waypoint, Pod, Pod, Service)> {
+    let waypoint = scene.begin(scene.waypoint("b", "gate").traffic(traffic)).await?;
     let server = scene.pod("b", "server").captured().labels(&[("istio.io/use-waypoint", "gate")]);
     let server = scene.start(server).await?;
     server.serve().await?;
     let client = scene.captured("a", "client").await?;
-    // The service asks for the same waypoint, which is not for services.
     let service = scene.service("server").declared(80, echo::HTTP, "http").behind("gate");
-    let service = scene.create(service).await?;
+    Ok((waypoint, server, client, scene.create(service).await?))
+}
+
+async fn a_workloads_own_address_leads_through_its_waypoint_and_its_service_past_it(
+    scene: Scene,
+) -> Result<()> {
+    let (waypoint, server, client, service) = bound(&scene, "workload").await?;
     reaches_through(&client, &server, &waypoint).await?;
+    // The service asks for the same waypoint, which is not for services.
     for target in addresses(&service)? {
         let echo = ask(&client, target, "/").await?;
         ensure!(client.addresses().both().contains(&echo.peer.ip()), "it came by {}", echo.peer);
@@ -77,13 +82,7 @@ async fn a_workloads_own_address_leads_through_its_waypoint_and_its_service_past
 }
 
 async fn one_waypoint_for_all_has_what_goes_to_services_and_to_workloads(scene: Scene) -> Result<()> {
-    let waypoint = scene.begin(scene.waypoint("b", "gate").traffic("all")).await?;
-    let server = scene.pod("b", "server").captured().labels(&[("istio.io/use-waypoint", "gate")]);
-    let server = scene.start(server).await?;
-    server.serve().await?;
-    let client = scene.captured("a", "client").await?;
-    let service = scene.service("server").declared(80, echo::HTTP, "http").behind("gate");
-    let service = scene.create(service).await?;
+    let (waypoint, server, client, service) = bound(&scene, "all").await?;
     reaches_through(&client, &server, &waypoint).await?;
     for target in addresses(&service)? {
         came_through(&ask(&client, target, "/").await?, &waypoint)?;
