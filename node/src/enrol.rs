@@ -16,6 +16,7 @@ use std::{
 };
 
 use runtime::{Shutdown, Tasks};
+use tokio::sync::watch;
 
 pub use self::{
     error::{AddError, RemoveError},
@@ -69,6 +70,25 @@ pub struct Status {
     pub netns: NetnsId,
     /// Where it is.
     pub state: State,
+}
+
+/// Tells of changes of [`Enrolment::list`].
+#[derive(Debug)]
+pub struct Changes {
+    turns: watch::Receiver<u64>,
+    served: watch::Receiver<u64>,
+}
+
+impl Changes {
+    /// Waits until something may be otherwise than when this was asked last. Cancel-safe.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            Ok(()) = self.turns.changed() => {}
+            Ok(()) = self.served.changed() => {}
+            // Nobody is left who could change anything.
+            else => std::future::pending().await,
+        }
+    }
 }
 
 impl Enrolment {
@@ -133,6 +153,11 @@ impl Enrolment {
     pub fn list(&self) -> Vec<Status> {
         let held = self.places.list().into_iter().filter(|held| !held.left);
         held.map(|held| Status { state: self.state(&held), netns: held.id, pod: held.pod }).collect()
+    }
+
+    /// Tells of changes of the list from now on.
+    pub fn changes(&self) -> Changes {
+        Changes { turns: self.places.changes(), served: self.steps.announcements.changes() }
     }
 
     /// What is on disk about pods; a damaged record does not hide the others.

@@ -83,12 +83,6 @@ impl Ledger {
         }
     }
 
-    /// Whether a pod is captured, not served yet, and the mesh has not been told of it: nothing else says when it is.
-    pub fn awaits_mark(&self, captured: &[Status]) -> bool {
-        let pending = captured.iter().filter(|status| matches!(status.state, State::Pending(_)));
-        pending.filter_map(|status| self.pod(&status.pod.uid)).any(|pod| !pod.is_marked())
-    }
-
     /// When the first bypass that holds now ends.
     pub fn next_end(&self, now: Timestamp) -> Option<Timestamp> {
         self.namespaces.values().filter_map(|namespace| Some(namespace.bypass(now)?.until)).min()

@@ -39,8 +39,6 @@ const QUEUE: usize = 256;
 const AT_ONCE: usize = 16;
 /// The longest time between two looks at everything, in case that something changed that no watch tells of.
 const LOOK: Duration = Duration::from_secs(30);
-/// The same while a captured pod waits to be served, after which the mesh is to be told of it.
-const SOON: Duration = Duration::from_secs(1);
 /// How long after the end of a bypass its pods are looked at.
 const PAST_END: Duration = Duration::from_millis(50);
 const PROC: &str = "/proc";
@@ -115,6 +113,9 @@ impl Watcher {
             told: Told::default(),
         };
         let shutdown = round.watcher.tasks.shutdown();
+        // The CNI plugin brings pods in too, and what is captured waits for a ztunnel: the mesh is told as soon as it is
+        // served, which is before the first of its containers runs.
+        let mut changes = round.watcher.enrolment.changes();
         loop {
             let wake = round.wake();
             tokio::select! {
@@ -126,6 +127,7 @@ impl Watcher {
                     }
                 }
                 Some(outcome) = ended.recv() => round.settle(outcome),
+                () = changes.next() => {}
                 () = tokio::time::sleep_until(wake) => {}
             }
             if round.synced == [true; 2] {
@@ -286,15 +288,11 @@ impl Round {
     /// When to look although nothing has happened: a step may be tried again, a bypass ends, or it was long ago.
     fn wake(&self) -> Instant {
         let (instant, now) = (Instant::now(), Timestamp::now());
-        let (end, awaits_mark) = {
-            let ledger = self.watcher.ledger.lock();
-            (ledger.next_end(now), ledger.awaits_mark(&self.watcher.enrolment.list()))
-        };
-        let look = instant + if awaits_mark { SOON } else { LOOK };
+        let end = self.watcher.ledger.lock().next_end(now);
         // A little later than the end, or the look would still be before it.
         let ends = end.and_then(|end| Duration::try_from(end.duration_since(now)).ok());
         let ends = ends.map(|left| instant + left + PAST_END);
-        [self.troubles.next(), ends].into_iter().flatten().fold(look, Instant::min)
+        [self.troubles.next(), ends].into_iter().flatten().fold(instant + LOOK, Instant::min)
     }
 
     fn note(&mut self, Happened { of, event }: Happened<Kind, Object>) {

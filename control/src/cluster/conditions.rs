@@ -29,7 +29,7 @@ use crate::{
 /// Between two rounds of writing: what changes again and again is written once.
 const PAUSE: Duration = Duration::from_secs(1);
 /// What was refused is tried again after so long.
-const RETRY: Duration = Duration::from_secs(30);
+const RETRY: Duration = Duration::from_secs(5);
 /// A condition's message may have 32 KiB; nobody reads more than this.
 const LONGEST: usize = 4000;
 

@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One climb at a time per pod: a place with a turn to wait for. It knows pods only by uid and namespace.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use parking_lot::Mutex;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, watch};
 
 use super::steps::Held;
 use crate::pod::Uid;
@@ -13,6 +19,7 @@ use crate::pod::Uid;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Places {
     by_uid: Arc<Mutex<BTreeMap<Uid, Arc<Place>>>>,
+    version: watch::Sender<u64>,
 }
 
 /// One pod's place: whoever works on it has the turn, everybody may look.
@@ -28,6 +35,7 @@ pub(super) struct Occupied {
     places: Places,
     place: Arc<Place>,
     uid: Uid,
+    changed: AtomicBool,
     _turn: OwnedMutexGuard<()>,
 }
 
@@ -39,9 +47,15 @@ impl Places {
             let turn = Arc::clone(&place.turn).lock_owned().await;
             // Whoever had the turn before may have cleared the place away; then another one counts.
             if self.by_uid.lock().get(uid).is_some_and(|current| Arc::ptr_eq(current, &place)) {
-                return Occupied { places: self.clone(), place, uid: uid.clone(), _turn: turn };
+                let (places, uid) = (self.clone(), uid.clone());
+                return Occupied { places, place, uid, changed: AtomicBool::new(false), _turn: turn };
             }
         }
+    }
+
+    /// A counter that moves with every turn that has changed something.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
     }
 
     /// Everything held, by uid.
@@ -58,12 +72,17 @@ impl Occupied {
 
     /// Notes what is held here now.
     pub(super) fn set(&self, held: Held) {
-        *self.place.held.lock() = Some(held);
+        self.put(Some(held));
     }
 
     /// Notes that nothing is left.
     pub(super) fn clear(&self) {
-        *self.place.held.lock() = None;
+        self.put(None);
+    }
+
+    fn put(&self, held: Option<Held>) {
+        *self.place.held.lock() = held;
+        self.changed.store(true, Ordering::Relaxed);
     }
 
     /// Notes what is held here now, unless another pod holds the same namespace: then its uid.
@@ -86,6 +105,10 @@ impl Drop for Occupied {
         let mut places = self.places.by_uid.lock();
         if self.place.held.lock().is_none() {
             places.remove(&self.uid);
+        }
+        drop(places);
+        if *self.changed.get_mut() {
+            self.places.version.send_modify(|version| *version += 1);
         }
     }
 }
@@ -144,6 +167,24 @@ mod tests {
         assert!(places.by_uid.lock().is_empty());
         let second = second.await;
         assert!(places.by_uid.lock().get(&uid("a")).is_some_and(|place| Arc::ptr_eq(place, &second.place)));
+    }
+
+    #[tokio::test]
+    async fn a_turn_is_told_of_when_it_is_over_and_has_changed_something() {
+        let places = Places::default();
+        let mut changes = places.changes();
+        let idle = places.occupy(&uid("a")).await;
+        idle.held();
+        drop(idle);
+        assert!(!changes.has_changed().unwrap());
+        let busy = places.occupy(&uid("a")).await;
+        busy.set(held(&uid("a")));
+        assert!(!changes.has_changed().unwrap());
+        drop(busy);
+        assert!(changes.has_changed().unwrap());
+        changes.mark_unchanged();
+        places.occupy(&uid("a")).await.clear();
+        assert!(changes.has_changed().unwrap());
     }
 
     #[tokio::test]

@@ -118,7 +118,6 @@ fn the_mesh_is_told_of_a_pod_when_it_is_served_and_not_before() {
     let held = |state| [captured("a", state)];
     let pending = held(State::Pending("no ztunnel connected".to_owned()));
     let ledger_of = |pod| ledger([pod], Some(AMBIENT));
-    assert!(ledger_of(pod("a")).awaits_mark(&pending) && !ledger_of(marked("a")).awaits_mark(&pending));
     check(&ledger_of(pod("a")), &pending, &[]);
     check(&ledger_of(pod("a")), &held(State::Enrolled), &["mark a"]);
     // Captured without a ztunnel it still takes nothing but HBONE.

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::{ledger::Step, pod::Uid};
 
 const FIRST: Duration = Duration::from_millis(250);
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_secs(15);
 
 /// All of them.
 #[derive(Debug, Default)]
