@@ -43,6 +43,8 @@ impl Flaw {
 const LINE: usize = 256;
 /// Bytes of trailers, as they are sent.
 pub const TRAILERS: usize = 16 * 1024;
+/// Fields of trailers; whoever reads after this takes no more.
+const TRAILER_FIELDS: usize = 100;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Place {
@@ -59,7 +61,8 @@ enum Place {
     Data(u64),
     /// The line end after a chunk.
     After,
-    Trailers(usize),
+    /// Bytes and fields of trailers so far.
+    Trailers(usize, usize),
     /// What follows is of another protocol.
     Beyond,
 }
@@ -115,7 +118,7 @@ impl Framing {
                     }
                     passed
                 }
-                Place::Start | Place::Fields | Place::Size | Place::After | Place::Trailers(_) => {
+                Place::Start | Place::Fields | Place::Size | Place::After | Place::Trailers(..) => {
                     let byte = rest.first().copied().unwrap_or_default();
                     self.take(byte).map_err(|flaw| (at, flaw))?;
                     1
@@ -140,7 +143,7 @@ impl Framing {
 
     fn take(&mut self, byte: u8) -> Result<(), Flaw> {
         let returned = std::mem::replace(&mut self.returned, byte == b'\r');
-        if let Place::Trailers(taken) = &mut self.place {
+        if let Place::Trailers(taken, _) = &mut self.place {
             *taken += 1;
             if *taken > TRAILERS {
                 return Err(Flaw::Trailers);
@@ -181,15 +184,16 @@ impl Framing {
                 Place::Fields
             }
             Place::Size => match size(&line)? {
-                0 => Place::Trailers(0),
+                0 => Place::Trailers(0, 0),
                 size => Place::Data(size),
             },
             Place::After if line.is_empty() => Place::Size,
             Place::After => return Err(Flaw::Chunk),
-            Place::Trailers(_) if line.is_empty() => Place::Start,
-            Place::Trailers(taken) => {
+            Place::Trailers(..) if line.is_empty() => Place::Start,
+            Place::Trailers(_, fields) if fields >= TRAILER_FIELDS => return Err(Flaw::Trailers),
+            Place::Trailers(taken, fields) => {
                 Head::default().field(&line, cut).map_err(|_flaw| Flaw::Trailers)?;
-                Place::Trailers(taken)
+                Place::Trailers(taken, fields + 1)
             }
             Place::Body(_) | Place::Data(_) | Place::Beyond => self.place,
         };
@@ -335,9 +339,18 @@ mod tests {
             let text = format!("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}");
             assert_eq!(look(&text).err(), Some(expected), "{chunks:?}");
         }
-        let endless = format!("0\r\n{}", "x: y\r\n".repeat(TRAILERS / 6 + 1));
-        let text = format!("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{endless}");
-        assert_eq!(look(&text).err(), Some(Flaw::Trailers));
+    }
+
+    #[test]
+    fn trailers_have_an_end_in_bytes_and_in_fields() {
+        let seen = |fields: &str| {
+            look(&format!("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n{fields}\r\n"))
+        };
+        let long = "x: ".to_owned() + &"y".repeat(1000) + "\r\n";
+        assert!(seen(&long.repeat(TRAILERS / 1005 - 1)).is_ok());
+        assert_eq!(seen(&long.repeat(TRAILERS / 1005 + 1)).err(), Some(Flaw::Trailers));
+        assert!(seen(&"x: y\r\n".repeat(TRAILER_FIELDS)).is_ok());
+        assert_eq!(seen(&"x: y\r\n".repeat(TRAILER_FIELDS + 1)).err(), Some(Flaw::Trailers));
     }
 
     #[test]

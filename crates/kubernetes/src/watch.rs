@@ -36,6 +36,8 @@ use crate::{
 
 /// How often is asked for a kind that the server does not have.
 const ABSENT: Duration = Duration::from_secs(2);
+/// The longest wait before a server that could not be reached is tried again: its return is to be seen soon.
+const UNREACHED: Duration = Duration::from_secs(2);
 /// Objects of a kind that the server suddenly does not know stay in force this long: an API server that starts may
 /// not have all of its kinds yet.
 const VANISHED: Duration = Duration::from_secs(30);
@@ -186,6 +188,7 @@ impl<K: Clone, T, P: Fn(&str) -> Result<T, Vec<Problem>>> Running<'_, K, T, P> {
                 }
                 Ended::Failed(error) => {
                     let wait = backoff.wait();
+                    let wait = if error.code().is_none() { wait.min(jitter(UNREACHED)) } else { wait };
                     self.failed(&error, wait);
                     wait
                 }
