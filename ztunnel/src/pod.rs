@@ -5,7 +5,7 @@
 //! The kernel spreads a pod's connections over the shards (`SO_REUSEPORT`). A shard's connections, tunnels and copies
 //! stay on one thread, so that no byte on its way wakes another one.
 
-use std::{io, net::SocketAddr, os::fd::AsFd, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use hbone::{Pool, Spawner};
 use mesh::{SpiffeId, WorkloadKey};
@@ -196,9 +196,6 @@ where
     drop(shard.tasks.clone().spawn(name, async move {
         let limits = accept::Limits { name, connections: CONNECTIONS };
         let served = accept::serve(listener, &tasks, limits, |stream: tokio::net::TcpStream, peer| {
-            if let Err(error) = shard.pod.sockets.accepted(&stream.as_fd()) {
-                tracing::debug!(%error, "a connection was gone before it was served");
-            }
             // Moved by value through the futures around it, it would take its size four times per connection.
             Box::pin(handle(Arc::clone(&shard), stream, peer))
         });

@@ -83,12 +83,14 @@ impl Sockets {
         &self.pod
     }
 
-    /// A transparent TCP listener on every address of the pod.
+    /// A transparent TCP listener on every address of the pod. What it accepts has its options.
     ///
     /// # Errors
     /// When the port is taken or an option is refused.
     pub fn listen(&self, port: u16) -> io::Result<TcpListener> {
         let socket = self.bound(Type::STREAM, Protocol::TCP, port)?;
+        prompt(&socket)?;
+        self.keep_alive(&socket)?;
         socket.listen(BACKLOG)?;
         TcpListener::from_std(socket.into())
     }
@@ -125,7 +127,8 @@ impl Sockets {
     /// When the peer refuses, does not answer in [`CONNECT_TIMEOUT`], or the socket cannot be made.
     pub async fn connect(&self, destination: SocketAddr) -> io::Result<TcpStream> {
         let socket = self.made(Domain::for_address(destination), Type::STREAM, Protocol::TCP)?;
-        self.prepare(&socket)?;
+        prompt(&socket)?;
+        self.keep_alive(&socket)?;
         dial(socket, destination).await
     }
 
@@ -135,7 +138,7 @@ impl Sockets {
     /// As [`Self::connect`].
     pub async fn connect_from(&self, source: IpAddr, destination: SocketAddr) -> io::Result<TcpStream> {
         for port in self.ports.candidates(source) {
-            let socket = self.disguised(source, destination)?;
+            let socket = self.disguised(destination)?;
             let connected = match socket.bind(&SocketAddr::new(source, port).into()) {
                 Ok(()) => dial(socket, destination).await,
                 Err(error) => Err(error),
@@ -147,32 +150,22 @@ impl Sockets {
                 other => return other,
             }
         }
-        let socket = self.disguised(source, destination)?;
+        let socket = self.disguised(destination)?;
         // The port is chosen at connect, by the whole tuple: a port per client address would run out early.
         setsockopt(&socket, IpBindAddressNoPort, &true)?;
         socket.bind(&SocketAddr::new(source, 0).into())?;
         dial(socket, destination).await
     }
 
-    /// A socket for a connection from an address that is not the pod's.
-    fn disguised(&self, source: IpAddr, destination: SocketAddr) -> io::Result<Socket> {
+    /// A socket for a connection inside the pod from an address that is not the pod's. It is not kept alive: an end that
+    /// shares its kernel with the other is never silent.
+    fn disguised(&self, destination: SocketAddr) -> io::Result<Socket> {
         let socket = self.made(Domain::for_address(destination), Type::STREAM, Protocol::TCP)?;
-        self.prepare(&socket)?;
+        prompt(&socket)?;
+        // It allows any source, as IP_FREEBIND does.
         socket.set_ip_transparent_v4(true)?;
         socket.set_reuse_address(true)?;
-        match source {
-            IpAddr::V4(_) => socket.set_freebind_v4(true)?,
-            IpAddr::V6(_) => socket.set_freebind_v6(true)?,
-        }
         Ok(socket)
-    }
-
-    /// Options of a connection that the pod's listeners accepted.
-    ///
-    /// # Errors
-    /// When the connection is gone already.
-    pub fn accepted(&self, stream: &impl AsFd) -> io::Result<()> {
-        self.prepare(&SockRef::from(stream))
     }
 
     fn bound(&self, kind: Type, protocol: Protocol, port: u16) -> io::Result<Socket> {
@@ -208,10 +201,7 @@ impl Sockets {
         Ok(socket)
     }
 
-    /// Options of every connection, accepted or dialled.
-    fn prepare(&self, socket: &Socket) -> io::Result<()> {
-        socket.set_tcp_nodelay(true)?;
-        socket.set_tcp_notsent_lowat(UNSENT)?;
+    fn keep_alive(&self, socket: &Socket) -> io::Result<()> {
         let Some(keepalive) = self.options.keepalive else { return Ok(()) };
         socket.set_tcp_keepalive(
             &TcpKeepalive::new()
@@ -224,6 +214,12 @@ impl Sockets {
         }
         Ok(())
     }
+}
+
+/// What is written leaves at once, and no more waits in the kernel than is of use.
+fn prompt(socket: &Socket) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(UNSENT)
 }
 
 async fn dial(socket: Socket, destination: SocketAddr) -> io::Result<TcpStream> {

@@ -2,17 +2,17 @@
 //! The process's log: lines on standard output, plain or JSON, written by a thread of its own so that a slow reader
 //! never stops a connection; what to log can be changed while the process runs.
 
-use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
+mod queue;
+
+use std::{collections::BTreeMap, fmt, io, str::FromStr, sync::Arc};
 
 use parking_lot::Mutex;
 use tracing::level_filters::LevelFilter;
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     Layer, Registry, filter::Targets, layer::SubscriberExt, reload, util::SubscriberInitExt,
 };
 
-/// Lines that wait for the writer; beyond it lines are dropped and counted.
-const QUEUED_LINES: usize = 16_384;
+use self::queue::{Guard, Queue};
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,8 +52,14 @@ pub struct InvalidFilter {
 
 /// Why logging cannot start.
 #[derive(Debug, thiserror::Error)]
-#[error("this process logs already")]
-pub struct AlreadyLogging(#[from] tracing_subscriber::util::TryInitError);
+pub enum LogError {
+    /// It was started before.
+    #[error("this process logs already")]
+    Started(#[from] tracing_subscriber::util::TryInitError),
+    /// Nobody would write the lines.
+    #[error("no thread to write the log")]
+    Thread(#[source] io::Error),
+}
 
 /// Changes what is logged. The last one to be dropped writes what is still queued.
 #[derive(Clone)]
@@ -61,21 +67,18 @@ pub struct LogControl {
     first: Filter,
     current: Arc<Mutex<Filter>>,
     reload: reload::Handle<Targets, Registry>,
-    dropped: ErrorCounter,
-    _writer: Arc<WorkerGuard>,
+    queue: Queue,
+    _writer: Arc<Guard>,
 }
 
 /// Starts logging for the whole process.
 ///
 /// # Errors
-/// When it was started before.
-pub fn init(settings: LogSettings) -> Result<LogControl, AlreadyLogging> {
-    let builder =
-        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUED_LINES).thread_name("log");
-    let (writer, guard) = builder.finish(std::io::stdout());
-    let dropped = writer.error_counter();
+/// When it was started before, or there is no thread for it.
+pub fn init(settings: LogSettings) -> Result<LogControl, LogError> {
+    let (queue, guard) = Queue::start(io::stdout()).map_err(LogError::Thread)?;
     let (filter, reload) = reload::Layer::new(settings.filter.targets());
-    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
+    let lines = tracing_subscriber::fmt::layer().with_writer(queue.clone()).with_ansi(false);
     let lines = match settings.format {
         Format::Plain => lines.boxed(),
         Format::Json => {
@@ -87,7 +90,7 @@ pub fn init(settings: LogSettings) -> Result<LogControl, AlreadyLogging> {
         current: Arc::new(Mutex::new(settings.filter.clone())),
         first: settings.filter,
         reload,
-        dropped,
+        queue,
         _writer: Arc::new(guard),
     })
 }
@@ -120,7 +123,7 @@ impl LogControl {
 
     /// Lines that were lost because the reader of standard output is too slow.
     pub fn dropped_lines(&self) -> usize {
-        self.dropped.dropped_lines()
+        self.queue.dropped()
     }
 
     fn apply(&self, filter: &Filter) {

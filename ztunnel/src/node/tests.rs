@@ -16,7 +16,7 @@ use crate::{
     testing::{Bench, workload},
 };
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(20);
 
 fn deny() -> Policy {
     Policy {

@@ -33,7 +33,8 @@ async fn answers(stream: &mut TcpStream) {
 #[tokio::test]
 async fn after_a_request_to_finish_no_connection_is_accepted_and_open_ones_go_on() {
     let tasks = Tasks::new();
-    let listener = loopback();
+    // An address of its own: of `127.0.0.1` another test might get the port when this listener is closed.
+    let listener = bind((Ipv4Addr::new(127, 0, 4, 1), 0).into()).unwrap();
     let address = listener.local_addr().unwrap();
     let group = tasks.group("listener");
     let serving =
