@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask bench`: what the mesh costs, measured beside the same pods without it; `bench control`: what its control
-//! plane costs, beside another; `bench waypoint`: what its L7 proxy costs, beside others. All configurations take turns at every figure, so that a machine that gets slower gets
+//! plane costs, beside another; `bench waypoint`: what its L7 proxy costs, beside others; `bench instructions`: how long the
+//! hot paths are. All configurations take turns at every figure, so that a machine that gets slower gets
 //! slower for all of them; what counts are the ratios.
 
+mod base;
 mod control;
 mod cost;
+pub(crate) mod instructions;
 mod load;
 mod paced;
 mod place;
@@ -12,7 +15,10 @@ mod report;
 mod waypoint;
 mod web;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
@@ -26,13 +32,15 @@ use serde_json::json;
 use crate::{
     lab::runtime,
     packages::{self, Package},
-    step::{root, run, say, step},
+    step::{root, run_in, say, step},
 };
 use load::Tools;
 use paced::Pace;
 use place::Configuration;
 use report::{Figure, Report};
 
+/// What runs in the lab.
+const PROGRAMS: [&str; 4] = ["ztunnel", "control", "node-agent", "lab-app"];
 /// Connections that make the peak.
 const CONNECTIONS: u32 = 64;
 /// Connections that share a fixed rate.
@@ -58,6 +66,7 @@ pub(crate) struct Bench {
 #[derive(Subcommand)]
 enum Other {
     Control(control::Control),
+    Instructions(instructions::Instructions),
     Waypoint(waypoint::Measured),
 }
 
@@ -65,6 +74,7 @@ impl Bench {
     pub(crate) fn run(&self) -> Result<()> {
         match &self.other {
             Some(Other::Control(control)) => control.run(),
+            Some(Other::Instructions(instructions)) => instructions.run(),
             Some(Other::Waypoint(waypoint)) => waypoint.run(),
             None => self.data_plane.run(),
         }
@@ -83,6 +93,9 @@ struct DataPlane {
     /// Folder with the binaries of another build, to be measured beside this one.
     #[arg(long)]
     before: Option<PathBuf>,
+    /// A commit that is built to be measured beside this tree.
+    #[arg(long, value_name = "BASE", conflicts_with = "before")]
+    compare: Option<String>,
     /// Only these figures.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
@@ -111,8 +124,11 @@ impl DataPlane {
         packages::ensure_installed(&[packages::WRK, IPERF])?;
         let nginx = packages::unpacked("nginx", "/usr/sbin/nginx")?;
         let mut settings = Settings::from_environment()?;
+        // First: it leaves its programs where those of this tree belong.
+        let compared = self.compare.as_deref().map(base::binaries).transpose()?;
+        let before = compared.or_else(|| self.before.clone());
         if !settings.chosen {
-            step("release build", || build(&["ztunnel", "control", "node-agent", "lab-app"]))?;
+            step("release build", || build(&root(), &PROGRAMS))?;
             settings.binaries = released()?;
         }
         if settings.peer_ztunnel.is_none() {
@@ -121,15 +137,15 @@ impl DataPlane {
         let tools = Tools { nginx, envoy: envoy()?, seconds: self.seconds };
         runtime()?.block_on(async {
             tokio::select! {
-                outcome = self.measure(&settings, &tools) => outcome,
+                outcome = self.measure(&settings, &tools, before.as_deref()) => outcome,
                 _ = tokio::signal::ctrl_c() => bail!("interrupted; everything is removed"),
             }
         })
     }
 
-    async fn measure(&self, settings: &Settings, tools: &Tools) -> Result<()> {
+    async fn measure(&self, settings: &Settings, tools: &Tools, before: Option<&Path>) -> Result<()> {
         place::clear()?;
-        let places = place::all(settings, tools, self.before.as_deref()).await?;
+        let places = place::all(settings, tools, before).await?;
         let mut report = Report::new(places.iter().map(|place| place.name).collect());
         if self.wants(Part::Memory) {
             say("memory");
@@ -223,10 +239,14 @@ fn released() -> Result<PathBuf> {
     Ok(beside.with_file_name("release"))
 }
 
-fn build(binaries: &[&str]) -> Result<()> {
+/// Builds the release of a tree, this one or another, where this one's is.
+fn build(tree: &Path, binaries: &[&str]) -> Result<()> {
+    let folder = released()?;
+    let target = folder.parent().and_then(Path::to_str).context("the path of the binaries is not UTF-8")?;
     let binaries: Vec<&str> = binaries.iter().flat_map(|name| ["--bin", name]).collect();
     // The whole workspace, so that it resolves the same features as every other build.
-    run("cargo", &[["build", "--release", "--workspace", "--locked"].as_slice(), &binaries].concat())
+    let whole = ["build", "--release", "--workspace", "--locked", "--target-dir", target];
+    run_in(tree, "cargo", &[whole.as_slice(), &binaries].concat())
 }
 
 /// Resident memory without and with idle connections, before anything else was asked of the proxies.

@@ -40,6 +40,8 @@ pub(crate) const CLUSTER: [Package; 3] =
     [Package { name: "runc", program: "runc" }, Package { name: "nftables", program: "nft" }, IPROUTE];
 /// Downloads, and what people ask servers with.
 pub(crate) const CURL: Package = Package { name: "curl", program: "curl" };
+/// Counts instructions.
+pub(crate) const VALGRIND: Package = Package { name: "valgrind", program: "valgrind" };
 /// Load by HTTP/1.1.
 pub(crate) const WRK: Package = Package { name: "wrk", program: "wrk" };
 /// What Zipkin runs on.

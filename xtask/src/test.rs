@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
 use crate::{
+    bench::instructions::Instructions,
     check, cluster, ebpf, lab, packages,
     plugin::{self, Profile},
     step::{output, run, run_with, say, seconds, step},
@@ -32,6 +33,8 @@ pub(crate) struct Test {
 enum Suite {
     /// What needs no root: format, tidy, lints, unit tests.
     Check,
+    /// Instructions of the hot paths against those on record.
+    Instructions,
     /// The committed eBPF object against its sources.
     Object,
     /// Tests of single packages that need root and a real kernel.
@@ -45,12 +48,14 @@ enum Suite {
 }
 
 impl Suite {
-    const ALL: [Self; 6] = [Self::Check, Self::Object, Self::Root, Self::Lab, Self::Tools, Self::Cluster];
+    const ALL: [Self; 7] =
+        [Self::Check, Self::Instructions, Self::Object, Self::Root, Self::Lab, Self::Tools, Self::Cluster];
 
     /// The name, and what the suite may take on a small machine that has built nothing yet.
     fn budget(self) -> (&'static str, Duration) {
         let (name, minutes) = match self {
             Self::Check => ("check", 40),
+            Self::Instructions => ("instructions", 10),
             Self::Object => ("object", 10),
             Self::Root => ("root", 10),
             Self::Lab => ("lab", 20),
@@ -72,7 +77,7 @@ impl Test {
             let outcome = self.run_suite(*suite);
             report.push((name, budget, started.elapsed(), outcome));
         }
-        say("\nsuite     budget         taken");
+        say("\nsuite         budget         taken");
         let mut bad = Vec::new();
         for (name, budget, taken, outcome) in report {
             let verdict = match outcome {
@@ -81,7 +86,7 @@ impl Test {
                 Ok(()) => "passed, but over its budget".to_owned(),
                 Err(error) => format!("FAILED: {error:#}"),
             };
-            say(format!("{name:<9} {:<14} {:<14} {verdict}", seconds(budget), seconds(taken)));
+            say(format!("{name:<13} {:<14} {:<14} {verdict}", seconds(budget), seconds(taken)));
             if verdict != "passed" {
                 bad.push(name);
             }
@@ -95,6 +100,7 @@ impl Test {
     fn run_suite(&self, suite: Suite) -> Result<()> {
         match suite {
             Suite::Check => check::check(),
+            Suite::Instructions => Instructions::default().run(),
             Suite::Object => step("eBPF object", || ebpf::run(true)),
             Suite::Root => root_tests(),
             Suite::Lab => self.scenarios(),

@@ -85,7 +85,7 @@ impl Control {
         let ours = if settings.chosen {
             settings.binary("control")?
         } else {
-            step("release build", || build(&["control"]))?;
+            step("release build", || build(&root(), &["control"]))?;
             released()?.join("control")
         };
         // Part of the cluster, not of what is measured.

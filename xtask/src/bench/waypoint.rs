@@ -86,7 +86,7 @@ impl Measured {
         let mut settings = Settings::from_environment()?;
         if !settings.chosen {
             let all = ["ztunnel", "waypoint", "control", "node-agent", "lab-app"];
-            step("release build", || build(&all))?;
+            step("release build", || build(&root(), &all))?;
             settings.binaries = released()?;
         }
         let nginx = packages::unpacked("nginx", "/usr/sbin/nginx")?;

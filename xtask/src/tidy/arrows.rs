@@ -31,6 +31,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ebpf-abi", &[]),
     ("ebpf-loader", &["ebpf-abi"]),
     ("ebpf-claim", &["ebpf-abi"]),
+    ("hot", &["hbone", "plan", "mesh"]),
     ("xtask", &["lab", "proto"]),
     ("lab", &[]),
     (
