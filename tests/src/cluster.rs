@@ -52,8 +52,9 @@ use manifests::Manifests;
 use node::{NodePart, Seat};
 use waypoint::Follower;
 
-/// How long the mesh may take to follow a change of the manifests.
-const SETTLE: Duration = Duration::from_secs(15);
+/// How long the mesh may take to follow a change of the manifests: longer than a proxy waits at most between two attempts to
+/// reach a control plane that was away, which is 15 s.
+const SETTLE: Duration = Duration::from_secs(40);
 /// The namespace of the objects by which the lab sees that a change has arrived.
 const MARKERS: &str = "lab-settle";
 
@@ -203,7 +204,7 @@ impl Cluster {
     /// until the whole mesh knows it.
     ///
     /// # Errors
-    /// When the mesh does not take notice within 15 s.
+    /// When the mesh does not take notice within 40 s.
     pub async fn apply(&self, name: &str, yaml: &str) -> Result<()> {
         self.manifests().write(name, yaml)?;
         self.settle().await
@@ -220,7 +221,7 @@ impl Cluster {
     /// Removes what was published under `name`, and waits until the whole mesh has forgotten it.
     ///
     /// # Errors
-    /// When the mesh does not take notice within 15 s.
+    /// When the mesh does not take notice within 40 s.
     pub async fn withdraw(&self, name: &str) -> Result<()> {
         self.manifests().remove(name)?;
         self.settle().await
@@ -230,7 +231,7 @@ impl Cluster {
     /// last have arrived there.
     ///
     /// # Errors
-    /// When that takes more than 15 s.
+    /// When that takes more than 40 s.
     pub async fn settle(&self) -> Result<()> {
         // Control looks through its folder file by file, so it may take the marker and miss what was written just before it
         // in a file that it had passed already. A second marker is found by a look that began after that.

@@ -11,7 +11,7 @@ use lab::{
 use serde_json::{Value, json};
 
 /// Nothing takes longer, unless it is broken.
-pub(crate) const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// The cluster, and the program.
 pub(crate) struct Stage {

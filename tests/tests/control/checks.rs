@@ -134,8 +134,9 @@ async fn a_lone_change_is_pushed_at_once_and_a_burst_arrives_whole(stage: &Stage
     lone.sort();
     say(&format!("from before the API write to the proxy: one pod {lone:?}; a hundred in {burst:?}"));
     clear(stage).await?;
-    let median = lone.get(lone.len() / 2).copied().unwrap_or(Duration::MAX);
-    ensure!(median < Duration::from_millis(250), "a lone change takes {median:?}");
+    // Whatever else the machine does adds to some of them; what waits for more changes adds to each.
+    let quickest = lone.first().copied().unwrap_or(Duration::MAX);
+    ensure!(quickest < Duration::from_millis(250), "a lone change takes {quickest:?}");
     Ok(())
 }
 
@@ -188,19 +189,28 @@ spec:
         })
     })
     .await?;
-    let said = stage.first.reports("AuthorizationPolicy shop/unknown").await?;
-    let [(field, message)] = said.as_slice() else { bail!("reports: {said:?}") };
-    ensure!(field == "spec.rules[0].from[0].source.moons", "it says {field}: {message}");
-    let (status, text) = eventually(SOON, "a condition", async || {
-        condition(stage, "security.istio.io/v1", "authorizationpolicies/unknown", "ZtunnelAccepted").await
+    eventually(SOON, "a report", async || {
+        let said = stage.first.reports("AuthorizationPolicy shop/unknown").await?;
+        let [(field, message)] = said.as_slice() else { bail!("reports: {said:?}") };
+        ensure!(field == "spec.rules[0].from[0].source.moons", "it says {field}: {message}");
+        Ok(())
     })
     .await?;
-    ensure!(status == "False" && text.contains("source.moons"), "the condition is {status}: {text}");
+    eventually(SOON, "a condition", async || {
+        let object = "authorizationpolicies/unknown";
+        let (status, text) = condition(stage, "security.istio.io/v1", object, "ZtunnelAccepted").await?;
+        ensure!(status == "False" && text.contains("source.moons"), "the condition is {status}: {text}");
+        Ok(())
+    })
+    .await?;
     stage.scene.cluster.kubectl(&["-n", "shop", "delete", "authorizationpolicies", "--all"]).await?;
     until(&stage.proxy, "no policies", |index| index.policies().next().is_none()).await?;
-    let said = stage.first.reports("AuthorizationPolicy shop/unknown").await?;
-    ensure!(said.is_empty(), "it is still said: {said:?}");
-    Ok(())
+    eventually(SOON, "no report", async || {
+        let said = stage.first.reports("AuthorizationPolicy shop/unknown").await?;
+        ensure!(said.is_empty(), "it is still said: {said:?}");
+        Ok(())
+    })
+    .await
 }
 
 async fn a_label_that_names_no_waypoint_is_said_where_it_is_until_it_is_gone(stage: &Stage) -> Result<()> {
@@ -215,13 +225,15 @@ spec: {selector: {app: cart}, ports: [{name: http, port: 80}]}
     cluster.kubectl(&["label", "namespace", "shop", "istio.io/use-waypoint=nowhere"]).await?;
     let places = ["/api/v1/namespaces/shop/services/odd", "/api/v1/namespaces/shop"];
     for place in places {
-        let (status, text) =
-            eventually(SOON, "a condition", async || condition_at(stage, place, "AmbitAccepted").await)
-                .await?;
-        ensure!(
-            status == "False" && text.contains("nowhere"),
-            "the condition of {place} is {status}: {text}"
-        );
+        eventually(SOON, "a condition", async || {
+            let (status, text) = condition_at(stage, place, "AmbitAccepted").await?;
+            ensure!(
+                status == "False" && text.contains("nowhere"),
+                "the condition of {place} is {status}: {text}"
+            );
+            Ok(())
+        })
+        .await?;
     }
     for object in [["namespace", "shop"], ["service", "odd"]] {
         let label = ["-n", "shop", "label", object[0], object[1], "istio.io/use-waypoint-"];
@@ -255,15 +267,14 @@ spec: {hosts: [good.example], ports: [{number: 80, protocol: TCP, name: tcp}], r
         index.services().any(|service| service.hostname.as_str() == "good.example")
     })
     .await?;
-    let said = eventually(SOON, "reports", async || {
-        let said = stage.first.reports("ServiceEntry shop/broken").await?;
-        ensure!(!said.is_empty(), "nothing is said");
-        Ok(said)
-    })
-    .await?;
-    ensure!(said.iter().any(|(field, _)| field == "spec.resolution"), "reports: {said:?}");
-    let said = stage.first.reports("ServiceEntry shop/good").await?;
-    ensure!(said.iter().any(|(field, _)| field == "spec.moon"), "reports: {said:?}");
+    for (name, wrong) in [("broken", "spec.resolution"), ("good", "spec.moon")] {
+        eventually(SOON, "reports", async || {
+            let said = stage.first.reports(&format!("ServiceEntry shop/{name}")).await?;
+            ensure!(said.iter().any(|(field, _)| field == wrong), "reports: {said:?}");
+            Ok(())
+        })
+        .await?;
+    }
     for name in ["good", "broken"] {
         eventually(SOON, "a condition", async || {
             let (status, _) = condition(
@@ -292,6 +303,14 @@ async fn a_broken_policy_is_refused_and_one_without_effect_is_warned_of(stage: &
              admissionReviewVersions: [v1]\n"
         ))
         .await?;
+    let judged = policies_are_judged(stage).await;
+    // Without a replica that answers, nobody could change a policy.
+    let delete = ["delete", "validatingwebhookconfiguration", CONFIGURATION];
+    stage.scene.cluster.kubectl(&delete).await?;
+    judged
+}
+
+async fn policies_are_judged(stage: &Stage) -> Result<()> {
     let policy = |rule: &str| {
         json!({
             "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
@@ -307,21 +326,23 @@ async fn a_broken_policy_is_refused_and_one_without_effect_is_warned_of(stage: &
         let apply = ["apply", "--dry-run=server", "-f", file.as_str()];
         stage.scene.cluster.kubectl(&[&apply, more].concat()).await
     };
-    let good = r#"{"rules": [{"from": [{"source": {"namespaces": ["shop"]}}]}]}"#;
-    eventually(SOON, "the leader having written the roots", async || {
-        asked(good, &["--warnings-as-errors"]).await
+    let broken = r#"{"rules": [{"from": [{"source": {"ipBlocks": ["ten.dot.zero"]}}]}]}"#;
+    // The API server hears of the configuration after a moment, and asks in vain until the leader has written the
+    // roots.
+    eventually(SOON, "a broken policy refused", async || {
+        let Err(refused) = asked(broken, &[]).await else { bail!("it is let in") };
+        let refused = format!("{refused:#}");
+        ensure!(refused.contains("denied the request: spec.rules[0].from[0].source.ipBlocks"), "{refused}");
+        Ok(())
     })
     .await?;
-    let broken = r#"{"rules": [{"from": [{"source": {"ipBlocks": ["ten.dot.zero"]}}]}]}"#;
-    let Err(refused) = asked(broken, &[]).await else { bail!("a broken policy is let in") };
-    let refused = format!("{refused:#}");
-    ensure!(refused.contains("denied the request: spec.rules[0].from[0].source.ipBlocks"), "{refused}");
+    let good = r#"{"rules": [{"from": [{"source": {"namespaces": ["shop"]}}]}]}"#;
+    asked(good, &["--warnings-as-errors"]).await?;
     let idle = r#"{"action": "DENY", "rules": [{"to": [{"operation": {"methods": ["GET"]}}]}]}"#;
     asked(idle, &[]).await?;
     let Err(warned) = asked(idle, &["--warnings-as-errors"]).await else { bail!("no warning") };
     ensure!(format!("{warned:#}").contains("denies nothing"), "{warned:#}");
-    let delete = ["delete", "validatingwebhookconfiguration", CONFIGURATION];
-    stage.scene.cluster.kubectl(&delete).await.map(drop)
+    Ok(())
 }
 
 async fn roots_are_in_every_namespace_and_come_back(stage: &Stage) -> Result<()> {
@@ -347,8 +368,13 @@ async fn a_certificate_is_for_who_runs_on_the_nodes_pods_and_nobody_else(stage: 
     let cart = "spiffe://cluster.local/ns/shop/sa/cart";
     let issued = ask(&stage.token, Subject::Impersonated, cart).await?;
     ensure!(issued.is_ok_and(|certificate| certificate.identity().to_string() == cart), "not issued");
-    let log = stage.first.process().log();
-    ensure!(log.contains("certificate issued") && log.contains("ambit-system/ztunnel on node-a"), "no audit");
+    eventually(SOON, "the audit", async || {
+        let log = stage.first.process().log();
+        ensure!(log.contains("certificate issued"), "no certificate was issued");
+        ensure!(log.contains("ambit-system/ztunnel on node-a"), "nobody has asked for it");
+        Ok(())
+    })
+    .await?;
 
     let other_node = "spiffe://cluster.local/ns/shop/sa/till";
     let elsewhere = stage.scene.pod_token("ambit-system", "ztunnel-a", "somebody-else").await?;

@@ -43,8 +43,17 @@ async fn a_leader_that_alone_has_lost_the_api_server_is_followed_by_another_and_
     stage: &Stage,
 ) -> Result<()> {
     let (alone, other) = (&stage.second, &stage.first);
+    let other_leads = eventually(LATE, "a leader", async || {
+        let both = (standing(alone).await?.0, standing(other).await?.0);
+        match both {
+            (true, false) => Ok(false),
+            (false, true) => Ok(true),
+            _ => bail!("leaders: {both:?}"),
+        }
+    })
+    .await?;
     // That it leads takes that the other one does not.
-    if standing(other).await?.0 {
+    if other_leads {
         other.process().kill()?;
         let led = leads(alone, true).await;
         other.process().start_again()?;
@@ -109,8 +118,11 @@ async fn while_apart(stage: &Stage) -> Result<()> {
     alone.read("/healthz/ready").await?;
     refuses(stage).await?;
     ensure!(!standing(alone).await?.0, "it leads again");
-    let asked = (stage.token.as_str(), Subject::Impersonated);
-    stage.scene.certificate(other, asked, CART).await?.context("from the other one")?;
+    eventually(SOON, "a certificate from the other one", async || {
+        let asked = (stage.token.as_str(), Subject::Impersonated);
+        Ok(stage.scene.certificate(other, asked, CART).await??)
+    })
+    .await?;
     Ok(())
 }
 

@@ -139,8 +139,12 @@ async fn scaled(stage: &Stage) -> Result<()> {
 
     stage.apply(&gateway(LATE)).await?;
     autoscaled(LATE.0).await?;
-    let ours = set_by(stage, LATE.0, MANAGER).await?;
-    ensure!(ours.iter().any(|field| field == "f:template"), "we have set {ours:?}");
+    let ours = eventually(SOON, "the Deployment of the late one", async || {
+        let ours = set_by(stage, LATE.0, MANAGER).await?;
+        ensure!(ours.iter().any(|field| field == "f:template"), "we have set {ours:?}");
+        Ok(ours)
+    })
+    .await?;
     ensure!(!ours.iter().any(|field| field == "f:replicas"), "we have set {ours:?}");
     let count = set_by(stage, LATE.0, &format!("{MANAGER}-replicas")).await?;
     ensure!(count.is_empty(), "we have set {count:?}");

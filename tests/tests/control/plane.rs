@@ -28,7 +28,7 @@ use xds::{Client, ClientConfig, Replica, Writer};
 use crate::link::Link;
 
 /// Nothing takes longer, unless it is broken.
-pub(crate) const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 const HOUR: u64 = 3600;
 
 /// The cluster and the tests' own tasks.

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::{checks::Stage, plane::SOON};
 
+const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
 const SECRETS: &str = "/api/v1/namespaces/ambit-system/secrets";
 
 pub(crate) fn all() -> Vec<Check<Stage>> {
@@ -35,7 +36,16 @@ async fn an_intermediate_as_istios_scripts_make_it_signs_while_it_is_plugged_in(
         ensure!(stage.scene.roots("shop").await? == own, "another is published");
         Ok(())
     })
-    .await
+    .await?;
+    // Each replica changes over by itself, and the next check believes this root alone.
+    for plane in [&stage.first, &stage.second] {
+        eventually(SOON, "a certificate under it again", async || {
+            let asked = (stage.token.as_str(), Subject::Impersonated);
+            Ok(stage.scene.certificate_under(&own, plane, asked, CART).await??)
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 async fn served_with_it(stage: &Stage, root: &str) -> Result<()> {
@@ -46,12 +56,11 @@ async fn served_with_it(stage: &Stage, root: &str) -> Result<()> {
     .await?;
     let later = stage.scene.start("control-4", (16312, 16314))?;
     later.ready().await?;
-    let cart = "spiffe://cluster.local/ns/shop/sa/cart";
     // A replica that has changed over, and one that started with it: neither its server nor what it signs has another root.
     for plane in [&stage.first, &later] {
         let asked = (stage.token.as_str(), Subject::Impersonated);
         let issued = eventually(SOON, "a certificate under its root", async || {
-            Ok(stage.scene.certificate_under(root, plane, asked, cart).await??)
+            Ok(stage.scene.certificate_under(root, plane, asked, CART).await??)
         })
         .await?;
         let chain = issued.chain();

@@ -213,7 +213,11 @@ async fn a_bad_overlay_is_named_on_the_gateway_and_nothing_is_applied(stage: &St
         Ok(())
     })
     .await?;
-    ensure!(laid().await?, "the service has no annotation");
+    eventually(SOON, "the annotation", async || {
+        ensure!(laid().await?, "the service has none");
+        Ok(())
+    })
+    .await?;
     says(stage, GATEWAY, "Programmed", ("True", "ready")).await
 }
 

@@ -83,7 +83,8 @@ impl Scene {
              nodeName: {NODE}\n  terminationGracePeriodSeconds: 0\n  containers:\n  - name: app\n    image: {SAMPLE}\n    \
              imagePullPolicy: Never\n    args: [serve, --name, {name}]\n{more}"
         );
-        self.cluster.apply(&yaml).await.map(drop)
+        // Pods are refused until their namespace has its service account.
+        eventually(SOON, &format!("{name} taken"), async || self.cluster.apply(&yaml).await).await.map(drop)
     }
 
     /// The command line, as an administrator.
@@ -99,11 +100,24 @@ impl Scene {
     async fn becomes(&self, namespace: &str, name: &str, condition: &str) -> Result<()> {
         let pod = format!("pod/{name}");
         let wait = format!("--for={condition}");
-        self.cluster.kubectl(&["-n", namespace, "wait", &pod, &wait, "--timeout=60s"]).await.map(drop)
+        self.cluster.kubectl(&["-n", namespace, "wait", &pod, &wait, "--timeout=120s"]).await.map(drop)
     }
 
     async fn runs(&self, namespace: &str, name: &str) -> Result<()> {
         self.becomes(namespace, name, "jsonpath={.status.phase}=Running").await
+    }
+
+    /// Waits until the events of the shop have these words; its pod has not started.
+    async fn is_kept_waiting(&self, pod: &str, words: &[&str]) -> Result<()> {
+        eventually(SOON, "the reason in the pod's events", async || {
+            let events = self.cluster.kubectl(&["-n", "shop", "get", "events", "-o", "json"]).await?;
+            ensure!(words.iter().all(|word| events.contains(word)), "{events}");
+            Ok(())
+        })
+        .await?;
+        let pod = self.object("shop", pod).await?;
+        ensure!(pod.pointer("/status/phase").and_then(Value::as_str) == Some("Pending"), "it runs: {pod}");
+        Ok(())
     }
 
     /// The first address of a pod.
@@ -147,9 +161,9 @@ async fn a1b_a_bypassed_namespace_leaves_the_mesh_and_comes_back_by_itself(scene
     scene.cluster.kubectl(&["label", "namespace", "old", LABEL]).await?;
     scene.files.reaches("first", Some("enrolled")).await?;
     let address = scene.address("old", "first").await?;
-    scene.ambit(&["bypass", "old", "--for", "8s", "--reason", "a test"]).await?;
+    scene.ambit(&["bypass", "old", "--for", "15s", "--reason", "a test"]).await?;
     scene.files.reaches("first", None).await?;
-    scene.call_from_node(address).await.context("outside the mesh it answers")?;
+    eventually(SOON, "it answering outside the mesh", async || scene.call_from_node(address).await).await?;
     // Nobody says anything more.
     scene.files.reaches("first", Some("enrolled")).await?;
 
@@ -183,21 +197,15 @@ async fn a1b_a_bypassed_namespace_leaves_the_mesh_and_comes_back_by_itself(scene
 async fn a2_a_pod_starts_only_when_ztunnel_serves_it(scene: &Scene) -> Result<()> {
     let ztunnel = scene.ztunnel.lock().take().context("no ztunnel runs")?;
     ztunnel.kill()?;
-    scene.namespace("shop", "istio.io/dataplane-mode: ambient").await?;
-    scene.pod("shop", "web", "").await?;
-    eventually(SOON, "the reason in the pod's events", async || {
-        let events = scene.cluster.kubectl(&["-n", "shop", "get", "events", "-o", "json"]).await?;
-        ensure!(
-            events.contains("no ztunnel connected") && events.contains("FailedCreatePodSandBox"),
-            "{events}"
-        );
-        Ok(())
-    })
-    .await?;
-    let pod = scene.object("shop", "web").await?;
-    ensure!(pod.pointer("/status/phase").and_then(Value::as_str) == Some("Pending"), "it runs: {pod}");
+    let waits = async {
+        scene.namespace("shop", "istio.io/dataplane-mode: ambient").await?;
+        scene.pod("shop", "web", "").await?;
+        scene.is_kept_waiting("web", &["no ztunnel connected", "FailedCreatePodSandBox"]).await
+    };
+    let waits = waits.await;
     ztunnel.start_again()?;
     *scene.ztunnel.lock() = Some(ztunnel);
+    waits?;
     scene.runs("shop", "web").await?;
     ensure!(scene.files.state("web").await?.as_deref() == Some("enrolled"), "it runs before it is enrolled");
     scene.pod("shop", "out", "").await?;
@@ -251,18 +259,15 @@ async fn a3_kubelet_s_probes_reach_a_pod_and_other_processes_of_the_node_do_not(
 
 async fn a4_without_the_agent_a_pod_waits_but_not_in_a_listed_namespace(scene: &Scene) -> Result<()> {
     scene.take_agent()?.kill()?;
-    scene.pod("shop", "waits", "").await?;
-    scene.pod("kube-system", "passes", "").await?;
-    scene.runs("kube-system", "passes").await?;
-    eventually(SOON, "the reason in the pod's events", async || {
-        let events = scene.cluster.kubectl(&["-n", "shop", "get", "events", "-o", "json"]).await?;
-        ensure!(events.contains("the node agent does not answer"), "{events}");
-        Ok(())
-    })
-    .await?;
-    let pod = scene.object("shop", "waits").await?;
-    ensure!(pod.pointer("/status/phase").and_then(Value::as_str) == Some("Pending"), "it runs: {pod}");
+    let waits = async {
+        scene.pod("shop", "waits", "").await?;
+        scene.pod("kube-system", "passes", "").await?;
+        scene.runs("kube-system", "passes").await?;
+        scene.is_kept_waiting("waits", &["the node agent does not answer"]).await
+    };
+    let waits = waits.await;
     scene.start_agent().await?;
+    waits?;
     scene.runs("shop", "waits").await?;
     for pod in ["waits", "web", "probed"] {
         scene.files.reaches(pod, Some("enrolled")).await?;
@@ -296,7 +301,7 @@ async fn a6_a_job_of_a_second_comes_and_goes(scene: &Scene) -> Result<()> {
     scene.cluster.apply(&yaml).await?;
     scene
         .cluster
-        .kubectl(&["-n", "shop", "wait", "job/short", "--for=condition=Complete", "--timeout=60s"])
+        .kubectl(&["-n", "shop", "wait", "job/short", "--for=condition=Complete", "--timeout=120s"])
         .await?;
     let pods =
         scene.cluster.kubectl(&["-n", "shop", "get", "pods", "-l", "job-name=short", "-o", "name"]).await?;

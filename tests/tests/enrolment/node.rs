@@ -16,7 +16,7 @@ use lab::{
 use serde_json::{Value, json};
 
 pub(crate) const NODE: &str = "node-a";
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_secs(60);
 
 /// Where the programs of the node keep their files. The whole machine sees them, so that the plugin finds the socket.
 #[derive(Debug)]

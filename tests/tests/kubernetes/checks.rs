@@ -18,9 +18,9 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 const SHOP: &str = include_str!("shop.yaml");
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 /// How long one call in a pod may take.
-const ONE_ANSWER: Duration = Duration::from_secs(5);
+const ONE_ANSWER: Duration = Duration::from_secs(10);
 const ROLL_OUT: Duration = Duration::from_secs(120);
 const CLIENTS: [(&str, &str); 2] = [("client-a", "node-a"), ("client-b", "node-b")];
 
@@ -128,14 +128,19 @@ async fn a_kubelet_is_alone_in_its_control_group(scene: &Scene) -> Result<()> {
             continue;
         }
         ensure!(group.ends_with(&format!("{}/kubelet", node.name)), "it is in {group}");
-        let mut members = Vec::new();
-        for entry in fs::read_dir("/proc")? {
-            let other = entry?.file_name().to_string_lossy().into_owned();
-            if other.parse::<u32>().is_ok() && unified_group(&other).is_ok_and(|own| own == group) {
-                members.push(other);
+        // What it runs to mount a volume is there for a moment.
+        eventually(SOON, "a group of one", async || {
+            let mut members = Vec::new();
+            for entry in fs::read_dir("/proc")? {
+                let other = entry?.file_name().to_string_lossy().into_owned();
+                if other.parse::<u32>().is_ok() && unified_group(&other).is_ok_and(|own| own == group) {
+                    members.push(other);
+                }
             }
-        }
-        ensure!(members == [pid.to_string()], "{group} holds {members:?}");
+            ensure!(members == [pid.to_string()], "{group} holds {members:?}");
+            Ok(())
+        })
+        .await?;
     }
     Ok(())
 }
@@ -143,11 +148,16 @@ async fn a_kubelet_is_alone_in_its_control_group(scene: &Scene) -> Result<()> {
 async fn nodes_do_not_see_each_others_network_namespaces(scene: &Scene) -> Result<()> {
     for node in scene.cluster.nodes() {
         let pid = node.containerd.pid().context("containerd does not run")?;
-        let pods = fs::read_dir(Path::new("/proc").join(pid.to_string()).join("root/run/netns"))?.count();
+        let folder = Path::new("/proc").join(pid.to_string()).join("root/run/netns");
         let path = format!("/api/v1/pods?fieldSelector=spec.nodeName={},spec.hostNetwork=false", node.name);
-        let listed = scene.cluster.api().get(&path).await?;
-        let expected = listed.get("items").and_then(Value::as_array).map_or(0, Vec::len);
-        ensure!(pods == expected && pods > 0, "{} has {expected} pods and {pods} namespaces", node.name);
+        eventually(SOON, "as many namespaces as pods", async || {
+            let pods = fs::read_dir(&folder)?.count();
+            let listed = scene.cluster.api().get(&path).await?;
+            let expected = listed.get("items").and_then(Value::as_array).map_or(0, Vec::len);
+            ensure!(pods == expected && pods > 0, "{} has {expected} pods and {pods} namespaces", node.name);
+            Ok(())
+        })
+        .await?;
     }
     Ok(())
 }
@@ -179,7 +189,7 @@ async fn a_kubelet_and_a_containerd_that_were_killed_come_back(scene: &Scene) ->
     let what = "exec on the node that came back";
     // What is asked before the runtime has found its containers again never gets an answer.
     let ask = async || timeout(ONE_ANSWER, scene.call("client-a", "web")).await?;
-    let answer = eventually(SOON, what, ask).await?;
+    let answer = eventually(ROLL_OUT, what, ask).await?;
     ensure!(answer.starts_with("200"), "{answer}");
     Ok(())
 }

@@ -114,10 +114,26 @@ async fn a_rule_that_a_role_has_lost_is_named_with_what_it_breaks(scene: &Scene)
         let rules = scene.object(&path).await?.get("rules").and_then(Value::as_array).cloned();
         roles.push((path, role, rules.context("no rules")?));
     }
+    let named = each_loss_is_named(scene, &roles).await;
+    // Whatever came of it, the next check finds every rule.
+    for (path, _, rules) in &roles {
+        scene.cluster.api().merge(path, &json!({"rules": rules})).await?;
+    }
+    named?;
+    eventually(SOON, "a mesh that is well again", async || {
+        let (said, code) = scene.ambit_says(&["check"]).await?;
+        ensure!(code == 0, "{said}");
+        Ok(())
+    })
+    .await
+}
+
+/// Of roles by their path and what they are called.
+async fn each_loss_is_named(scene: &Scene, roles: &[(String, &str, Vec<Value>)]) -> Result<()> {
     let most = roles.iter().map(|(_, _, rules)| rules.len()).max().unwrap_or_default();
     for number in 0..most {
         let mut lost = Vec::new();
-        for (path, role, rules) in &roles {
+        for (path, role, rules) in roles {
             let mut rest = rules.clone();
             if number < rest.len() {
                 lost.extend(lines(role, &rest.remove(number)));
@@ -136,15 +152,7 @@ async fn a_rule_that_a_role_has_lost_is_named_with_what_it_breaks(scene: &Scene)
         })
         .await?;
     }
-    for (path, _, rules) in &roles {
-        scene.cluster.api().merge(path, &json!({"rules": rules})).await?;
-    }
-    eventually(SOON, "a mesh that is well again", async || {
-        let (said, code) = scene.ambit_says(&["check"]).await?;
-        ensure!(code == 0, "{said}");
-        Ok(())
-    })
-    .await
+    Ok(())
 }
 
 /// What the agent may do by its role, tried with a token as the agent of the first node has it.

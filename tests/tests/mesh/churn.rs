@@ -23,6 +23,9 @@ const LOAD: &str = "load";
 const URL: &str = "http://herd/";
 /// Roll-outs of ten replicas, one after the other.
 const RESTARTS: usize = 20;
+/// What chance decides, in every namespace alike: a request that is under way at the replica that ends, over a new
+/// connection and over the one that is kept.
+const UNDER_WAY: u64 = 2;
 /// Pods that start at once on one node.
 const CROWD: usize = 30;
 
@@ -82,11 +85,11 @@ async fn thirty_pods_that_start_at_once_are_all_captured(scene: &Scene) -> Resul
         scene.cluster.kubectl(&["-n", namespace, "patch", "deployment/herd", "-p", &on_one]).await?;
         let since = Timestamp::now();
         scene.cluster.kubectl(&["-n", namespace, "scale", "deployment/herd", &replicas(CROWD)]).await?;
-        scene.cluster.rolled_out(namespace, "deployment/herd", ROLL_OUT).await?;
+        scene.cluster.rolled_out(namespace, "deployment/herd", ROLL_OUT * 2).await?;
         taken.insert(namespace, scene.sandboxes(namespace, since)?);
     }
     for pod in scene.pods(INSIDE, "app=herd").await? {
-        ensure!(scene.is_captured(INSIDE, name(&pod)?).await?, "{} is outside of the mesh", name(&pod)?);
+        scene.becomes_captured(INSIDE, name(&pod)?, true).await?;
     }
     for (namespace, mut times) in taken {
         ensure!(times.len() >= CROWD, "{namespace}: {} sandboxes", times.len());
@@ -110,6 +113,14 @@ impl Scene {
         for namespace in ALL {
             self.cluster.rolled_out(namespace, "deployment/herd", ROLL_OUT).await?;
         }
+        // What is under way in a pod as it joins is cut, which is no fault of what follows.
+        for namespace in [INSIDE, BEHIND] {
+            let mut herd = self.pods(namespace, "app=herd").await?;
+            herd.retain(|pod| pod.pointer("/metadata/deletionTimestamp").is_none());
+            for pod in herd {
+                self.becomes_captured(namespace, name(&pod)?, true).await?;
+            }
+        }
         Ok(())
     }
 
@@ -129,7 +140,8 @@ impl Scene {
         }
         trouble?;
         for namespace in [INSIDE, BEHIND] {
-            ensure!(failed.get(namespace) <= failed.get(OUTSIDE), "failed requests: {failed:?}");
+            let of = |namespace| failed.get(namespace).copied().unwrap_or_default();
+            ensure!(of(namespace) <= of(OUTSIDE) + UNDER_WAY, "failed requests: {failed:?}");
         }
         Ok(())
     }

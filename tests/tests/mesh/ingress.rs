@@ -26,15 +26,16 @@ async fn an_ingress_outside_of_the_mesh_is_served_until_mutual_tls_is_required_a
     for ingress in [own, on_host] {
         scene.serves(ingress, "200").await?;
     }
-    scene.require_mutual_tls("STRICT").await?;
-    for ingress in [own, on_host] {
-        scene.serves(ingress, "502").await?;
-    }
-    scene.cluster.kubectl(&["-n", "street", "label", "pod", "ingress", LABEL]).await?;
-    scene.becomes_captured("street", "ingress", true).await?;
-    scene.serves(own, "200").await?;
-    scene.serves(on_host, "502").await.context("the network of a node is in no mesh")?;
-    scene.require_mutual_tls("PERMISSIVE").await?;
+    let strict = async {
+        for ingress in [own, on_host] {
+            scene.serves(ingress, "502").await?;
+        }
+        scene.cluster.kubectl(&["-n", "street", "label", "pod", "ingress", LABEL]).await?;
+        scene.becomes_captured("street", "ingress", true).await?;
+        scene.serves(own, "200").await?;
+        scene.serves(on_host, "502").await.context("the network of a node is in no mesh")
+    };
+    scene.under_strict(Box::pin(strict)).await?;
     scene.serves(on_host, "200").await?;
     scene.cluster.kubectl(&["-n", "street", "delete", "pod", "ingress", "ingress-host"]).await.map(drop)
 }

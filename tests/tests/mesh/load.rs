@@ -128,7 +128,8 @@ impl Scene {
 
     async fn outcome(&self, (namespace, pod): (&str, &str), container: &str) -> Result<Outcome> {
         let said = self.cluster.kubectl(&["-n", namespace, "logs", pod, "-c", container]).await?;
-        let result = said.lines().last().context("it has said nothing")?;
+        // What it says of a single failure takes another way into the log, on which it may come late.
+        let result = said.lines().rev().find(|line| line.starts_with('{')).context("it has said nothing")?;
         let result: Value = serde_json::from_str(result).with_context(|| format!("it says {said}"))?;
         let count = |field: &str| result.get(field).and_then(Value::as_u64).context("no count");
         let (ok, failed) = (count("ok")?, count("failed")?);
@@ -139,7 +140,8 @@ impl Scene {
 
     /// Waits until a connection of a pair has been opened.
     pub(crate) async fn under_way(&self, source: &str, destination: &str) -> Result<()> {
-        let ztunnels = self.ztunnels().await?;
+        let addresses = async || self.ztunnels().await;
+        let ztunnels = eventually(SOON, "addresses of the ztunnels", addresses).await?;
         self.goes_on(&ztunnels, (source, destination)).await
     }
 
@@ -149,10 +151,11 @@ impl Scene {
         ztunnels: &[std::net::IpAddr],
         (source, destination): (&str, &str),
     ) -> Result<()> {
-        let before = Self::mutual_at(ztunnels, source, destination).await?;
+        let now = async || Self::mutual_at(ztunnels, source, destination).await;
+        // One that starts again is called ready until its kubelet has noticed.
+        let before = eventually(SOON, "metrics of the ztunnels", now).await?;
         eventually(SOON, "requests under way", async || {
-            let now = Self::mutual_at(ztunnels, source, destination).await?;
-            ensure!(now > before, "no new connection");
+            ensure!(now().await? > before, "no new connection");
             Ok(())
         })
         .await

@@ -55,30 +55,36 @@ async fn both_nodes_and_both_families_talk_in_mutual_tls(scene: &Scene) -> Resul
     }
     ensure!(urls.len() == 6, "a service and two pods with two addresses each: {urls:?}");
     for client in [CLIENT_A, CLIENT_B] {
-        let before = scene.mutual(client.1, "web").await?;
         let sources = addresses(&scene.pod(client.0, client.1).await?);
         for url in &urls {
-            let answer = scene.call(client, url).await.with_context(|| format!("{} to {url}", client.1))?;
+            // Each ztunnel hears of each mark by itself; a call that overtakes it is in plaintext.
+            let what = format!("{} calling {url} by mutual TLS", client.1);
+            let answer = eventually(SOON, &what, async || {
+                let before = scene.mutual(client.1, "web").await?;
+                let answer = scene.call(client, url).await?;
+                ensure!(scene.mutual(client.1, "web").await? > before, "nobody has counted it");
+                Ok(answer)
+            })
+            .await?;
             ensure!(sources.contains(&answer.peer.ip()), "{url} saw {}, not {sources:?}", answer.peer);
         }
-        eventually(SOON, "all of them counted as mutual TLS", async || {
-            let counted = scene.mutual(client.1, "web").await? - before;
-            ensure!(counted >= urls.len() as f64, "{counted} of {}", urls.len());
-            Ok(())
-        })
-        .await?;
     }
     Ok(())
 }
 
 async fn the_command_line_finds_all_well_and_knows_every_pod(scene: &Scene) -> Result<()> {
-    scene.ambit(&["check"]).await?;
+    eventually(SOON, "nothing found wrong", async || scene.ambit(&["check"]).await).await?;
     let status = scene.ambit(&["status"]).await?;
     ensure!(status.contains("shop"), "no word of the namespace: {status}");
-    let workloads = scene.ambit(&["ztunnel", "workloads", "-o", "json"]).await?;
-    for pod in scene.pods("shop", "app").await? {
-        ensure!(workloads.contains(name(&pod)?), "no ztunnel knows {}: {workloads}", name(&pod)?);
-    }
+    let pods = scene.pods("shop", "app").await?;
+    eventually(SOON, "ztunnels that know every pod", async || {
+        let workloads = scene.ambit(&["ztunnel", "workloads", "-o", "json"]).await?;
+        for pod in &pods {
+            ensure!(workloads.contains(name(pod)?), "no ztunnel knows {}: {workloads}", name(pod)?);
+        }
+        Ok(())
+    })
+    .await?;
     for table in ["services", "policies", "certificates", "connections"] {
         scene.ambit(&["ztunnel", table]).await?;
     }
@@ -91,9 +97,8 @@ async fn a_bypassed_namespace_is_called_in_plaintext_and_comes_back(scene: &Scen
     for pod in &pods {
         scene.becomes_captured("shop", name(pod)?, false).await?;
     }
+    scene.calls_in_plaintext(CLIENT_A).await?;
     let before = scene.mutual("client-a", "web").await?;
-    scene.answers(CLIENT_A, "http://web/").await?;
-    ensure!(scene.mutual("client-a", "web").await? <= before, "it went through the mesh");
     scene.ambit(&["bypass", "shop", "--end"]).await?;
     for pod in &pods {
         scene.becomes_captured("shop", name(pod)?, true).await?;
@@ -120,18 +125,30 @@ async fn a_stateful_pod_is_reached_by_its_name_through_a_headless_service(scene:
     scene.cluster.rolled_out("shop", "statefulset/shelf", ROLL_OUT).await?;
     for number in 0..2 {
         let pod = format!("shelf-{number}");
-        let answer = scene.answers(CLIENT_A, &format!("http://{pod}.shelf.shop:8080/")).await?;
-        let own = addresses(&scene.pod("shop", &pod).await?);
-        ensure!(own.contains(&answer.local.ip()), "{pod} is {own:?}, but {} answered", answer.local);
+        // The mark is written while its containers start; a call that overtakes it is in plaintext.
+        scene.becomes_captured("shop", &pod, true).await?;
+        let before = scene.mutual("client-a", "shelf").await?;
+        eventually(SOON, "a call by mutual TLS", async || {
+            let answer = scene.answers(CLIENT_A, &format!("http://{pod}.shelf.shop:8080/")).await?;
+            let own = addresses(&scene.pod("shop", &pod).await?);
+            ensure!(own.contains(&answer.local.ip()), "{pod} is {own:?}, but {} answered", answer.local);
+            ensure!(scene.mutual("client-a", "shelf").await? > before, "nobody has counted it");
+            Ok(())
+        })
+        .await?;
     }
-    ensure!(scene.mutual("client-a", "shelf").await? >= 2.0, "not by mutual TLS");
     scene.cluster.kubectl(&["-n", "shop", "delete", "statefulset/shelf", "service/shelf"]).await.map(drop)
 }
 
 async fn a_job_that_lives_a_second_and_its_init_container_call_under_strict(scene: &Scene) -> Result<()> {
-    scene.require_mutual_tls("STRICT").await?;
+    scene.under_strict(Box::pin(runs_an_errand(scene))).await
+}
+
+async fn runs_an_errand(scene: &Scene) -> Result<()> {
     scene.is_refused(("street", "passer-by"), "http://web.shop/").await?;
-    let call = "image: \"@SAMPLE@\", imagePullPolicy: Never, args: [call, \"http://web.shop/\"]";
+    // There is one attempt; how long the first certificate of the account takes is not the question.
+    let call = "image: \"@SAMPLE@\", imagePullPolicy: Never, \
+                args: [call, \"http://web.shop/\", --timeout-ms, \"20000\"]";
     scene
         .apply(&format!(
             "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: errand, namespace: shop}}\nspec:\n  backoffLimit: 0\n  \
@@ -139,10 +156,9 @@ async fn a_job_that_lives_a_second_and_its_init_container_call_under_strict(scen
              containers:\n      - {{name: errand, {call}}}\n"
         ))
         .await?;
-    let wait = ["-n", "shop", "wait", "job/errand", "--for=condition=Complete", "--timeout=60s"];
+    let wait = ["-n", "shop", "wait", "job/errand", "--for=condition=Complete", "--timeout=120s"];
     scene.cluster.kubectl(&wait).await.context("its first connection is of the mesh already")?;
-    scene.cluster.kubectl(&["-n", "shop", "delete", "job/errand"]).await?;
-    scene.require_mutual_tls("PERMISSIVE").await
+    scene.cluster.kubectl(&["-n", "shop", "delete", "job/errand"]).await.map(drop)
 }
 
 async fn a_pod_on_the_host_network_stays_outside_and_can_be_called(scene: &Scene) -> Result<()> {

@@ -72,8 +72,9 @@ async fn a_node_that_starts_again_with_its_pods_first_runs_none_outside_of_the_m
             scene.keep_agent_from(Some(NODES[1])).await?;
             node.power_off(shape)?;
             node.power_on(shape).await?;
-            scene.waits_for_the_agent("beacon").await?;
+            let waited = scene.waits_for_the_agent("beacon").await;
             scene.keep_agent_from(None).await?;
+            waited?;
             for part in ON_NODES {
                 scene.cluster.rolled_out(mesh::NAMESPACE, part, ROLL_OUT).await?;
             }
@@ -86,7 +87,7 @@ async fn a_node_that_starts_again_with_its_pods_first_runs_none_outside_of_the_m
     // Requests to the replica of a node that is not there fail until the control plane has noticed.
     restarted.await?;
     for pod in ["beacon", "client-b"] {
-        ensure!(scene.is_captured("shop", pod).await?, "{pod} runs outside of the mesh");
+        scene.becomes_captured("shop", pod, true).await?;
     }
     scene.answers(("shop", "client-b"), "http://web/").await?;
     scene.cluster.kubectl(&["-n", "shop", "delete", "pod", "beacon"]).await.map(drop)
@@ -123,9 +124,10 @@ impl Scene {
             self.joins_and_leaves("late").await
         };
         self.without_a_failure(Box::pin(trouble)).await?;
-        self.apply(NOBODY).await?;
-        self.is_refused(CLIENT, "http://web/").await?;
+        eventually(ROLL_OUT, "the policy taken", async || self.apply(NOBODY).await).await?;
+        let refused = self.is_refused(CLIENT, "http://web/").await;
         self.cluster.kubectl(&["-n", "shop", "delete", "authorizationpolicy", "nobody"]).await?;
+        refused?;
         self.answers(CLIENT, "http://web/").await.map(drop)
     }
 

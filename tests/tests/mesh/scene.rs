@@ -4,6 +4,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use futures_util::future::BoxFuture;
 use lab::{
     Settings, echo, eventually, http,
     kube::{KubeCluster, Options, Tools, mesh, node::Node},
@@ -39,7 +40,8 @@ impl Scene {
         mesh::load_sample(&cluster, &settings).await?;
         mesh::load_images(&cluster, &settings).await?;
         let scene = Self { cluster, settings };
-        scene.apply(SHOP).await?;
+        // Pods are refused until their namespace has its service account.
+        eventually(SOON, "the shop taken", async || scene.apply(SHOP).await).await?;
         scene.cluster.rolled_out("shop", "deployment/web", ROLL_OUT).await?;
         scene.ready("shop", "-l=app=client").await?;
         scene.ready("street", "--all").await?;
@@ -73,7 +75,7 @@ impl Scene {
 
     /// Waits until pods, by name or selector, are ready.
     pub(crate) async fn ready(&self, namespace: &str, pods: &str) -> Result<()> {
-        let wait = ["-n", namespace, "wait", "pod", pods, "--for=condition=Ready", "--timeout=60s"];
+        let wait = ["-n", namespace, "wait", "pod", pods, "--for=condition=Ready", "--timeout=120s"];
         self.cluster.kubectl(&wait).await.map(drop)
     }
 
@@ -160,6 +162,18 @@ impl Scene {
         stay.map(|pod| addresses(pod).first().copied().context("a ztunnel has no address")).collect()
     }
 
+    /// Waits until a client's calls of the web go past the mesh: the mark is taken away first, and the pods are released
+    /// after it.
+    pub(crate) async fn calls_in_plaintext(&self, client: (&str, &str)) -> Result<()> {
+        eventually(SOON, "a call in plaintext", async || {
+            let before = self.mutual(client.1, "web").await?;
+            self.call(client, "http://web/").await?;
+            ensure!(self.mutual(client.1, "web").await? <= before, "it went through the mesh");
+            Ok(())
+        })
+        .await
+    }
+
     /// What the ztunnels of both nodes count, together.
     pub(crate) async fn count(&self, metric: &str, labels: &[(&str, &str)]) -> Result<f64> {
         Self::count_at(&self.ztunnels().await?, metric, labels).await
@@ -192,6 +206,14 @@ impl Scene {
              spec: {{mtls: {{mode: {mode}}}}}\n"
         ))
         .await
+    }
+
+    /// Does something while mutual TLS is required in the shop; afterwards it is not, whatever came of it.
+    pub(crate) async fn under_strict(&self, what: BoxFuture<'_, Result<()>>) -> Result<()> {
+        self.require_mutual_tls("STRICT").await?;
+        let outcome = what.await;
+        self.require_mutual_tls("PERMISSIVE").await?;
+        outcome
     }
 }
 

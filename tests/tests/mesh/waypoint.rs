@@ -87,7 +87,7 @@ async fn a_waypoint_takes_over_a_namespace_without_a_failed_request(scene: &Scen
     scene.cluster.rolled_out("shop", "deployment/canary", ROLL_OUT).await?;
     scene.start_load(LOAD, "http://web/", TO_THE_END).await?;
     let applied = async {
-        eventually(SOON, "the class of waypoints", async || {
+        eventually(ROLL_OUT, "the class of waypoints", async || {
             scene.object("/apis/gateway.networking.k8s.io/v1/gatewayclasses/ambit-waypoint").await
         })
         .await?;
@@ -146,14 +146,21 @@ async fn a_path_that_a_policy_denies_is_answered_by_the_waypoint(scene: &Scene) 
         })
         .await?;
     }
-    scene.call(CLIENT, "http://web/books").await?;
-    scene.is_explained().await?;
+    scene.answers(CLIENT, "http://web/books").await?;
+    // It may be another waypoint that is asked, which hears of the policy by itself.
+    eventually(SOON, "the command line saying so", async || scene.is_explained().await).await?;
     scene.is_reported().await?;
     let logs = ["-n", "shop", "logs", "-l", PODS, "--tail=500"];
-    let lines = Access::parse(&scene.cluster.kubectl(&logs).await?);
-    let refused = lines.iter().find(|access| access.field("path").starts_with("/admin"));
-    let policy = refused.context("no line about it")?.field("policy");
-    ensure!(policy == "shop/no-admin", "{lines:?}");
+    eventually(SOON, "a line about it", async || {
+        let lines = Access::parse(&scene.cluster.kubectl(&logs).await?);
+        // What was asked before the policy was in force has lines too, which name none.
+        let is_it = |access: &Access| {
+            access.field("path").starts_with("/admin") && access.field("policy") == "shop/no-admin"
+        };
+        ensure!(lines.iter().any(is_it), "{lines:?}");
+        Ok(())
+    })
+    .await?;
     scene.cluster.kubectl(&["-n", "shop", "delete", "authorizationpolicy", "no-admin"]).await.map(drop)
 }
 
@@ -162,7 +169,7 @@ async fn a_waypoint_that_scales_and_rolls_out_fails_no_request(scene: &Scene) ->
         scene.apply(SCALED).await?;
         for replicas in [1, 3, 1, 2] {
             scene.apply(&replicas_of(replicas)).await?;
-            eventually(SOON, &format!("{replicas} waypoints"), async || {
+            eventually(ROLL_OUT, &format!("{replicas} waypoints"), async || {
                 let found = scene.waypoints().await?.len();
                 ensure!(found == replicas, "{found} of {replicas}");
                 Ok(())
@@ -178,7 +185,12 @@ async fn a_waypoint_that_scales_and_rolls_out_fails_no_request(scene: &Scene) ->
 
 async fn a_killed_waypoint_loses_what_it_had_under_way_and_no_more(scene: &Scene) -> Result<()> {
     let killed = async {
-        for pod in scene.pods("shop", PODS).await? {
+        let both = eventually(SOON, "two waypoints", async || {
+            let pods = scene.waypoint_pods().await?;
+            ensure!(pods.len() == 2, "{} are ready", pods.len());
+            Ok(pods)
+        });
+        for pod in both.await? {
             let before = restarts(&pod);
             signal_containers(&pod, Signal::SIGKILL)?;
             eventually(SOON, "the waypoint again", async || {
@@ -221,8 +233,8 @@ async fn a_waypoint_that_is_deleted_under_load_fails_no_request(scene: &Scene) -
         .await
     };
     scene.through_the_waypoint(Box::pin(deleted), none_failed).await?;
-    let rest = ["-n", "shop", "delete", "deployment/canary", "service/canary", "configmap/waypoint"];
-    scene.cluster.kubectl(&rest).await.map(drop)
+    let rest = ["deployment/canary", "service/canary", "configmap/waypoint", "--ignore-not-found"];
+    scene.cluster.kubectl(&[&["-n", "shop", "delete"], rest.as_slice()].concat()).await.map(drop)
 }
 
 impl Scene {
@@ -260,7 +272,9 @@ impl Scene {
         let archive = self.cluster.shape().state.join("waypoints.tar.gz");
         self.ambit(&["bug-report", "-f", &archive.display().to_string()]).await?;
         let files = archived(&archive, "-tz").await?;
-        for pod in self.pods("shop", PODS).await? {
+        let pods = self.waypoint_pods().await?;
+        ensure!(!pods.is_empty(), "no waypoint is ready");
+        for pod in pods {
             for file in ["log.txt", "metrics.txt", "config_dump.json"] {
                 let wanted = format!("waypoints/shop/{}/{file}", name(&pod)?);
                 ensure!(files.lines().any(|file| file.ends_with(&wanted)), "no {wanted} among\n{files}");
@@ -283,18 +297,25 @@ impl Scene {
         .await
     }
 
-    /// Addresses of the waypoints that are ready and stay.
+    /// The waypoints that are ready and stay: one that drains is there for a while.
+    async fn waypoint_pods(&self) -> Result<Vec<Value>> {
+        let mut pods = self.pods("shop", PODS).await?;
+        pods.retain(|pod| pod.pointer("/metadata/deletionTimestamp").is_none() && is_ready(pod));
+        Ok(pods)
+    }
+
+    /// Their addresses.
     async fn waypoints(&self) -> Result<Vec<IpAddr>> {
-        let pods = self.pods("shop", PODS).await?;
-        let stay =
-            pods.iter().filter(|pod| pod.pointer("/metadata/deletionTimestamp").is_none() && is_ready(pod));
-        stay.map(|pod| addresses(pod).first().copied().context("a waypoint has no address")).collect()
+        let pods = self.waypoint_pods().await?;
+        let address = |pod: &Value| addresses(pod).first().copied().context("a waypoint has no address");
+        pods.iter().map(address).collect()
     }
 
     /// Waits until a share of the answers, in percent, comes from the canary.
     async fn answered_by_the_canary(&self, percent: u32) -> Result<()> {
         let whom = if percent == 0 { "web" } else { "canary" };
-        eventually(SOON, &format!("{percent}% of answers from the canary"), async || {
+        // Ten calls one after the other take a while, and it may take more than one round of them.
+        eventually(ROLL_OUT, &format!("{percent}% of answers from the canary"), async || {
             let mut names = String::new();
             for _ in 0..10 {
                 write!(names, "{} ", self.call(CLIENT, "http://web/").await?.name)?;

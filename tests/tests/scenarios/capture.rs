@@ -55,6 +55,7 @@ async fn a_pod_that_leaves_the_mesh_has_plain_networking_again(scene: Scene) -> 
     let server = scene.plain("b", "server").await?;
     server.serve().await?;
     let client = scene.plain("a", "client").await?;
+    reaches(&client, &server).await?;
     let before = traces(&client).await?;
     for _ in 0..3 {
         client.enrol().await?;

@@ -30,7 +30,7 @@ const ENOUGH: u64 = 6;
 /// How long traffic that must go on is watched.
 const WATCH: Duration = Duration::from_secs(1);
 /// How long everything may take to work again after the last part has come back.
-const RECOVERY: Duration = Duration::from_secs(20);
+const RECOVERY: Duration = Duration::from_secs(40);
 
 pub(crate) fn all() -> Vec<Scenario> {
     let mut all = scenarios![
@@ -264,9 +264,9 @@ async fn new_connections_and_names_work_within_two_seconds_of_ztunnels_return(_s
         times.push(started.elapsed());
     }
     times.sort();
-    // One of twenty may fall into a moment in which the machine does something else.
+    // One of ten may fall into a moment in which the machine does something else.
     let late = times.iter().filter(|time| **time > Duration::from_secs(2)).count();
-    ensure!(late <= 1, "{times:?}");
+    ensure!(late <= ROUNDS / 10, "{times:?}");
     victims.cluster.stop()
 }
 
@@ -329,7 +329,11 @@ async fn pods_of_a_dead_node_are_reached_by_nobody_and_other_nodes_do_not_notice
         victims.process(part).start_again()?;
     }
     for client in [&stranger, &friend] {
-        lab::eventually(RECOVERY, "the dead node's return", async || reaches(client, &closed).await).await?;
+        // A call that began too early waits for a SYN that is sent again ever more rarely: a new one does not.
+        lab::eventually(RECOVERY, "the dead node's return", async || {
+            timeout(Duration::from_secs(5), reaches(client, &closed)).await.context("no answer")?
+        })
+        .await?;
     }
     ask(&mut open, MARKER).await?;
     victims.cluster.stop()

@@ -130,7 +130,7 @@ async fn hosts_behind_two_nodes_reach_each_other_over_both_families() -> Result<
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(text.contains("\"ok\":50"), "{text}");
         let url = format!("http://{target}/");
-        let load = ["load", &url, "--seconds=1", "--rate=200", "--connections=4"];
+        let load = ["load", &url, "--seconds=2", "--rate=200", "--connections=4"];
         let output = process::output(ground.launch("load", client, &load)?, SOON).await?;
         let result: serde_json::Value = serde_json::from_slice(&output.stdout)?;
         ensure!(result["failed"] == 0 && result["ok"].as_u64().is_some_and(|ok| ok > 100), "{result}");

@@ -18,6 +18,7 @@ use lab::{Pod, config::run_folder, echo, eventually, http, net::Sniffer};
 use nix::sys::socket::{setsockopt, sockopt::TcpFastOpenConnect};
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::time::timeout;
 
 use crate::scene::{SOON, STRICT, Scenario, Scene, only, reaches, scenarios, went_through_the_mesh, written};
 use forge::{ACK, Dress, SYN};
@@ -345,7 +346,10 @@ async fn listeners_beside_the_meshs_own_get_nothing(scene: Scene) -> Result<()> 
     }
     got_nothing(&own)?;
     drop(own);
-    eventually(Duration::from_secs(30), "traffic once they are gone", async || talk(&hostile).await).await
+    eventually(Duration::from_secs(60), "traffic once they are gone", async || {
+        timeout(SOON, talk(&hostile)).await.context("no answer")?
+    })
+    .await
 }
 
 /// Listeners on all of ztunnel's ports, also on the pod's own addresses, which the kernel would prefer. The pod's root is

@@ -186,9 +186,13 @@ async fn a_refusal_is_written_down_with_the_policy_that_decided(scene: Scene) ->
     failure_written(&scene.node("b"), "inbound", &friend, &server, &by).await?;
     failure_written(&scene.node("a"), "outbound", &friend, &server, "401 Unauthorized").await?;
     let denied = [("response_flags", "DENY"), ("source_principal", &friend.identity())];
-    let metrics = scene.node("b").metrics().await?;
-    let count = metrics.sum("istio_tcp_connections_failed_total", &denied);
-    ensure!(count >= 2.0, "the metrics know of {count} refusals");
+    // Whoever is refused is told so before it is counted.
+    eventually(SOON, "both refusals in the metrics", async || {
+        let count = scene.node("b").metrics().await?.sum("istio_tcp_connections_failed_total", &denied);
+        ensure!(count >= 2.0, "they know of {count}");
+        Ok(())
+    })
+    .await?;
     scene.apply("rule", &policy("ALLOW", "{from: [{source: {principals: ['*/sa/somebody']}}]}")).await?;
     check(&friend, &server, false).await?;
     failure_written(&scene.node("b"), "inbound", &friend, &server, "none allowed").await

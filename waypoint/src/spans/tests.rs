@@ -18,7 +18,10 @@ use proto::otlp::{
 };
 use runtime::Tasks;
 use serde_json::Value;
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::mpsc,
+};
 use tonic::service::Routes;
 
 use crate::testing::{self, Bench, SOON, Wire, answer};
@@ -167,9 +170,17 @@ async fn without_a_collector_a_trace_passes_untouched() {
     assert_eq!(response.headers()["x-request-id"].len(), 36);
 }
 
+/// A port that is taken, so that no other test gets it, and on which nobody listens.
+fn silent() -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    socket
+}
+
 #[tokio::test]
 async fn a_collector_that_is_not_there_holds_up_nobody() {
-    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let taken = silent();
+    let gone = taken.local_addr().unwrap();
     let bench = bench(&format!("http://{gone}"), "100").await;
     let started = std::time::Instant::now();
     for _ in 0..50 {
@@ -184,7 +195,8 @@ async fn a_failed_sending_has_a_span_of_its_own() {
     let (endpoint, mut received) = zipkin(&tasks).await;
     let variables = [("OTEL_EXPORTER_ZIPKIN_ENDPOINT", endpoint.as_str()), ("AMBIT_TRACE_SAMPLING", "100")];
     let mut bench = Bench::new(AppProtocol::Http11, &variables);
-    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let taken = silent();
+    let gone = taken.local_addr().unwrap();
     bench.endpoint("one", "web", AppProtocol::Http11, gone.port());
     assert_eq!(bench.ask(get(&[])).await.status(), StatusCode::SERVICE_UNAVAILABLE);
     let all = spans(&mut received, 2).await;

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::net::TcpSocket;
 use tokio::sync::Notify;
 
 type TestPool = Pool<&'static str, Infallible>;
@@ -436,9 +437,10 @@ async fn a_declined_stream_is_tried_again_and_then_reported_as_not_processed() {
 
 #[tokio::test]
 async fn an_application_that_is_down_is_a_refusal_with_503() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let closed = listener.local_addr().unwrap();
-    drop(listener);
+    // A port that is taken, so that no other test gets it, and on which nobody listens.
+    let taken = TcpSocket::new_v4().unwrap();
+    taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let closed = taken.local_addr().unwrap();
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     spawn(async move {
         let server = Server::new(Settings::server(), spawner());

@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use lab::echo::{self, Echo};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     signal::unix::{SignalKind, signal},
     sync::{Notify, Semaphore, watch},
     task::JoinSet,
@@ -27,6 +27,9 @@ use tokio::{
 
 /// Connections that are served at the same time, over all ports.
 const CONNECTIONS: usize = 16_384;
+/// Connections that may wait on each port: where more come at once the kernel answers by cookies, and resets a few of those
+/// that come back.
+const WAITING: u32 = 4096;
 /// How long after SIGTERM a connection that was not asked anything yet is waited for.
 const FIRST: Duration = Duration::from_secs(1);
 
@@ -80,9 +83,7 @@ impl Serve {
             (Kind::Grpc, serve.grpc),
             (Kind::Http, serve.http),
         ] {
-            let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-            let listener =
-                TcpListener::bind(address).await.with_context(|| format!("listening on port {port}"))?;
+            let listener = listen(port).with_context(|| format!("listening on port {port}"))?;
             ports.spawn(accept(listener, kind, Arc::clone(&serve), Arc::clone(&room), stopped.clone()));
         }
         signal(SignalKind::terminate())?.recv().await;
@@ -92,6 +93,15 @@ impl Serve {
         drop(timeout(drain, ports.join_all()).await);
         Ok(())
     }
+}
+
+/// A listener on all addresses.
+fn listen(port: u16) -> Result<TcpListener> {
+    let socket = TcpSocket::new_v6()?;
+    // Connections of an earlier program that are not forgotten yet do not keep this one away.
+    socket.set_reuseaddr(true)?;
+    socket.bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)))?;
+    Ok(socket.listen(WAITING)?)
 }
 
 async fn accept(

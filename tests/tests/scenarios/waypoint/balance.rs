@@ -118,8 +118,9 @@ async fn by_key(scene: &Scene, balancer: &str) -> Result<()> {
     let annotations = json!({"ambit.mesh/load-balancer": balancer, "ambit.mesh/hash-on": "header:x-user"});
     let three = Three::begin(scene, annotations).await?;
     let mut homes = BTreeMap::new();
-    for round in 0..4 {
-        for user in 0..20 {
+    // That one of three endpoints has none of so many users is no accident: one run in a billion would have it by chance.
+    for round in 0..3 {
+        for user in 0..60 {
             let (name, _) = three.ask(&[("x-user", format!("user-{user}"))]).await?;
             let home = homes.entry(user).or_insert_with(|| name.clone());
             ensure!(*home == name, "user {user} went to {home}, and in round {round} to {name}");
@@ -138,7 +139,7 @@ async fn by_key(scene: &Scene, balancer: &str) -> Result<()> {
     Ok(())
 }
 
-/// Of 300 requests each of three gets 100, with a standard deviation of 8: five of them are enough.
+/// Of 300 requests each of three gets 100, with a standard deviation of 8.2: six of them are enough.
 async fn chance_spreads_requests_evenly(scene: Scene) -> Result<()> {
     let three = Three::begin(&scene, json!({"ambit.mesh/load-balancer": "random"})).await?;
     let mut answers: BTreeMap<String, u32> = BTreeMap::new();
@@ -150,7 +151,7 @@ async fn chance_spreads_requests_evenly(scene: Scene) -> Result<()> {
         *answers.entry(name.clone()).or_default() += 1;
         last = name;
     }
-    ensure!(answers.len() == 3 && answers.values().all(|count| (59..=141).contains(count)), "{answers:?}");
+    ensure!(answers.len() == 3 && answers.values().all(|count| (50..=150).contains(count)), "{answers:?}");
     ensure!((50..=150).contains(&again), "the same one again {again} times of 300: no chance");
     Ok(())
 }
@@ -166,7 +167,7 @@ async fn an_endpoint_that_is_slow_has_less_to_do_by_default(scene: Scene) -> Res
 async fn past_the_slow(scene: &Scene, annotations: serde_json::Value) -> Result<()> {
     const CLIENTS: usize = 6;
     const EACH: usize = 20;
-    let three = Three::with(scene, annotations, &["--delay-ms", "300"]).await?;
+    let three = Three::with(scene, annotations, &["--delay-ms", "1000"]).await?;
     let slow = three.servers.first().context("no server")?.name();
     let mut asking = JoinSet::new();
     for _ in 0..CLIENTS {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use ::http::{Request, Response, Uri, uri::PathAndQuery};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::{Stream, StreamExt as _, future::BoxFuture, stream};
 use hyper_util::rt::TokioIo;
 use lab::{Pod, eventually};
@@ -232,8 +232,15 @@ async fn messages_stream_both_ways_at_once(scene: Scene) -> Result<()> {
 async fn a_call_that_is_given_up_ends_at_the_server(scene: Scene) -> Result<()> {
     let calling = Calling::begin(&scene).await?;
     let waiting = || calling.notes.waiting.load(Ordering::Relaxed);
-    let given_up = timeout(Duration::from_secs(1), calling.unary("wait")).await;
-    ensure!(given_up.is_err(), "{given_up:?}");
+    let begun = eventually(SOON, "the call at the server", async || {
+        ensure!(waiting() == 1, "{} calls wait", waiting());
+        Ok(())
+    });
+    // The call is given up when it is there.
+    tokio::select! {
+        answer = calling.unary("wait") => bail!("{answer:?}"),
+        begun = begun => begun?,
+    }
     eventually(SOON, "the server to be told", async || {
         ensure!(waiting() == 0, "{} calls still wait", waiting());
         Ok(())

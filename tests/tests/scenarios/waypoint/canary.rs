@@ -52,26 +52,45 @@ spec:
     )
 }
 
-/// What clients saw since they were last asked.
+/// What clients saw.
 #[derive(Debug, Default)]
 struct Seen {
-    old: AtomicUsize,
-    new: AtomicUsize,
+    counted: parking_lot::Mutex<Counted>,
     /// Testers that did not get the new version.
     astray: AtomicUsize,
     failed: AtomicUsize,
     why: parking_lot::Mutex<Vec<String>>,
 }
 
+/// Answers to those requests that were begun in the present step.
+#[derive(Debug, Default)]
+struct Counted {
+    step: usize,
+    old: usize,
+    new: usize,
+}
+
 impl Seen {
+    /// Counts from now on: what is under way was sent before, and may have been routed then.
     fn reset(&self) {
-        for count in [&self.old, &self.new] {
-            count.store(0, Ordering::Relaxed);
+        let mut counted = self.counted.lock();
+        *counted = Counted { step: counted.step + 1, ..Counted::default() };
+    }
+
+    fn step(&self) -> usize {
+        self.counted.lock().step
+    }
+
+    fn count(&self, step: usize, is_new: bool) {
+        let mut counted = self.counted.lock();
+        if counted.step == step {
+            *(if is_new { &mut counted.new } else { &mut counted.old }) += 1;
         }
     }
 
     fn counts(&self) -> (usize, usize) {
-        (self.old.load(Ordering::Relaxed), self.new.load(Ordering::Relaxed))
+        let counted = self.counted.lock();
+        (counted.old, counted.new)
     }
 
     fn failures(&self) -> (usize, Vec<String>) {
@@ -85,11 +104,10 @@ async fn load(client: Pod, target: SocketAddr, seen: Arc<Seen>, end: watch::Rece
         if *end.borrow() {
             break;
         }
-        let tester = number.is_multiple_of(10);
+        let (tester, step) = (number.is_multiple_of(10), seen.step());
         match one(&client, target, tester).await {
             Ok(name) if tester => drop(seen.astray.fetch_add(usize::from(name != "new"), Ordering::Relaxed)),
-            Ok(name) if name == "new" => drop(seen.new.fetch_add(1, Ordering::Relaxed)),
-            Ok(_name) => drop(seen.old.fetch_add(1, Ordering::Relaxed)),
+            Ok(name) => seen.count(step, name == "new"),
             Err(error) => {
                 seen.failed.fetch_add(1, Ordering::Relaxed);
                 seen.why.lock().push(format!("{error:#}"));
@@ -128,7 +146,7 @@ impl Load {
         Self { seen, end, clients }
     }
 
-    /// Waits for so many answers from now on.
+    /// Waits for so many answers to requests that begin from now on.
     async fn answers(&self, count: usize) -> Result<(usize, usize)> {
         self.seen.reset();
         eventually(Duration::from_secs(60), "enough answers", async || {
@@ -160,12 +178,10 @@ async fn a_canary_gets_its_share_by_weight_and_header_and_no_request_fails(scene
     let load = Load::begin(&client, SocketAddr::new(address.into(), 80));
     for share in [0, 10, 50, 100] {
         scene.apply("canary", &canary(share)).await?;
-        // What was under way when the route changed has been answered by then.
-        load.answers(CLIENTS * 2).await?;
         let (old, new) = load.answers(COUNTED).await?;
         let (all, expected) = ((old + new) as f64, f64::from(share) / 100.0);
-        // Four standard deviations: one run in 16,000 is outside by chance.
-        let slack = 4.0 * (expected * (1.0 - expected) / all).sqrt();
+        // Six standard deviations: one run in 500 million is outside by chance.
+        let slack = 6.0 * (expected * (1.0 - expected) / all).sqrt();
         let got = new as f64 / all;
         ensure!((got - expected).abs() <= slack, "{new} of {all} at a weight of {share}");
     }

@@ -128,11 +128,13 @@ async fn a_denied_path_is_refused_however_it_is_written(scene: Scene) -> Result<
     let line = behind.written(|access| access.field("status") == "403").await?;
     let policy = format!("{}/deny", scene.namespace());
     ensure!(line.field("policy") == policy && line.field("flags") == "UAEX", "{}", line.line);
-    let metrics = behind.instance()?.metrics().await?;
-    ensure!(
-        metrics.sum("istio_requests_total", &[("response_code", "403")]) >= 13.0,
-        "refusals are not counted"
-    );
+    let instance = behind.instance()?;
+    eventually(SOON, "the refusals being counted", async || {
+        let counted = instance.metrics().await?.sum("istio_requests_total", &[("response_code", "403")]);
+        ensure!(counted >= 13.0, "{counted} are counted");
+        Ok(())
+    })
+    .await?;
     scene.withdraw("deny").await?;
     behind.answers("/admin", &[], StatusCode::OK).await.map(drop)
 }
