@@ -67,7 +67,6 @@ pub struct LogControl {
     first: Filter,
     current: Arc<Mutex<Filter>>,
     reload: reload::Handle<Targets, Registry>,
-    queue: Queue,
     _writer: Arc<Guard>,
 }
 
@@ -78,7 +77,7 @@ pub struct LogControl {
 pub fn init(settings: LogSettings) -> Result<LogControl, LogError> {
     let (queue, guard) = Queue::start(io::stdout()).map_err(LogError::Thread)?;
     let (filter, reload) = reload::Layer::new(settings.filter.targets());
-    let lines = tracing_subscriber::fmt::layer().with_writer(queue.clone()).with_ansi(false);
+    let lines = tracing_subscriber::fmt::layer().with_writer(queue).with_ansi(false);
     let lines = match settings.format {
         Format::Plain => lines.boxed(),
         Format::Json => {
@@ -90,7 +89,6 @@ pub fn init(settings: LogSettings) -> Result<LogControl, LogError> {
         current: Arc::new(Mutex::new(settings.filter.clone())),
         first: settings.filter,
         reload,
-        queue,
         _writer: Arc::new(guard),
     })
 }
@@ -119,11 +117,6 @@ impl LogControl {
         let mut current = self.current.lock();
         self.apply(&self.first);
         *current = self.first.clone();
-    }
-
-    /// Lines that were lost because the reader of standard output is too slow.
-    pub fn dropped_lines(&self) -> usize {
-        self.queue.dropped()
     }
 
     fn apply(&self, filter: &Filter) {

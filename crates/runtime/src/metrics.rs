@@ -43,6 +43,9 @@ pub enum MetricsError {
     Installed,
 }
 
+/// Lines of the log that were lost.
+pub(crate) const LINES_LOST: &str = "ambit_log_lines_lost_total";
+
 /// The numbers of this process; cheap to clone.
 #[derive(Clone)]
 pub struct Metrics {
@@ -66,6 +69,7 @@ pub fn install(settings: MetricsSettings, tasks: &Tasks) -> Result<Metrics, Metr
     if metrics::set_global_recorder(recorder).is_err() {
         return Err(MetricsError::Installed);
     }
+    metrics::describe_counter!(LINES_LOST, "Lines of the log that were lost because nobody read them");
     let upkeep = handle.clone();
     let shutdown = tasks.shutdown();
     drop(tasks.spawn("metrics", async move {
