@@ -31,12 +31,8 @@ async fn running_pods_join_by_the_label_of_their_namespace(scene: &Scene) -> Res
         scene.becomes_captured("shop", name(&pod)?, true).await?;
     }
     ensure!(!scene.is_captured("street", "passer-by").await?, "it has no label");
-    eventually(SOON, "mutual TLS between pods that were there before", async || {
-        scene.call(CLIENT_A, "http://web/").await?;
-        ensure!(scene.mutual("client-a", "web").await? >= 1.0, "nobody has counted it");
-        Ok(())
-    })
-    .await?;
+    let answer = scene.calls_by_mutual_tls(CLIENT_A, "http://web/", "web").await;
+    answer.context("between pods that were there before")?;
     for pod in scene.pods("shop", "app").await? {
         ensure!(restarts(&pod) == Some(0), "{} was restarted", name(&pod)?);
     }
@@ -57,15 +53,7 @@ async fn both_nodes_and_both_families_talk_in_mutual_tls(scene: &Scene) -> Resul
     for client in [CLIENT_A, CLIENT_B] {
         let sources = addresses(&scene.pod(client.0, client.1).await?);
         for url in &urls {
-            // Each ztunnel hears of each mark by itself; a call that overtakes it is in plaintext.
-            let what = format!("{} calling {url} by mutual TLS", client.1);
-            let answer = eventually(SOON, &what, async || {
-                let before = scene.mutual(client.1, "web").await?;
-                let answer = scene.call(client, url).await?;
-                ensure!(scene.mutual(client.1, "web").await? > before, "nobody has counted it");
-                Ok(answer)
-            })
-            .await?;
+            let answer = scene.calls_by_mutual_tls(client, url, "web").await?;
             ensure!(sources.contains(&answer.peer.ip()), "{url} saw {}, not {sources:?}", answer.peer);
         }
     }
@@ -98,17 +86,11 @@ async fn a_bypassed_namespace_is_called_in_plaintext_and_comes_back(scene: &Scen
         scene.becomes_captured("shop", name(pod)?, false).await?;
     }
     scene.calls_in_plaintext(CLIENT_A).await?;
-    let before = scene.mutual("client-a", "web").await?;
     scene.ambit(&["bypass", "shop", "--end"]).await?;
     for pod in &pods {
         scene.becomes_captured("shop", name(pod)?, true).await?;
     }
-    eventually(SOON, "mutual TLS again", async || {
-        scene.call(CLIENT_A, "http://web/").await?;
-        ensure!(scene.mutual("client-a", "web").await? > before, "nobody has counted it");
-        Ok(())
-    })
-    .await
+    scene.calls_by_mutual_tls(CLIENT_A, "http://web/", "web").await.map(drop)
 }
 
 async fn a_stateful_pod_is_reached_by_its_name_through_a_headless_service(scene: &Scene) -> Result<()> {
@@ -125,17 +107,11 @@ async fn a_stateful_pod_is_reached_by_its_name_through_a_headless_service(scene:
     scene.cluster.rolled_out("shop", "statefulset/shelf", ROLL_OUT).await?;
     for number in 0..2 {
         let pod = format!("shelf-{number}");
-        // The mark is written while its containers start; a call that overtakes it is in plaintext.
         scene.becomes_captured("shop", &pod, true).await?;
-        let before = scene.mutual("client-a", "shelf").await?;
-        eventually(SOON, "a call by mutual TLS", async || {
-            let answer = scene.answers(CLIENT_A, &format!("http://{pod}.shelf.shop:8080/")).await?;
-            let own = addresses(&scene.pod("shop", &pod).await?);
-            ensure!(own.contains(&answer.local.ip()), "{pod} is {own:?}, but {} answered", answer.local);
-            ensure!(scene.mutual("client-a", "shelf").await? > before, "nobody has counted it");
-            Ok(())
-        })
-        .await?;
+        let url = format!("http://{pod}.shelf.shop:8080/");
+        let answer = scene.calls_by_mutual_tls(CLIENT_A, &url, "shelf").await?;
+        let own = addresses(&scene.pod("shop", &pod).await?);
+        ensure!(own.contains(&answer.local.ip()), "{pod} is {own:?}, but {} answered", answer.local);
     }
     scene.cluster.kubectl(&["-n", "shop", "delete", "statefulset/shelf", "service/shelf"]).await.map(drop)
 }

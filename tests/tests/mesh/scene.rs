@@ -162,6 +162,23 @@ impl Scene {
         stay.map(|pod| addresses(pod).first().copied().context("a ztunnel has no address")).collect()
     }
 
+    /// Waits until a client's call is counted as mutual TLS; whom it met. Each ztunnel hears of each mark by itself, and a
+    /// call that overtakes one is in plaintext.
+    pub(crate) async fn calls_by_mutual_tls(
+        &self,
+        client: (&str, &str),
+        url: &str,
+        destination: &str,
+    ) -> Result<echo::Echo> {
+        eventually(SOON, &format!("{} calling {url} by mutual TLS", client.1), async || {
+            let before = self.mutual(client.1, destination).await?;
+            let answer = self.call(client, url).await?;
+            ensure!(self.mutual(client.1, destination).await? > before, "nobody has counted it");
+            Ok(answer)
+        })
+        .await
+    }
+
     /// Waits until a client's calls of the web go past the mesh: the mark is taken away first, and the pods are released
     /// after it.
     pub(crate) async fn calls_in_plaintext(&self, client: (&str, &str)) -> Result<()> {
