@@ -173,7 +173,8 @@ impl UninstallCommand {
 
 /// What no Job removes then.
 const LEFT: &str = "the agents give their nodes back all the same when they end, but what control has made stays: Secret \
-                    ambit-ca and Lease ambit-control of its namespace, ConfigMap istio-ca-root-cert of every namespace";
+                    ambit-ca and Lease ambit-control of its namespace, ConfigMap istio-ca-root-cert of every namespace, the \
+                    classes of waypoints, and what it has said in the status of objects";
 
 /// The Jobs tolerate every taint, but their pods start only where a kubelet runs.
 async fn has_place_for_jobs(api: &Api) -> anyhow::Result<bool> {

@@ -34,6 +34,8 @@ use crate::{
     },
 };
 
+pub use crate::cluster::Statuses;
+
 const METRICS_LIMITS: Limits = Limits { name: "metrics", connections: 256 };
 
 /// Renders the numbers of this process: there is one set of them, and whoever starts the process has it.
@@ -82,9 +84,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// When something stays, or the objects are not in a cluster.
-pub async fn uninstall(config: Config) -> anyhow::Result<()> {
+pub async fn uninstall(config: Config, statuses: Statuses) -> anyhow::Result<()> {
     match config.source {
-        Source::Kubernetes(cluster) => cluster::uninstall(cluster).await,
+        Source::Kubernetes(cluster) => cluster::uninstall(cluster, statuses).await,
         Source::Folder(_) => anyhow::bail!("AMBIT_SOURCE is not kubernetes"),
     }
 }

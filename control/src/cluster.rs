@@ -25,6 +25,7 @@ mod uninstall;
 mod view;
 mod waypoints;
 mod webhook;
+mod withdraw;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -32,6 +33,7 @@ use anyhow::Context as _;
 use kubernetes::{Api, Leadership, LeaseSettings, lead};
 use runtime::{Tasks, readiness::Gate};
 
+pub use self::uninstall::Statuses;
 use self::{
     bundle::Bundle,
     conditions::Conditions,

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `control`: the control plane, until a signal. `control uninstall`: removes what it has made in the cluster.
+//! `control`: the control plane, until a signal. `control uninstall`: removes what it has made in the cluster, with
+//! `--keep-status` all but what it has said in the status of objects.
 
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use control::{app, config::Config};
+use control::{
+    app::{self, Statuses},
+    config::Config,
+};
 use tikv_jemallocator::Jemalloc;
 
 /// A push to every proxy is many small pieces at once, for which glibc's allocator asks the kernel each time.
@@ -29,7 +33,8 @@ fn start() -> anyhow::Result<()> {
     let workers = workers.context("cannot start threads")?;
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [] => workers.block_on(app::run(config)),
-        ["uninstall"] => workers.block_on(app::uninstall(config)),
-        _ => bail!("unknown arguments; usage: control [uninstall]"),
+        ["uninstall"] => workers.block_on(app::uninstall(config, Statuses::Withdrawn)),
+        ["uninstall", "--keep-status"] => workers.block_on(app::uninstall(config, Statuses::Kept)),
+        _ => bail!("unknown arguments; usage: control [uninstall [--keep-status]]"),
     }
 }

@@ -174,7 +174,7 @@ fn accepted(kind: Kind) -> &'static str {
 }
 
 /// Whether we are who writes a type of condition on a kind.
-fn is_ours(kind: Kind, condition: &Value) -> bool {
+pub(super) fn is_ours(kind: Kind, condition: &Value) -> bool {
     let text = condition.get("type").and_then(Value::as_str);
     text == Some(accepted(kind))
         || text == Some(WAYPOINT_BOUND) && has_condition(kind)

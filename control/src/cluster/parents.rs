@@ -34,6 +34,11 @@ pub(super) fn words(kind: Kind) -> Words {
     }
 }
 
+/// Whether it is we who say something of a parent.
+pub(super) fn is_ours(parent: &Value) -> bool {
+    parent.get("controllerName").and_then(Value::as_str) == Some(CONTROLLER)
+}
+
 /// The list to apply; nothing when what it says is there already.
 pub(super) fn missing(
     attachments: &[Attachment],
@@ -41,8 +46,7 @@ pub(super) fn missing(
     stated: &Stated,
     now: Timestamp,
 ) -> Option<Vec<Value>> {
-    let is_ours = |parent: &&Value| parent.get("controllerName").and_then(Value::as_str) == Some(CONTROLLER);
-    let before: Vec<&Value> = stated.parents.iter().filter(is_ours).collect();
+    let before: Vec<&Value> = stated.parents.iter().filter(|parent| is_ours(parent)).collect();
     // More than there is room for would be refused with all the others.
     let room = words.most.saturating_sub(stated.parents.len() - before.len());
     let mut ours = Vec::with_capacity(attachments.len());

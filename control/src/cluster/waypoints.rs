@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// Who we are to server-side apply, of what we deploy.
-const MANAGER: &str = "ambit-waypoints";
+pub(super) const MANAGER: &str = "ambit-waypoints";
 /// The number of replicas has a manager of its own: when an autoscaler takes over, it is not given up, which would make it 1.
 const REPLICAS_MANAGER: &str = "ambit-waypoints-replicas";
 const METRICS: &str = "/apis/metrics.k8s.io/v1beta1";

@@ -20,6 +20,7 @@ use lab::{
 use serde_json::Value;
 
 use crate::load::{Outcome, TO_THE_END, none_failed};
+use crate::said;
 use crate::scene::{LABEL, NODES, ROLL_OUT, SOON, Scene, name};
 
 /// How long a connection outlives the ztunnel that has it: less than that waits for it (`GRACE`).
@@ -156,7 +157,9 @@ async fn a_namespace_that_loses_its_label_is_plain_again(scene: &Scene) -> Resul
 }
 
 async fn an_uninstall_leaves_nothing_and_pods_keep_talking(scene: &Scene) -> Result<()> {
+    said::of_objects(scene).await?;
     scene.ambit(&["uninstall", "--wait", "--timeout", "3m"]).await?;
+    said::is_taken_back(scene).await?;
     scene.answers(CLIENT, "http://web/").await?;
     for pod in scene.pods("shop", "app").await? {
         scene.becomes_captured("shop", name(&pod)?, false).await?;

@@ -12,6 +12,7 @@ mod leaving;
 mod load;
 mod membership;
 mod platform;
+mod said;
 mod scene;
 mod waypoint;
 
