@@ -13,12 +13,14 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     api::Api,
-    backoff::jitter,
+    backoff::{Backoff, jitter},
     error::ApiError,
     resource::{Resource, Within},
 };
 
 const LEASES: Resource = Resource::new("coordination.k8s.io", "v1", "leases");
+/// How often it is tried to give a lease back.
+const RELEASES: usize = 5;
 
 /// Which lease, and who we are.
 #[derive(Clone, Debug)]
@@ -195,26 +197,48 @@ impl Candidate {
         }
     }
 
-    /// Nobody has to wait for a lease that is not used any more.
+    /// Nobody has to wait for a lease that is not used any more. That is worth some attempts: our last renewal, of which we
+    /// did not wait for the end, may still be on its way and get there between our look and our word.
     async fn release(&mut self) {
         if !*self.leads.borrow() {
             return;
         }
         self.set(false);
-        let path = LEASES.object(&self.settings.namespace, &self.settings.name);
-        let released = async {
-            let Some(mut lease) = self.api.find::<Lease>(&path).await? else { return Ok(()) };
-            let Some(spec) = lease.spec.as_mut() else { return Ok(()) };
-            if spec.holder_identity.as_deref() != Some(&self.settings.identity) {
-                return Ok(());
+        // A connection that is dead without a word must not take all of the time.
+        let (whole, each) = (self.settings.duration / 5, self.settings.duration / 10);
+        let attempts = async {
+            let mut backoff = Backoff::new();
+            for _ in 1..RELEASES {
+                match tokio::time::timeout(each, self.give_back()).await {
+                    Ok(Err(error)) if !error.is_conflict() && !error.is_outage() => return Err(error),
+                    Ok(Ok(())) => return Ok(()),
+                    Ok(Err(_)) | Err(_) => tokio::time::sleep(backoff.wait()).await,
+                }
             }
-            spec.holder_identity = None;
-            spec.renew_time = None;
-            self.api.replace(&path, &lease).await.map(drop)
+            self.give_back().await
         };
-        let released: Result<(), ApiError> = released.await;
-        if let Err(error) = released {
-            tracing::debug!(%error, "lease not released");
+        let lease = &self.settings.name;
+        match tokio::time::timeout(whole, attempts).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%lease, %error, "lease not released, the next one waits for its end")
+            }
+            Err(_elapsed) => {
+                tracing::warn!(%lease, after = ?whole, "lease not released, the next one waits for its end");
+            }
         }
+    }
+
+    /// Writes that the lease is nobody's, if it is ours.
+    async fn give_back(&self) -> Result<(), ApiError> {
+        let path = LEASES.object(&self.settings.namespace, &self.settings.name);
+        let Some(mut lease) = self.api.find::<Lease>(&path).await? else { return Ok(()) };
+        let Some(spec) = lease.spec.as_mut() else { return Ok(()) };
+        if spec.holder_identity.as_deref() != Some(&self.settings.identity) {
+            return Ok(());
+        }
+        spec.holder_identity = None;
+        spec.renew_time = None;
+        self.api.replace(&path, &lease).await.map(drop)
     }
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Watches against a server that does what the test says.
+//! Watches and leases against a server that does what the test says.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failing test panics")]
 
+mod leading;
 mod server;
 
 use std::time::Duration;

@@ -6,8 +6,9 @@ use std::{collections::VecDeque, sync::Arc};
 
 use kubernetes::{Access, Api};
 use parking_lot::Mutex;
+use serde_json::Value;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
@@ -55,10 +56,16 @@ impl Answer {
     }
 }
 
+/// A request.
+struct Question {
+    path: String,
+    body: Vec<u8>,
+}
+
 /// A server with its script.
 pub(crate) struct Server {
     script: Arc<Mutex<VecDeque<Answer>>>,
-    asked: Arc<Mutex<Vec<String>>>,
+    asked: Arc<Mutex<Vec<Question>>>,
     folder: tempfile::TempDir,
     _running: JoinSet<()>,
 }
@@ -69,7 +76,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let script: Arc<Mutex<VecDeque<Answer>>> = Arc::new(Mutex::new(script.into_iter().collect()));
-        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let asked: Arc<Mutex<Vec<Question>>> = Arc::default();
         let folder = tempfile::tempdir().unwrap();
         let config = format!(
             "{{apiVersion: v1, kind: Config, current-context: c, contexts: [{{name: c, context: {{cluster: c, user: u}}}}], \
@@ -94,7 +101,14 @@ impl Server {
 
     /// What was asked for so far.
     pub(crate) fn asked(&self) -> Vec<String> {
-        self.asked.lock().clone()
+        self.asked.lock().iter().map(|question| question.path.clone()).collect()
+    }
+
+    /// The objects that came with questions.
+    pub(crate) fn told(&self) -> Vec<Value> {
+        let asked = self.asked.lock();
+        let bodies = asked.iter().map(|question| &question.body).filter(|body| !body.is_empty());
+        bodies.map(|body| serde_json::from_slice(body).unwrap()).collect()
     }
 
     /// Adds an answer.
@@ -103,10 +117,10 @@ impl Server {
     }
 }
 
-async fn serve(stream: TcpStream, script: Arc<Mutex<VecDeque<Answer>>>, asked: Arc<Mutex<Vec<String>>>) {
+async fn serve(stream: TcpStream, script: Arc<Mutex<VecDeque<Answer>>>, asked: Arc<Mutex<Vec<Question>>>) {
     let mut stream = BufReader::new(stream);
-    while let Some(path) = request(&mut stream).await {
-        asked.lock().push(path);
+    while let Some(question) = request(&mut stream).await {
+        asked.lock().push(question);
         let Some(answer) = script.lock().pop_front() else { return std::future::pending().await };
         let head = format!("HTTP/1.1 {} As Told\r\ntransfer-encoding: chunked\r\n\r\n", answer.status);
         let mut text = head;
@@ -125,9 +139,9 @@ async fn serve(stream: TcpStream, script: Arc<Mutex<VecDeque<Answer>>>, asked: A
     }
 }
 
-/// The path of the next request.
-async fn request(stream: &mut BufReader<TcpStream>) -> Option<String> {
-    let mut path = None;
+/// The next request.
+async fn request(stream: &mut BufReader<TcpStream>) -> Option<Question> {
+    let (mut path, mut length) = (None, 0);
     loop {
         let mut line = String::new();
         if stream.read_line(&mut line).await.ok()? == 0 {
@@ -135,7 +149,14 @@ async fn request(stream: &mut BufReader<TcpStream>) -> Option<String> {
         }
         let line = line.trim_end();
         if line.is_empty() {
-            return path;
+            let mut body = vec![0; length];
+            stream.read_exact(&mut body).await.ok()?;
+            return Some(Question { path: path?, body });
+        }
+        if let Some((name, value)) = line.split_once(':')
+            && name.eq_ignore_ascii_case("content-length")
+        {
+            length = value.trim().parse().ok()?;
         }
         path = path.or_else(|| line.split(' ').nth(1).map(str::to_owned));
     }
