@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask`: every command of a developer. Each command is a module; `command` only chooses.
 
+mod alerts;
 mod bench;
 mod check;
 mod cluster;

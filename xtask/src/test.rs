@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
 use crate::{
+    alerts,
     bench::instructions::Instructions,
     check, cluster, ebpf, lab, packages,
     plugin::{self, Profile},
@@ -41,7 +42,8 @@ enum Suite {
     Root,
     /// The scenarios in the lab.
     Lab,
-    /// The programs of a real Kubernetes and the conformance tests, built from Go modules where the cache does not have them.
+    /// The programs of a real Kubernetes and the conformance tests, built from Go modules where the cache does not have them;
+    /// the alert rules, which need one of them and Debian's promtool.
     Tools,
     /// What runs on a real Kubernetes.
     Cluster,
@@ -104,7 +106,11 @@ impl Test {
             Suite::Object => step("eBPF object", || ebpf::run(true)),
             Suite::Root => root_tests(),
             Suite::Lab => self.scenarios(),
-            Suite::Tools => cluster::tools().and_then(|_tools| cluster::conformance()),
+            Suite::Tools => {
+                let tools = cluster::tools()?;
+                cluster::conformance()?;
+                alerts::check(&tools)
+            }
             Suite::Cluster => cluster_tests(),
         }
     }
