@@ -85,11 +85,20 @@ tool github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
 tool github.com/containerd/containerd/v2/cmd/ctr
 tool github.com/containernetworking/plugins/plugins/main/bridge
 tool github.com/containernetworking/plugins/plugins/main/loopback
+tool github.com/containernetworking/plugins/plugins/main/ptp
 tool github.com/containernetworking/plugins/plugins/ipam/host-local
 ",
         replaced: (&[], ""),
         stamps: "-X github.com/containerd/containerd/v2/version.Version=v2.4.2",
-        binaries: &["containerd", "containerd-shim-runc-v2", "ctr", "bridge", "loopback", "host-local"],
+        binaries: &[
+            "containerd",
+            "containerd-shim-runc-v2",
+            "ctr",
+            "bridge",
+            "ptp",
+            "loopback",
+            "host-local",
+        ],
         test: None,
     },
     Bundle {

@@ -5,7 +5,7 @@
 //! ```text
 //! machine ─ ambitS ─┐                  ┌─ eth0 control
 //!                   ├─ fabric (router) ┼─ eth0 node-a ─ cni0 ─ pods
-//!                   │                  └─ eth0 node-b ─ cni0 ─ pods
+//!                   │                  └─ eth0 node-b ─ a link to each of its pods
 //! ```
 //! Nodes know the way to each other's pods. Whoever else stands here sends what is not on the fabric to the router,
 //! and the router knows where pods, services and balanced addresses are. It knows no way out.

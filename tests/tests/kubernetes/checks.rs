@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use lab::{
     checks, echo, eventually, http,
     kube::{KubeCluster, mesh::SAMPLE, suite::Check},
+    net::link,
 };
 use serde_json::Value;
 use tokio::time::timeout;
@@ -37,6 +38,7 @@ pub(crate) fn all() -> Vec<Check<Scene>> {
         exec_and_logs_reach_a_pod,
         a_kubelet_is_alone_in_its_control_group,
         nodes_do_not_see_each_others_network_namespaces,
+        pods_share_a_bridge_and_on_the_last_node_have_links_of_their_own,
         helm_installs_and_uninstalls,
         a_kubelet_and_a_containerd_that_were_killed_come_back,
     ]
@@ -158,6 +160,28 @@ async fn nodes_do_not_see_each_others_network_namespaces(scene: &Scene) -> Resul
             Ok(())
         })
         .await?;
+    }
+    Ok(())
+}
+
+async fn pods_share_a_bridge_and_on_the_last_node_have_links_of_their_own(scene: &Scene) -> Result<()> {
+    let web = scene.cluster.api().get("/api/v1/namespaces/shop/pods?labelSelector=app%3Dweb").await?;
+    let pods = web.get("items").and_then(Value::as_array).context("no pods")?;
+    let addresses = pods.iter().flat_map(|pod| texts(pod, "/status/podIPs", "ip"));
+    let addresses: Vec<String> = addresses.map(|text| Ok(in_url(text.parse()?))).collect::<Result<_>>()?;
+    ensure!(addresses.len() == 4, "two pods of two families have {addresses:?}");
+    for ((client, node), expected) in CLIENTS.into_iter().zip([true, false]) {
+        let namespace = scene.cluster.shape().namespace(node);
+        let has_bridge = namespace
+            .netlink(async move |netlink| Ok(link::index_of(&netlink, "cni0").await.is_ok()))
+            .await?;
+        ensure!(has_bridge == expected, "{node} has a bridge: {has_bridge}");
+        // One is on the node itself, the other is not.
+        for address in &addresses {
+            let what = format!("{address} answering {client}");
+            let answer = eventually(SOON, &what, async || scene.call(client, address).await).await?;
+            ensure!(answer.starts_with("200"), "{what}: {answer}");
+        }
     }
     Ok(())
 }

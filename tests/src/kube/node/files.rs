@@ -8,14 +8,13 @@ use serde_json::{Value, json};
 
 use super::view;
 use crate::kube::{
-    addresses::Block,
     build::PAUSE_IMAGE,
     certificates::{self, Authority, Subject},
     control_plane::server,
     shape::{Shape, node_name},
 };
 
-const PLUGINS: [&str; 3] = ["bridge", "host-local", "loopback"];
+const PLUGINS: [&str; 4] = ["bridge", "ptp", "host-local", "loopback"];
 
 pub(super) fn write(shape: &Shape, number: u8, folder: &Path, authority: &Authority) -> Result<()> {
     let name = node_name(number);
@@ -39,7 +38,7 @@ pub(super) fn write(shape: &Shape, number: u8, folder: &Path, authority: &Author
     // What a pod without cluster DNS is told: there is no way out of the cluster, so there are no servers.
     write("resolv.conf", "# no servers\n".to_owned())?;
     write("containerd.toml", containerd(folder))?;
-    write("cni-conf/10-ambit.conflist", format!("{:#}", network(shape.block, number)))?;
+    write("cni-conf/10-ambit.conflist", format!("{:#}", network(shape, number)))?;
     write("kubelet.json", format!("{:#}", kubelet(shape, folder)))
 }
 
@@ -67,24 +66,22 @@ state = "/run/containerd/state"
     )
 }
 
-fn network(block: Block, number: u8) -> Value {
-    let pods = block.pods_of(number);
-    json!({
-        "cniVersion": "1.0.0",
-        "name": "ambit",
-        "plugins": [{
-            "type": "bridge",
-            "bridge": "cni0",
-            "isGateway": true,
-            "ipMasq": false,
-            "hairpinMode": true,
-            "ipam": {
-                "type": "host-local",
-                "ranges": [[{"subnet": pods.v4()}], [{"subnet": pods.v6()}]],
-                "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
-            },
-        }],
-    })
+/// Pods share a bridge, but on the last of several nodes each has a link of its own and the node routes: what is chained
+/// behind a plugin has to get along with both.
+fn network(shape: &Shape, number: u8) -> Value {
+    let pods = shape.block.pods_of(number);
+    let mut plugin = if number > 1 && number == shape.nodes {
+        json!({"type": "ptp"})
+    } else {
+        json!({"type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true})
+    };
+    plugin["ipMasq"] = json!(false);
+    plugin["ipam"] = json!({
+        "type": "host-local",
+        "ranges": [[{"subnet": pods.v4()}], [{"subnet": pods.v6()}]],
+        "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+    });
+    json!({"cniVersion": "1.0.0", "name": "ambit", "plugins": [plugin]})
 }
 
 fn kubelet(shape: &Shape, folder: &Path) -> Value {
