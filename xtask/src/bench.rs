@@ -5,23 +5,28 @@
 //! slower for all of them; what counts are the ratios.
 
 mod base;
+mod beside;
 mod control;
 mod cost;
+mod figure;
 pub(crate) mod instructions;
 mod load;
+mod memory;
 mod paced;
+mod part;
 mod place;
+mod policy;
 mod report;
+mod traffic;
+mod tunnels;
 mod waypoint;
 mod web;
+mod workloads;
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use lab::{
     Settings,
     config::{raise_descriptors, require_root},
@@ -35,9 +40,10 @@ use crate::{
     step::{root, run_in, say, step},
 };
 use load::Tools;
-use paced::Pace;
+use part::Part;
 use place::Configuration;
 use report::{Figure, Report};
+use tunnels::Opener;
 
 /// What runs in the lab.
 const PROGRAMS: [&str; 4] = ["ztunnel", "control", "node-agent", "lab-app"];
@@ -45,12 +51,12 @@ const PROGRAMS: [&str; 4] = ["ztunnel", "control", "node-agent", "lab-app"];
 const CONNECTIONS: u32 = 64;
 /// Connections that share a fixed rate.
 const PACED: u32 = 32;
-/// Connections before memory is read a second time, so that what the first ones load once is not counted as theirs.
-const FIRST: usize = 100;
-/// Connections that stay idle while memory is read a third time.
-const IDLE: usize = 2000;
 
 const IPERF: Package = Package { name: "iperf3", program: "iperf3" };
+/// Makes keys and certificates.
+const OPENSSL: Package = Package { name: "openssl", program: "openssl" };
+/// nginx' module for connections of any protocol, and where it is in its package.
+const STREAM: (&str, &str) = ("libnginx-mod-stream", "/usr/lib/nginx/modules/ngx_stream_module.so");
 
 /// Measure what the mesh costs: the data plane, or with a subcommand something else.
 #[derive(Args)]
@@ -101,28 +107,11 @@ struct DataPlane {
     only: Vec<Part>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Part {
-    /// Resident memory, idle and of connections that are held.
-    Memory,
-    /// Requests per second over kept connections.
-    Requests,
-    /// Latency of one request at a time.
-    Alone,
-    /// Latency at a fixed rate.
-    Rate,
-    /// New connections per second.
-    Connections,
-    /// Throughput.
-    Streams,
-}
-
 impl DataPlane {
     fn run(&self) -> Result<()> {
         require_root("bench")?;
         raise_descriptors()?;
         packages::ensure_installed(&[packages::WRK, IPERF])?;
-        let nginx = packages::unpacked("nginx", "/usr/sbin/nginx")?;
         let mut settings = Settings::from_environment()?;
         // First: it leaves its programs where those of this tree belong.
         let compared = self.compare.as_deref().map(base::binaries).transpose()?;
@@ -134,7 +123,7 @@ impl DataPlane {
         if settings.peer_ztunnel.is_none() {
             settings.peer_ztunnel = packages::on_path("ztunnel");
         }
-        let tools = Tools { nginx, envoy: envoy()?, seconds: self.seconds };
+        let tools = self.tools()?;
         runtime()?.block_on(async {
             tokio::select! {
                 outcome = self.measure(&settings, &tools, before.as_deref()) => outcome,
@@ -143,25 +132,38 @@ impl DataPlane {
         })
     }
 
+    /// What is not ours, as far as it is wanted.
+    fn tools(&self) -> Result<Tools> {
+        let nginx = packages::unpacked("nginx", "/usr/sbin/nginx")?;
+        let secured = [Part::Requests, Part::Alone, Part::Connections, Part::Streams];
+        let secured = secured.into_iter().any(|part| self.wants(part));
+        if secured || self.wants(Part::Tunnels) {
+            packages::ensure_installed(&[packages::CURL, OPENSSL])?;
+        }
+        let (package, module) = STREAM;
+        let stream = secured.then(|| packages::unpacked(package, module)).transpose()?;
+        Ok(Tools { nginx, stream, envoy: envoy()?, seconds: self.seconds })
+    }
+
     async fn measure(&self, settings: &Settings, tools: &Tools, before: Option<&Path>) -> Result<()> {
         place::clear()?;
         let places = place::all(settings, tools, before).await?;
         let mut report = Report::new(places.iter().map(|place| place.name).collect());
-        if self.wants(Part::Memory) {
-            say("memory");
-            for place in places.iter().filter(|place| place.proxied()) {
-                report.add_all(place.name, memory(place).await?);
-            }
+        for place in self.turns(&places, Part::Memory) {
+            say(format!("memory: {}", place.name));
+            report.add_all(place.name, memory::held(place).await?);
         }
-        let mut rate = None;
-        for number in 1..=self.rounds {
-            say(format!("round {number} of {}", self.rounds));
-            self.round(&places, tools, &mut report, &mut rate).await?;
+        let peak = self.rounds(&places, tools, &mut report).await?;
+        // Last and once: it changes what the processes hold.
+        for place in self.turns(&places, Part::Workloads) {
+            say(format!("workloads: {}", place.name));
+            report.add_all(place.name, workloads::measure(place).await?);
         }
-        let rate = rate.unwrap_or_default();
-        report.show(&format!("fixed rate: {rate:.0} requests/s"));
+        let [half, most] = traffic::RATES.map(|(share, _)| share * peak);
+        report.show(&format!("fixed rate: {half:.0} requests/s; 80% rate: {most:.0} requests/s"));
         let conditions = json!({
-            "rounds": self.rounds, "seconds": self.seconds, "paced_requests_per_second": rate,
+            "rounds": self.rounds, "seconds": self.seconds, "paced_requests_per_second": half,
+            "paced_80_requests_per_second": most,
         });
         let file = report.write(&root().join("target/bench"), &conditions)?;
         say(format!("\nwritten to {}", file.display()));
@@ -170,48 +172,81 @@ impl DataPlane {
         }
         Ok(())
     }
-}
 
-impl DataPlane {
     fn wants(&self, part: Part) -> bool {
         self.only.is_empty() || self.only.contains(&part)
     }
 
-    /// Every figure once in every configuration.
-    async fn round(
+    /// The configurations in which a part is measured; none when it is not wanted.
+    fn turns<'a>(
+        &self,
+        places: &'a [Configuration],
+        part: Part,
+    ) -> impl Iterator<Item = &'a Configuration> + use<'a> {
+        let wanted = self.wants(part);
+        places.iter().filter(move |place| wanted && part.fits(place.between))
+    }
+
+    /// Every figure in every configuration, as often as asked; the least peak of the first round.
+    async fn rounds(&self, places: &[Configuration], tools: &Tools, report: &mut Report) -> Result<f64> {
+        let mut openers = Vec::new();
+        for place in self.turns(places, Part::Tunnels) {
+            openers.push((place, Opener::start(place).await?));
+        }
+        let mut peak = None;
+        for number in 1..=self.rounds {
+            say(format!("round {number} of {}", self.rounds));
+            self.requests(places, tools, report, &mut peak).await?;
+            self.bytes(places, tools, report).await?;
+            for (place, opener) in &openers {
+                report.add_all(place.name, opener.measure(place, tools).await?);
+            }
+            for place in self.turns(places, Part::Policy) {
+                report.add_all(place.name, policy::measure(place).await?);
+            }
+        }
+        Ok(peak.unwrap_or_default())
+    }
+
+    /// Requests over kept connections, once.
+    async fn requests(
         &self,
         places: &[Configuration],
         tools: &Tools,
         report: &mut Report,
-        rate: &mut Option<f64>,
+        peak: &mut Option<f64>,
     ) -> Result<()> {
-        // The fixed rate is a share of the peak.
+        // The fixed rates are shares of the peak.
         if self.wants(Part::Requests) || self.wants(Part::Rate) {
             for place in places {
-                report.add_all(place.name, peak(place, tools).await?);
+                report.add_all(place.name, traffic::peak(place, tools).await?);
             }
         }
-        if self.wants(Part::Alone) {
-            for place in places {
-                report.add_all(place.name, alone(place, tools).await?);
+        for place in self.turns(places, Part::Alone) {
+            report.add_all(place.name, traffic::alone(place, tools).await?);
+        }
+        let peaks = self.turns(places, Part::Rate);
+        let peaks = peaks.filter_map(|place| report.most(place.name, Figure::Requests));
+        let least = *peak.get_or_insert_with(|| peaks.reduce(f64::min).unwrap_or_default());
+        for (share, figures) in traffic::RATES {
+            for place in self.turns(places, Part::Rate) {
+                let rate = (share * least, figures);
+                report.add_all(place.name, traffic::at_rate(place, tools, rate).await?);
             }
         }
-        if self.wants(Part::Rate) {
-            let rate = *rate.get_or_insert_with(|| report.least(Figure::Requests) / 2.0);
-            for place in places {
-                report.add_all(place.name, at_rate(place, tools, rate).await?);
-            }
+        Ok(())
+    }
+
+    /// New connections and bulk, once.
+    async fn bytes(&self, places: &[Configuration], tools: &Tools, report: &mut Report) -> Result<()> {
+        for place in self.turns(places, Part::Connections) {
+            report.add_all(place.name, traffic::connections(place, tools).await?);
         }
-        if self.wants(Part::Connections) {
-            for place in places {
-                let fresh = load::wrk(place.site(tools), CONNECTIONS, true).await?;
-                report.add(place.name, Figure::Connections, fresh.rate());
-            }
+        for place in self.turns(places, Part::Streams) {
+            report.add_all(place.name, traffic::streams(place, tools).await?);
         }
-        if self.wants(Part::Streams) {
-            for place in places {
-                report.add_all(place.name, streams(place, tools).await?);
-            }
+        for place in self.turns(places, Part::Beside) {
+            report.add_all(place.name, beside::measure(place, tools).await?);
         }
         Ok(())
     }
@@ -247,74 +282,4 @@ fn build(tree: &Path, binaries: &[&str]) -> Result<()> {
     // The whole workspace, so that it resolves the same features as every other build.
     let whole = ["build", "--release", "--workspace", "--locked", "--target-dir", target];
     run_in(tree, "cargo", &[whole.as_slice(), &binaries].concat())
-}
-
-/// Resident memory without and with idle connections, before anything else was asked of the proxies.
-async fn memory(place: &Configuration) -> Result<Vec<(Figure, f64)>> {
-    let pids = place.proxies()?;
-    let target = place.http;
-    let grown = place
-        .client
-        .run(async move || {
-            let idle = cost::resident(&pids)?;
-            let first = paced::hold(target, FIRST)?;
-            let before = cost::resident(&pids)?;
-            let held = paced::hold(target, IDLE)?;
-            let after = cost::resident(&pids)?;
-            drop((first, held));
-            Ok(idle.into_iter().zip(before.into_iter().zip(after)).collect::<Vec<_>>())
-        })
-        .await?;
-    let sides = [(Figure::IdleClient, Figure::HeldClient), (Figure::IdleServer, Figure::HeldServer)];
-    let mut figures = Vec::new();
-    for ((idle, held), (none, (before, after))) in sides.into_iter().zip(grown) {
-        figures.push((idle, none));
-        figures.push((held, (after - before) * 1000.0 / IDLE as f64));
-    }
-    Ok(figures)
-}
-
-async fn peak(place: &Configuration, tools: &Tools) -> Result<Vec<(Figure, f64)>> {
-    let pids = place.proxies()?;
-    let before = cost::processor(&pids)?;
-    let outcome = load::wrk(place.site(tools), CONNECTIONS, false).await?;
-    let mut figures = vec![(Figure::Requests, outcome.rate())];
-    if place.proxied() {
-        let used = cost::processor(&pids)? - before;
-        figures.push((Figure::CpuPerRequests, used.as_secs_f64() * 1e6 / outcome.requests));
-    }
-    Ok(figures)
-}
-
-async fn alone(place: &Configuration, tools: &Tools) -> Result<Vec<(Figure, f64)>> {
-    let outcome = load::wrk(place.site(tools), 1, false).await?;
-    Ok(vec![
-        (Figure::AloneP50, outcome.p50),
-        (Figure::AloneP99, outcome.p99),
-        (Figure::AloneP999, outcome.p999),
-    ])
-}
-
-async fn at_rate(place: &Configuration, tools: &Tools, rate: f64) -> Result<Vec<(Figure, f64)>> {
-    let target = place.http;
-    let pace = Pace { connections: PACED, rate, duration: Duration::from_secs(tools.seconds) };
-    let latency = place.client.run(async move || paced::measure(target, pace)).await?;
-    Ok(vec![
-        (Figure::PacedP50, latency.at(0.5)),
-        (Figure::PacedP99, latency.at(0.99)),
-        (Figure::PacedP999, latency.at(0.999)),
-    ])
-}
-
-async fn streams(place: &Configuration, tools: &Tools) -> Result<Vec<(Figure, f64)>> {
-    let pids = place.proxies()?;
-    let before = cost::processor(&pids)?;
-    let one = load::iperf(place, tools, 1).await?;
-    let used = cost::processor(&pids)? - before;
-    let eight = load::iperf(place, tools, 8).await?;
-    let mut figures = vec![(Figure::OneStream, one.gigabits()), (Figure::EightStreams, eight.gigabits())];
-    if place.proxied() {
-        figures.push((Figure::CpuPerGigabyte, used.as_secs_f64() * 1e9 / one.bytes));
-    }
-    Ok(figures)
 }

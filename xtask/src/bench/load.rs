@@ -5,7 +5,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -30,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Tools {
     /// Debian's nginx.
     pub(crate) nginx: PathBuf,
+    /// Its module for connections of any protocol, where it is to carry some itself.
+    pub(crate) stream: Option<PathBuf>,
     /// Envoy, where there is one.
     pub(crate) envoy: Option<PathBuf>,
     /// Seconds.
@@ -73,19 +75,41 @@ impl Requests {
     }
 }
 
-/// What iperf3's server has received.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Received {
-    /// Bytes.
-    pub(crate) bytes: f64,
-    bits_per_second: f64,
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// From the client to the server.
+    Forth,
+    /// From the server to the client.
+    Back,
 }
 
-impl Received {
+/// What iperf3 is to do.
+#[derive(Clone, Copy)]
+pub(crate) struct Bulk {
+    /// Connections.
+    pub(crate) streams: u32,
+    /// For how long.
+    pub(crate) seconds: u64,
+    /// Which way.
+    pub(crate) direction: Direction,
+}
+
+/// What iperf3 has moved.
+pub(crate) struct Moved {
+    /// Bytes that were received.
+    pub(crate) bytes: f64,
     /// Throughput in Gbit/s.
-    pub(crate) fn gigabits(&self) -> f64 {
-        self.bits_per_second / 1e9
-    }
+    pub(crate) gigabits: f64,
+    /// When it was started.
+    pub(crate) begun: Instant,
+}
+
+/// What iperf3's receiver has got.
+#[derive(Debug, Deserialize)]
+struct Received {
+    bytes: f64,
+    bits_per_second: f64,
 }
 
 #[derive(Deserialize)]
@@ -124,16 +148,26 @@ pub(crate) async fn wrk(site: Site<'_>, connections: u32, fresh: bool) -> Result
     Ok(result)
 }
 
-/// Bytes over `streams` connections, as fast as they are taken.
-pub(crate) async fn iperf(place: &Configuration, tools: &Tools, streams: u32) -> Result<Received> {
-    let (server, seconds, streams) = (place.iperf, tools.seconds.to_string(), streams.to_string());
-    let (ip, port) = (server.ip().to_string(), server.port().to_string());
-    let arguments = ["-c", &ip, "-p", &port, "-t", &seconds, "-P", &streams, "-J"];
+/// Bytes over some connections, as fast as they are taken.
+pub(crate) async fn iperf(place: &Configuration, bulk: Bulk) -> Result<Moved> {
+    let Bulk { streams, seconds, direction } = bulk;
+    let (ip, port) = (place.iperf.ip().to_string(), place.iperf.port().to_string());
+    let (duration, number) = (seconds.to_string(), streams.to_string());
+    let mut arguments = vec!["-c", &ip, "-p", &port, "-t", &duration, "-P", &number, "-J"];
+    if direction == Direction::Back {
+        arguments.push("-R");
+    }
     let what = format!("{}: iperf3 with {streams} streams", place.name);
     // For a moment after a test the server is busy with having ended it.
-    let deadline = Duration::from_secs(tools.seconds) + PATIENCE;
+    let deadline = Duration::from_secs(seconds) + PATIENCE;
     let from = (place.name, &place.client);
-    eventually(deadline, &what, async || received(&run(from, super::IPERF.program, &arguments).await?)).await
+    eventually(deadline, &what, async || {
+        let begun = Instant::now();
+        let Received { bytes, bits_per_second } =
+            received(&run(from, super::IPERF.program, &arguments).await?)?;
+        Ok(Moved { bytes, gigabits: bits_per_second / 1e9, begun })
+    })
+    .await
 }
 
 fn received(text: &str) -> Result<Received> {
@@ -177,7 +211,7 @@ mod tests {
     #[test]
     fn what_iperf_received_is_told_from_why_it_received_nothing() {
         let good = r#"{"end": {"sum_received": {"bytes": 10, "bits_per_second": 8e9}}}"#;
-        assert!((received(good).unwrap().gigabits() - 8.0).abs() < 1e-9);
+        assert!((received(good).unwrap().bits_per_second - 8e9).abs() < 1e-9);
         let busy = r#"{"start": {}, "end": {}, "error": "the server is busy"}"#;
         assert_eq!(received(busy).unwrap_err().to_string(), "the server is busy");
         assert!(received(r#"{"end": {}}"#).is_err());

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Configurations: a client on node a and a server on node b, outside the mesh, in it, in it with the ztunnels of a
-//! peer, or outside it with an Envoy in each pod. It knows how they are set up, not what is measured.
+//! peer, or outside it with an Envoy or an nginx in each pod. It knows how they are set up, not what is measured.
+
+mod nginx;
 
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -18,6 +20,7 @@ use lab::{
 };
 
 use super::{
+    cost,
     load::{Site, Tools},
     web::{self, HTTP},
 };
@@ -31,8 +34,21 @@ const PEER: &str = "benchpeer";
 
 /// Port of iperf3's server.
 const IPERF: u16 = 5201;
-/// Ports of Envoy's tunnels to the two, and of their entrances beside the client.
+/// Ports of Envoy's or nginx' tunnels to the two, and of their entrances beside the client.
 const TUNNELS: [u16; 2] = [envoy::HBONE, 15009];
+
+/// What carries connections between a client and a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Between {
+    /// The kernel.
+    Nothing,
+    /// The ztunnels of the two nodes.
+    Ztunnels,
+    /// An Envoy in each pod.
+    Envoy,
+    /// An nginx in each pod, with a connection of mutual TLS for each connection.
+    Nginx,
+}
 
 /// A client and a server, and what is between them.
 pub(crate) struct Configuration {
@@ -44,15 +60,19 @@ pub(crate) struct Configuration {
     pub(crate) http: SocketAddr,
     /// iperf3's server, likewise.
     pub(crate) iperf: SocketAddr,
-    cluster: Cluster,
-    server: Pod,
-    between: Vec<Arc<Process>>,
+    /// The lab that it is in.
+    pub(crate) cluster: Cluster,
+    /// The pod that takes the load.
+    pub(crate) server: Pod,
+    /// What is between the two.
+    pub(crate) between: Between,
+    proxies: Vec<Arc<Process>>,
 }
 
 impl Configuration {
     /// Whether proxies are between client and server.
     pub(crate) fn proxied(&self) -> bool {
-        !self.between.is_empty()
+        self.between != Between::Nothing
     }
 
     /// Numbers of the client's proxy and of the server's; none where there are no proxies.
@@ -60,12 +80,24 @@ impl Configuration {
         let pid = |proxy: &Arc<Process>| {
             proxy.pid().with_context(|| format!("{} of {} has ended", proxy.name(), self.name))
         };
-        self.between.iter().map(pid).collect()
+        self.proxies.iter().map(pid).collect()
     }
 
-    /// Where files of this configuration are kept.
-    fn folder(&self) -> &Path {
-        self.cluster.state()
+    /// The same with all processes that these have started.
+    pub(crate) fn processes(&self) -> Result<Vec<u32>> {
+        let mut all = Vec::new();
+        for pid in self.proxies()? {
+            all.push(pid);
+            all.extend(cost::descendants(pid)?);
+        }
+        Ok(all)
+    }
+
+    /// A folder of its own for files of one of its pods.
+    pub(crate) fn folder_of(&self, role: &str) -> Result<PathBuf> {
+        let folder = self.cluster.state().join(format!("{}-{role}", self.name));
+        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        Ok(folder)
     }
 
     /// For load from its client to its web server.
@@ -74,19 +106,14 @@ impl Configuration {
             name: self.name,
             client: &self.client,
             target: self.http,
-            folder: self.folder(),
+            folder: self.cluster.state(),
             seconds: tools.seconds,
         }
     }
 
     /// Puts an Envoy beside the client and one beside the server, with a tunnel for each port.
     async fn tunnel(&mut self, program: &Path) -> Result<()> {
-        let folder = |role: &str| -> Result<_> {
-            let folder = self.folder().join(format!("{}-{role}", self.name));
-            fs::create_dir_all(&folder).context("making a folder for Envoy's files")?;
-            Ok(folder)
-        };
-        let (near, far) = (folder("client")?, folder("server")?);
+        let (near, far) = (self.folder_of("client")?, self.folder_of("server")?);
         let of_client = envoy::certify(&self.cluster, &self.client, &near).await?;
         let of_server = envoy::certify(&self.cluster, &self.server, &far).await?;
         let exits = [(TUNNELS[0], HTTP), (TUNNELS[1], IPERF)];
@@ -102,9 +129,21 @@ impl Configuration {
         let settings = envoy::client(&of_client, &self.server.identity(), &entrances);
         let client =
             envoy::start(&self.client, program, &near.join("envoy.json"), &settings, TUNNELS[1]).await?;
-        [self.http, self.iperf] = TUNNELS.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-        self.between = vec![client, server];
+        self.enter(Between::Envoy, vec![client, server]);
         Ok(())
+    }
+
+    /// Puts an nginx beside the client and one beside the server, with a port for each application.
+    async fn secure(&mut self, program: &Path, module: &Path) -> Result<()> {
+        let proxies = nginx::start(self, program, module).await?;
+        self.enter(Between::Nginx, proxies.into());
+        Ok(())
+    }
+
+    /// From now on the server is reached by proxies' entrances beside the client.
+    fn enter(&mut self, between: Between, proxies: Vec<Arc<Process>>) {
+        [self.http, self.iperf] = TUNNELS.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        (self.between, self.proxies) = (between, proxies);
     }
 
     /// Ends it; the last one in a lab removes the lab.
@@ -139,6 +178,11 @@ pub(crate) async fn all(
         place.tunnel(program).await?;
         places.push(place);
     }
+    if let Some(module) = &tools.stream {
+        let mut place = open(&cluster, "nginx", false, tools).await?;
+        place.secure(&tools.nginx, module).await?;
+        places.push(place);
+    }
     Ok(places)
 }
 
@@ -158,7 +202,11 @@ async fn open(cluster: &Cluster, name: &'static str, captured: bool, tools: &Too
     let server = pod(far, "server").start().await?;
     web::serve(&server, &tools.nginx, &cluster.state().join(format!("nginx-{name}"))).await?;
     web::listening(&server, server.start_program("iperf3", super::IPERF.program, &["-s"])?, IPERF).await?;
-    let between = if captured { nodes.iter().map(Node::ztunnel).collect() } else { Vec::new() };
+    let (between, proxies) = if captured {
+        (Between::Ztunnels, nodes.iter().map(Node::ztunnel).collect())
+    } else {
+        (Between::Nothing, Vec::new())
+    };
     let [http, iperf] = [HTTP, IPERF].map(|port| SocketAddr::new(server.v4(), port));
-    Ok(Configuration { name, client, http, iperf, cluster: cluster.clone(), server, between })
+    Ok(Configuration { name, client, http, iperf, cluster: cluster.clone(), server, between, proxies })
 }

@@ -91,7 +91,7 @@ impl Measured {
         }
         let nginx = packages::unpacked("nginx", "/usr/sbin/nginx")?;
         let haproxy = packages::unpacked_with_libraries("haproxy", "/usr/sbin/haproxy")?;
-        let tools = Tools { nginx, envoy: envoy_program()?, seconds: self.seconds };
+        let tools = Tools { nginx, stream: None, envoy: envoy_program()?, seconds: self.seconds };
         if tools.envoy.is_none() {
             say("   no envoy on PATH and no AMBIT_BENCH_ENVOY: measured without it");
         }
