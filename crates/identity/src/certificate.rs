@@ -3,6 +3,7 @@
 //! afterwards. It does not know where it came from.
 
 mod parse;
+mod vouched;
 
 use std::{
     fmt,
@@ -12,7 +13,10 @@ use std::{
 
 use mesh::SpiffeId;
 use rustls::{
-    RootCertStore, server::WebPkiClientVerifier, server::danger::ClientCertVerifier, sign::CertifiedKey,
+    RootCertStore,
+    server::WebPkiClientVerifier,
+    server::danger::{ClientCertVerified, ClientCertVerifier},
+    sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 
@@ -23,6 +27,7 @@ use crate::{
 
 pub use parse::Described;
 pub(crate) use parse::{certificates, describe, identities, uris};
+use vouched::Vouched;
 
 /// A certificate of a workload that is ready to use.
 pub struct Certificate {
@@ -39,6 +44,7 @@ pub struct Roots {
     certificates: Arc<[CertificateDer<'static>]>,
     store: Arc<RootCertStore>,
     clients: Arc<dyn ClientCertVerifier>,
+    vouched: Arc<Vouched>,
 }
 
 /// Why what was issued cannot be used.
@@ -196,7 +202,7 @@ impl Roots {
         let clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(&store), mesh_provider())
             .build()
             .map_err(CertificateError::Roots)?;
-        Ok(Self { certificates: certificates.into(), store, clients })
+        Ok(Self { certificates: certificates.into(), store, clients, vouched: Arc::default() })
     }
 
     /// The certificates, for people.
@@ -208,8 +214,22 @@ impl Roots {
         &self.store
     }
 
-    pub(crate) fn clients(&self) -> &dyn ClientCertVerifier {
-        self.clients.as_ref()
+    /// Fails unless the chain of a client leads to one of them, and is valid now. Two signatures of a chain are checked once
+    /// only: what is checked of each handshake is the client's own.
+    pub(crate) fn vouch_for(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let certificates: Vec<_> = std::iter::once(leaf).chain(intermediates).collect();
+        let chain = vouched::bytes(&certificates);
+        if self.vouched.has(&chain, now) {
+            return Ok(ClientCertVerified::assertion());
+        }
+        let verified = self.clients.verify_client_cert(leaf, intermediates, now)?;
+        self.vouched.note(chain, &certificates);
+        Ok(verified)
     }
 }
 

@@ -157,3 +157,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_chain_that_was_vouched_for_is_still_judged_by_the_time_and_by_other_roots() {
+    let authority = TestAuthority::today();
+    let certificate = authority.issue(&id("cluster.local/ns/a/sa/b"));
+    let chain = &certificate.certified().cert;
+    let (leaf, intermediates) = chain.split_first().unwrap();
+    let at = |time: SystemTime| {
+        UnixTime::since_unix_epoch(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+    };
+    let roots = authority.roots();
+    let (from, until) = (certificate.not_before(), certificate.not_after());
+    let second = Duration::from_secs(1);
+    for time in [from, until, from] {
+        roots.vouch_for(leaf, intermediates, at(time)).unwrap();
+    }
+    for time in [from - second, until + second] {
+        let afresh = authority.roots().vouch_for(leaf, intermediates, at(time)).unwrap_err();
+        assert_eq!(roots.vouch_for(leaf, intermediates, at(time)).unwrap_err(), afresh);
+    }
+    TestAuthority::today().roots().vouch_for(leaf, intermediates, at(from)).unwrap_err();
+    let mut altered = leaf.to_vec();
+    *altered.last_mut().unwrap() ^= 1;
+    roots.vouch_for(&altered.into(), intermediates, at(from)).unwrap_err();
+}

@@ -144,7 +144,7 @@ impl ClientCertVerifier for Clients {
             let expected = self.trust.accepted(own);
             return Err(PeerRejected::TrustDomain { expected, presented }.into_tls());
         };
-        roots.clients().verify_client_cert(leaf, intermediates, now)
+        roots.vouch_for(leaf, intermediates, now)
     }
 
     signatures_of_provider!();
