@@ -69,7 +69,7 @@ pub struct Waypoint {
     /// Keys by which tokens are proven.
     pub keyring: Arc<Keyring>,
     /// Connections that are carried as bytes.
-    pub open: Open<Carried>,
+    pub open: Arc<Open<Carried>>,
     /// Whether its guards look at names in TLS handshakes.
     pub by_server_name: ByServerName,
     /// Requests under way by service.
@@ -143,7 +143,7 @@ impl Waypoint {
             }),
             outsides: Outsides::default(),
             keyring: Arc::default(),
-            open: Open::default(),
+            open: Arc::default(),
             by_server_name: ByServerName::default(),
             handshakes: Semaphore::new(HANDSHAKES),
             tls: Mutex::default(),
@@ -239,7 +239,7 @@ impl Waypoint {
     }
 
     /// Enters a connection that is carried as bytes from now on.
-    pub fn carry(&self, carried: Carried) -> (Entered<'_, Carried>, Abort) {
+    pub fn carry(&self, carried: Carried) -> (Entered<Carried>, Abort) {
         let (entered, abort) = self.open.enter(carried);
         // What changed since it was let in has asked those only who were there.
         if let Err(refused) = guard::carried(self, &entered.connection.known) {

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::{FutureExt as _, future::OptionFuture};
 use hbone::{Cause, Connect, HeaderMap, HeaderValue, Server, Socket, StatusCode, Stop};
 use mesh::SpiffeId;
 use plan::{
@@ -119,23 +120,34 @@ fn traced(shard: Arc<Shard>, peer: Arc<Peer>, connect: Connect) -> impl Future<O
     let given = connect.headers().get("traceparent").and_then(|value| value.to_str().ok());
     let trace = given.and_then(trace::parse).unwrap_or_else(rand::random);
     let span = tracing::debug_span!(target: ACCESS, "inbound", id = format_args!("{trace:032x}"));
-    tunnel(shard, peer, connect).instrument(span)
+    // Boxed is what goes away once the tunnel is open.
+    let opened = Box::pin(open(shard, peer, connect)).map(OptionFuture::from);
+    opened.flatten().map(|_over| ()).instrument(span)
 }
 
-async fn tunnel(shard: Arc<Shard>, peer: Arc<Peer>, mut connect: Connect) {
+/// Until bytes flow: the future that carries them.
+async fn open(
+    shard: Arc<Shard>,
+    peer: Arc<Peer>,
+    mut connect: Connect,
+) -> Option<impl Future<Output = ()> + Send> {
     let started = Instant::now();
     let (authority, headers) = (connect.authority().to_owned(), connect.headers().clone());
     let outcome = tokio::select! {
         biased;
-        () = connect.abandoned() => return,
-        outcome = Box::pin(admit(&shard, &peer, &authority, headers)) => outcome,
+        () = connect.abandoned() => return None,
+        outcome = admit(&shard, &peer, &authority, headers) => outcome,
     };
     match outcome {
         Ok((upstream, stream, facts)) => match connect.accept(answer(&shard, &upstream)) {
             Ok(tunnel) => {
-                relay(&shard, (facts, started), Some(upstream.subject), tunnel, Socket::new(stream)).await;
+                let subject = Some(upstream.subject);
+                Some(relay(&shard, (facts, started), subject, tunnel, Socket::new(stream)))
             }
-            Err(error) => tracing::debug!(error = %chain(&error), "a client left"),
+            Err(error) => {
+                tracing::debug!(error = %chain(&error), "a client left");
+                None
+            }
         },
         Err((facts, failure)) => {
             connect.refuse(StatusCode::from_u16(failure.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE));
@@ -145,6 +157,7 @@ async fn tunnel(shard: Arc<Shard>, peer: Arc<Peer>, mut connect: Connect) {
                 }
                 None => record::turned_away(Reporter::Destination, peer.address, peer.local, &failure),
             }
+            None
         }
     }
 }

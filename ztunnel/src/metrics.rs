@@ -12,7 +12,7 @@ use std::{
 };
 
 use mesh::Service;
-use metrics::{Counter, Label, counter, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics::{Counter, Gauge, Label, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use parking_lot::RwLock;
 use plan::{ResponseFlag, baggage::Baggage};
 
@@ -25,6 +25,7 @@ const HANDLE_LIFE: Duration = Duration::from_secs(300);
 /// Sets of labels whose handles are kept.
 const CACHED: usize = 16_384;
 
+const OPEN: &str = "istio_tcp_sockets_open";
 const OPENED: &str = "istio_tcp_connections_opened_total";
 const CLOSED: &str = "istio_tcp_connections_closed_total";
 const FAILED: &str = "istio_tcp_connections_failed_total";
@@ -98,8 +99,8 @@ impl Hash for Labels {
     }
 }
 
-/// The counters of one set of labels.
-#[derive(Clone, Debug)]
+/// What is counted of one set of labels.
+#[derive(Debug)]
 pub struct Series {
     /// Connections opened.
     pub opened: Counter,
@@ -107,14 +108,18 @@ pub struct Series {
     pub closed: Counter,
     /// Connections that never carried anything.
     pub failed: Counter,
+    /// Connections open now, whoever their ends are.
+    pub open: Gauge,
     received: Counter,
     sent: Counter,
 }
 
 impl Series {
     fn new(labels: &Labels) -> Self {
+        let open = gauge!(OPEN, "reporter" => labels.reporter.as_str());
         let labels = render(labels);
         Self {
+            open,
             opened: counter!(OPENED, labels.clone()),
             closed: counter!(CLOSED, labels.clone()),
             failed: counter!(FAILED, labels.clone()),
@@ -134,7 +139,7 @@ impl Series {
 /// Handles by labels.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    series: RwLock<HashMap<Labels, (Series, Instant)>>,
+    series: RwLock<HashMap<Labels, (Arc<Series>, Instant)>>,
     heard: Heard,
 }
 
@@ -152,19 +157,19 @@ impl Metrics {
     }
 
     /// The counters of these labels.
-    pub fn series(&self, labels: &Labels, now: Instant) -> Series {
+    pub fn series(&self, labels: &Labels, now: Instant) -> Arc<Series> {
         if let Some((series, made)) = self.series.read().get(labels)
             && now.saturating_duration_since(*made) < HANDLE_LIFE
         {
-            return series.clone();
+            return Arc::clone(series);
         }
-        let series = Series::new(labels);
+        let series = Arc::new(Series::new(labels));
         let mut cache = self.series.write();
         if cache.len() >= CACHED {
             cache.retain(|_labels, (_series, made)| now.saturating_duration_since(*made) < HANDLE_LIFE);
         }
         if cache.len() < CACHED {
-            cache.insert(labels.clone(), (series.clone(), now));
+            cache.insert(labels.clone(), (Arc::clone(&series), now));
         }
         series
     }
@@ -193,7 +198,7 @@ fn describe() {
     describe_gauge!("istio_pending_proxy_count", "Pods that could not be served yet");
     describe_counter!("istio_proxies_started_total", "Pods taken over");
     describe_counter!("istio_proxies_stopped_total", "Pods given up");
-    describe_gauge!("istio_tcp_sockets_open", "Connections open now");
+    describe_gauge!(OPEN, "Connections open now");
     describe_counter!("istio_xds_connection_terminations_total", "Ends of the discovery stream");
     describe_counter!("istio_xds_message_total", "Discovery responses");
     describe_counter!("istio_xds_message_bytes_total", "Bytes of discovery responses");

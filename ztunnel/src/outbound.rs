@@ -4,6 +4,10 @@
 
 use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Instant};
 
+use futures_util::{
+    FutureExt as _,
+    future::{Either, OptionFuture},
+};
 use hbone::Socket;
 use mesh::{Hostname, WorkloadUid};
 use plan::{
@@ -37,13 +41,20 @@ pub fn handle(
 ) -> impl Future<Output = ()> + Send + 'static {
     let trace: u128 = rand::random();
     let span = tracing::debug_span!(target: ACCESS, "outbound", id = format_args!("{trace:032x}"));
-    serve(shard, stream, Origin { source, trace }).instrument(span)
+    // Boxed is what goes away once the connection is open.
+    let opened = Box::pin(open(shard, stream, Origin { source, trace })).map(OptionFuture::from);
+    opened.flatten().map(|_over| ()).instrument(span)
 }
 
-async fn serve(shard: Arc<Shard>, stream: TcpStream, origin: Origin) {
+/// Until bytes flow: the future that carries them.
+async fn open(
+    shard: Arc<Shard>,
+    stream: TcpStream,
+    origin: Origin,
+) -> Option<impl Future<Output = ()> + Send> {
     let source = origin.source;
     let started = Instant::now();
-    let Ok(destination) = original_destination(&stream, shard.pod.node.capture) else { return };
+    let destination = original_destination(&stream, shard.pod.node.capture).ok()?;
     let flow = Flow {
         protocol: Protocol::TCP,
         source,
@@ -51,15 +62,18 @@ async fn serve(shard: Arc<Shard>, stream: TcpStream, origin: Origin) {
         seed: rand::random(),
         resolved: Resolved::default(),
     };
-    match Box::pin(reach(&shard, flow, origin.trace)).await {
+    match reach(&shard, flow, origin.trace).await {
         Ok((facts, upstream)) => {
             let near = Socket::new(stream);
-            match upstream {
-                Upstream::Plain(far) => relay(&shard, (facts, started), None, near, Socket::new(far)).await,
-                Upstream::Tunnel(far) | Upstream::Nested(far, _) => {
-                    relay(&shard, (facts, started), None, near, *far).await;
+            Some(match upstream {
+                Upstream::Plain(far) => {
+                    // Seldom, so it does not add to the size of the others.
+                    Either::Left(Box::pin(relay(&shard, (facts, started), None, near, Socket::new(far))))
                 }
-            }
+                Upstream::Tunnel(far) | Upstream::Nested(far, _) => {
+                    Either::Right(relay(&shard, (facts, started), None, near, *far))
+                }
+            })
         }
         Err(unreached) => {
             reset(&stream);
@@ -70,6 +84,7 @@ async fn serve(shard: Arc<Shard>, stream: TcpStream, origin: Origin) {
                 }
                 None => record::turned_away(Reporter::Source, source, destination, &failure),
             }
+            None
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
+use futures_util::{FutureExt as _, future::OptionFuture};
 use hbone::Socket;
 use plan::{
     Failure, Protocol,
@@ -22,21 +23,38 @@ use crate::{
 };
 
 /// Serves one connection to its end.
-pub async fn handle(shard: Arc<Shard>, stream: TcpStream, source: SocketAddr) {
+pub fn handle(
+    shard: Arc<Shard>,
+    stream: TcpStream,
+    source: SocketAddr,
+) -> impl Future<Output = ()> + Send + 'static {
+    // Boxed is what goes away once the connection is open.
+    let opened = Box::pin(open(shard, stream, source)).map(OptionFuture::from);
+    opened.flatten().map(|_over| ())
+}
+
+/// Until bytes flow: the future that carries them.
+async fn open(
+    shard: Arc<Shard>,
+    stream: TcpStream,
+    source: SocketAddr,
+) -> Option<impl Future<Output = ()> + Send> {
     let started = Instant::now();
-    let Ok(destination) = original_destination(&stream, shard.pod.node.capture) else { return };
-    let _in_use = shard.pod.sockets.ports().client(source);
+    let destination = original_destination(&stream, shard.pod.node.capture).ok()?;
+    let in_use = shard.pod.sockets.ports().client(source);
     let plain = Plain { protocol: Protocol::TCP, source, destination };
-    match Box::pin(admit(&shard, &plain)).await {
+    match admit(&shard, &plain).await {
         Ok((upstream, far, facts)) => {
-            relay(&shard, (facts, started), Some(upstream.subject), Socket::new(stream), Socket::new(far))
-                .await;
+            let (near, far) = (Socket::new(stream), Socket::new(far));
+            let relayed = relay(&shard, (facts, started), Some(upstream.subject), near, far);
+            Some(relayed.map(move |()| drop(in_use)))
         }
         Err((facts, failure)) => {
             if let Err(error) = stream.set_zero_linger() {
                 tracing::debug!(%error, "could not make the close a reset");
             }
             record::failed(&shard.pod.node.metrics, &facts, &failure, started, Instant::now());
+            None
         }
     }
 }

@@ -70,7 +70,7 @@ pub struct Shard {
     /// Tunnels to other nodes.
     pub pool: Pool<TunnelKey, DialError>,
     /// Connections that are open.
-    pub live: Open<Flow>,
+    pub live: Arc<Open<Flow>>,
     /// Owns every task of the shard.
     pub tasks: Tasks,
     /// The same for `hbone`.
@@ -177,7 +177,7 @@ impl Shard {
         let shard = Arc::new(Self {
             pod: Arc::clone(pod),
             pool: Pool::new(pod.node.pool.clone(), spawner.clone()),
-            live: Open::default(),
+            live: Arc::default(),
             tasks,
             spawner,
         });

@@ -13,7 +13,10 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
-    sync::atomic::{AtomicU16, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
 };
 
 use parking_lot::Mutex;
@@ -33,8 +36,8 @@ pub struct SourcePorts {
 
 /// A client's port is in use until this is dropped.
 #[derive(Debug)]
-pub struct InUse<'a> {
-    ports: &'a SourcePorts,
+pub struct InUse {
+    ports: Arc<SourcePorts>,
     client: SocketAddr,
 }
 
@@ -45,12 +48,12 @@ impl SourcePorts {
     }
 
     /// Notes a client's plaintext connection.
-    pub fn client(&self, client: SocketAddr) -> Option<InUse<'_>> {
+    pub fn client(self: &Arc<Self>, client: SocketAddr) -> Option<InUse> {
         if !RANGE.contains(&client.port()) {
             return None;
         }
         *self.clients.lock().entry(client).or_default() += 1;
-        Some(InUse { ports: self, client })
+        Some(InUse { ports: Arc::clone(self), client })
     }
 
     /// Ports to try one after the other from a client's address.
@@ -65,7 +68,7 @@ impl SourcePorts {
     }
 }
 
-impl Drop for InUse<'_> {
+impl Drop for InUse {
     fn drop(&mut self) {
         let mut clients = self.ports.clients.lock();
         if let Some(connections) = clients.get_mut(&self.client) {
@@ -90,7 +93,7 @@ mod tests {
     #[test]
     fn ports_follow_each_other_and_stay_in_the_range() {
         for anywhere in [0, 9, 32_767, u16::MAX] {
-            let ports = SourcePorts::new(anywhere);
+            let ports = Arc::new(SourcePorts::new(anywhere));
             let chosen: HashSet<u16> =
                 (0..100).flat_map(|_| ports.candidates(client(0).ip()).next()).collect();
             assert_eq!(chosen.len(), 100, "from {anywhere}");
@@ -100,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_port_that_a_client_uses_is_chosen_only_for_other_clients() {
-        let ports = SourcePorts::new(0);
+        let ports = Arc::new(SourcePorts::new(0));
         let first = ports.client(client(10_001));
         let second = ports.client(client(10_001));
         assert!(ports.candidates(client(0).ip()).all(|port| port != 10_001));

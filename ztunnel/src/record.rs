@@ -101,9 +101,8 @@ pub struct Bytes {
 #[derive(Debug)]
 pub struct Open {
     facts: Facts,
-    series: Series,
+    series: Arc<Series>,
     started: Instant,
-    sockets: metrics::Gauge,
 }
 
 impl Open {
@@ -111,12 +110,11 @@ impl Open {
     pub fn new(metrics: &Metrics, facts: Facts, started: Instant) -> Self {
         let series = metrics.series(&facts.labels(ResponseFlag::None), started);
         series.opened.increment(1);
-        let sockets = metrics::gauge!("istio_tcp_sockets_open", "reporter" => facts.reporter.as_str());
-        sockets.increment(1.0);
+        series.open.increment(1.0);
         if tracing::enabled!(target: ACCESS, tracing::Level::DEBUG) {
             line(&facts, Line::Opened);
         }
-        Self { facts, series, started, sockets }
+        Self { facts, series, started }
     }
 
     /// What it was opened with.
@@ -126,13 +124,13 @@ impl Open {
 
     /// Counts it as closed and writes its line.
     pub fn close(self, metrics: &Metrics, bytes: Bytes, end: Result<(), &Failure>, now: Instant) {
+        self.series.open.decrement(1.0);
         let series = match end {
             Ok(()) => self.series,
             Err(failure) => metrics.series(&self.facts.labels(failure.flag()), now),
         };
         series.bytes(bytes.sent, bytes.received);
         series.closed.increment(1);
-        self.sockets.decrement(1.0);
         line(
             &self.facts,
             Line::Complete { bytes, duration: now.saturating_duration_since(self.started), end },

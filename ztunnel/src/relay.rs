@@ -14,15 +14,18 @@ use crate::{
     record::{Bytes, Facts, Open},
 };
 
-/// Copies until the connection ends, however it does. `near` is the client's side.
-pub async fn relay<N: Leg, F: Leg>(
+/// Counts the connection as open; the future copies until it ends, however it does. `near` is the client's side.
+///
+/// The future is what an idle connection is kept as, so it is made here, of nothing but what it needs: an `async fn` would
+/// also keep its arguments.
+pub fn relay<N: Leg, F: Leg>(
     shard: &Shard,
     (facts, started): (Facts, Instant),
     subject: Option<Subject>,
     near: N,
     far: F,
-) {
-    let metrics = &shard.pod.node.metrics;
+) -> impl Future<Output = ()> + Send + use<N, F> {
+    let node = Arc::clone(&shard.pod.node);
     let counters = Arc::<Counters>::default();
     let (entered, abort) = shard.live.enter(Flow {
         reporter: facts.reporter,
@@ -31,11 +34,16 @@ pub async fn relay<N: Leg, F: Leg>(
         subject,
         counters: Arc::clone(&counters),
     });
-    let open = Open::new(metrics, facts, started);
-    let copied = copy(near, far, counters, abort).await;
-    let bytes = Bytes { sent: copied.sent, received: copied.received };
-    let failure = entered.connection.failure().cloned().or_else(|| failure(open.facts().reporter, &copied));
-    open.close(metrics, bytes, failure.as_ref().map_or(Ok(()), Err), Instant::now());
+    let open = Open::new(&node.metrics, facts, started);
+    let mut copying = copy(near, far, counters, abort);
+    async move {
+        let copied = (&mut copying).await;
+        drop(copying);
+        let bytes = Bytes { sent: copied.sent, received: copied.received };
+        let failure =
+            entered.connection.failure().cloned().or_else(|| failure(open.facts().reporter, &copied));
+        open.close(&node.metrics, bytes, failure.as_ref().map_or(Ok(()), Err), Instant::now());
+    }
 }
 
 /// A side that breaks off is an end like another once it has had its say: applications reset connections every day.

@@ -74,7 +74,7 @@ impl Sockets {
     }
 
     /// Source ports of [`Self::connect_from`].
-    pub fn ports(&self) -> &SourcePorts {
+    pub fn ports(&self) -> &Arc<SourcePorts> {
         &self.ports
     }
 

@@ -33,6 +33,9 @@ pub struct PoolSettings {
     pub dial_timeout: Duration,
     /// A connection nobody opened a tunnel on for so long is let go: it closes when its last tunnel does.
     pub idle_timeout: Duration,
+    /// The same for one that carries nothing while its key has another such: one is enough to be kept warm, and what a burst
+    /// has opened costs both ends memory.
+    pub surplus_timeout: Duration,
     /// A connection that moves more than this is busy: new tunnels prefer another one, so that a small message does not
     /// queue behind a bulk transfer. Bytes per second.
     pub busy_rate: u64,
@@ -46,10 +49,19 @@ impl Default for PoolSettings {
             connection: Settings::client(),
             dial_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(300),
+            surplus_timeout: Duration::from_secs(10),
             // A fifth of what one thread encrypts.
             busy_rate: 200 * 1024 * 1024,
             spread: 4,
         }
+    }
+}
+
+impl PoolSettings {
+    /// How often connections are looked after: seldom, unless a key has several.
+    fn glance(&self, several: bool) -> Duration {
+        let patience = if several { self.surplus_timeout.min(self.idle_timeout) } else { self.idle_timeout };
+        (patience / 4).clamp(Duration::from_millis(100), Duration::from_secs(15))
     }
 }
 
@@ -308,35 +320,33 @@ where
         drop(state);
         begun.announce(outcome);
         if tend {
-            self.spawner.spawn("pool", tend_idle(Arc::downgrade(self), self.settings.idle_timeout));
+            self.spawner.spawn("pool", tend_idle(Arc::downgrade(self)));
         }
     }
 
-    /// Lets go of connections unused for long; says whether anything is left to look after.
-    fn let_go_idle(&self) -> bool {
+    /// Lets go of connections unused for long; says when to look again, if anything is left to look after.
+    fn let_go_idle(&self) -> Option<Duration> {
         let now = Instant::now();
         let mut state = self.state.lock();
         state.entries.retain(|_, entry| {
-            entry.let_go_idle(now, self.settings.idle_timeout);
+            entry.let_go_idle(now, &self.settings);
             !entry.is_empty()
         });
         state.tended = !state.entries.is_empty();
-        state.tended
+        let surplus = state.entries.values().any(Entry::has_several);
+        state.tended.then(|| self.settings.glance(surplus))
     }
 }
 
 /// Runs while the pool holds anything.
-async fn tend_idle<K, E>(shared: Weak<Shared<K, E>>, idle: Duration)
+async fn tend_idle<K, E>(shared: Weak<Shared<K, E>>)
 where
     K: Eq + Hash + Clone + Send + Sync + 'static,
     E: Error + Send + Sync + 'static,
 {
-    let period = (idle / 4).clamp(Duration::from_millis(100), Duration::from_secs(60));
-    loop {
-        tokio::time::sleep(period).await;
-        match shared.upgrade() {
-            Some(shared) if shared.let_go_idle() => {}
-            _ => return,
-        }
+    let mut pause = shared.upgrade().map(|shared| shared.settings.glance(false));
+    while let Some(time) = pause {
+        tokio::time::sleep(time).await;
+        pause = shared.upgrade().and_then(|shared| shared.let_go_idle());
     }
 }

@@ -33,26 +33,26 @@ pub struct Connection<T> {
     /// What is known of it.
     pub known: T,
     aborter: Aborter,
-    failure: OnceLock<Failure>,
+    failure: OnceLock<Box<Failure>>,
 }
 
 impl<T> Connection<T> {
     /// Ends it with a reason; the first one counts.
     pub fn end(&self, failure: Failure) {
-        if self.failure.set(failure).is_ok() {
+        if self.failure.set(Box::new(failure)).is_ok() {
             self.aborter.abort(ENDED);
         }
     }
 
     /// Why it was ended, if it was.
     pub fn failure(&self) -> Option<&Failure> {
-        self.failure.get()
+        self.failure.get().map(Box::as_ref)
     }
 }
 
 /// A connection's place in [`Open`]; it leaves when dropped.
-pub struct Entered<'a, T> {
-    open: &'a Open<T>,
+pub struct Entered<T> {
+    open: Arc<Open<T>>,
     id: u64,
     /// The connection.
     pub connection: Arc<Connection<T>>,
@@ -60,12 +60,12 @@ pub struct Entered<'a, T> {
 
 impl<T> Open<T> {
     /// Enters a connection; the abort goes to its copy.
-    pub fn enter(&self, known: T) -> (Entered<'_, T>, Abort) {
+    pub fn enter(self: &Arc<Self>, known: T) -> (Entered<T>, Abort) {
         let (aborter, abort) = abort_pair();
         let connection = Arc::new(Connection { known, aborter, failure: OnceLock::new() });
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.connections.lock().insert(id, Arc::clone(&connection));
-        (Entered { open: self, id, connection }, abort)
+        (Entered { open: Arc::clone(self), id, connection }, abort)
     }
 
     /// Those that are open now.
@@ -83,7 +83,7 @@ impl<T> Open<T> {
     }
 }
 
-impl<T> Drop for Entered<'_, T> {
+impl<T> Drop for Entered<T> {
     fn drop(&mut self) {
         let mut connections = self.open.connections.lock();
         connections.remove(&self.id);
@@ -113,7 +113,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_ended_connection_knows_the_first_reason() {
-        let open = Open::default();
+        let open = Arc::new(Open::default());
         let (entered, mut abort) = open.enter(());
         assert_eq!(open.end_all(&What::Drained.into()), 1);
         entered.connection.end(What::NotSynced.into());
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_connection_leaves_when_it_is_over() {
-        let open = Open::default();
+        let open = Arc::new(Open::default());
         let (entered, _abort) = open.enter(());
         assert_eq!(open.snapshot().len(), 1);
         drop(entered);

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What both proxies show people, scrapers and probes: readiness, certificates, the discovery stream, the log's level.
 
-use std::{net::SocketAddr, time::SystemTime};
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 
 use http::{Method, StatusCode};
 use identity::{Certificate, Identities, State, certificate::Described};
@@ -18,6 +21,10 @@ use crate::chain;
 
 /// Connections to each of these ports.
 const CONNECTIONS: usize = 64;
+/// How long after it is ready a process has done what it does only once.
+const SETTLED: Duration = Duration::from_secs(2);
+/// How often what was used since then is given back.
+const GIVEN_BACK: Duration = Duration::from_secs(15);
 
 /// Where the three servers listen.
 #[derive(Clone, Copy, Debug)]
@@ -36,11 +43,31 @@ pub struct Addresses {
 /// When the port is taken.
 pub fn serve_readiness(tasks: &Tasks, addresses: Addresses, readiness: &Readiness) -> anyhow::Result<()> {
     let readiness = readiness.clone();
+    drop(tasks.spawn("give back", give_back(readiness.clone())));
     let router = Router::new().route(Method::GET, "/healthz/ready", move |_request| {
         let readiness = readiness.clone();
         async move { readiness.respond() }
     });
     listen(tasks, "readiness", addresses.readiness, router)
+}
+
+/// Pages of code that only the start has used, or a change, are given back: half of what the process holds at rest. Those in
+/// use are there again after some hundred faults of a microsecond.
+async fn give_back(readiness: Readiness) {
+    readiness.reached().await;
+    let mut pause = SETTLED;
+    loop {
+        tokio::time::sleep(pause).await;
+        match tokio::task::spawn_blocking(pages::give_back).await {
+            Ok(Ok(bytes)) => tracing::trace!(bytes, "pages of files given back"),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "no pages can be given back");
+                return;
+            }
+            Err(_stopped) => return,
+        }
+        pause = GIVEN_BACK;
+    }
 }
 
 /// Serves a router on a port.

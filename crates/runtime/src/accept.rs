@@ -4,6 +4,7 @@
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::FutureExt as _;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -74,11 +75,7 @@ where
         match accepted {
             Ok((stream, peer)) => {
                 backoff = BACKOFF.0;
-                let connection = handle(stream, peer);
-                drop(tasks.spawn(name, async move {
-                    let _slot = slot;
-                    connection.await;
-                }));
+                drop(tasks.spawn(name, handle(stream, peer).map(move |()| drop(slot))));
             }
             Err(error) => match Trouble::of(&error) {
                 Trouble::Connection => {

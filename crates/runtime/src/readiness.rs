@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use ::http::StatusCode;
 use parking_lot::RwLock;
+use tokio::sync::Notify;
 
 use crate::http::{Response, respond};
 
@@ -12,6 +13,7 @@ use crate::http::{Response, respond};
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
     pending: Arc<RwLock<BTreeMap<&'static str, usize>>>,
+    reached: Arc<Notify>,
 }
 
 /// One thing to wait for. It may go back and forth; dropped while pending it stays pending.
@@ -37,6 +39,20 @@ impl Readiness {
     /// Whether nothing is pending.
     pub fn is_ready(&self) -> bool {
         self.pending.read().is_empty()
+    }
+
+    /// Resolves when nothing is pending. Cancel-safe.
+    pub async fn reached(&self) {
+        loop {
+            let reached = self.reached.notified();
+            tokio::pin!(reached);
+            // Registered before the list is read, or the last gate could open in between.
+            reached.as_mut().enable();
+            if self.is_ready() {
+                return;
+            }
+            reached.await;
+        }
     }
 
     /// Names of what is pending, sorted.
@@ -79,6 +95,9 @@ impl Readiness {
             if *count == 0 {
                 pending.remove(name);
             }
+            if pending.is_empty() {
+                self.reached.notify_waiters();
+            }
         }
     }
 }
@@ -113,5 +132,20 @@ mod tests {
         let readiness = Readiness::new();
         drop(readiness.gate("proxy"));
         assert_eq!(readiness.pending(), ["proxy"]);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_is_told_when_the_last_gate_opens() {
+        let readiness = Readiness::new();
+        readiness.reached().await;
+        let (mut first, mut second) = (readiness.gate("state"), readiness.gate("proxy"));
+        let mut waiting = tokio::task::JoinSet::new();
+        let waiter = readiness.clone();
+        waiting.spawn(async move { waiter.reached().await });
+        first.ready();
+        tokio::task::yield_now().await;
+        assert!(waiting.try_join_next().is_none());
+        second.ready();
+        waiting.join_next().await.unwrap().unwrap();
     }
 }

@@ -4,6 +4,7 @@
 //! Groups nest (process → pod → connection): draining a group drains what is below it and nothing beside it. It does not
 //! know what the tasks do.
 
+mod guarded;
 mod signal;
 
 use std::{
@@ -21,6 +22,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
+use guarded::Guarded;
 use parking_lot::RwLock;
 use signal::Signal;
 use tokio::{
@@ -137,21 +139,7 @@ impl Tasks {
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
-        let live = Live::enter(&self.group, name);
-        let forced = self.group.signals.forced.clone();
-        let owner = Arc::clone(&self.group.owner);
-        let guarded = async move {
-            let _live = live;
-            tokio::select! {
-                biased;
-                () = forced.raised() => Err(TaskError::Stopped { name }),
-                result = AssertUnwindSafe(future).catch_unwind() => result.map_err(|panic| {
-                    let message = panic_message(panic.as_ref());
-                    tracing::error!(owner = %owner, task = name, %message, "task panicked");
-                    TaskError::Panicked { name, message }
-                }),
-            }
-        };
+        let guarded = Guarded::new(Live::enter(&self.group, name), future);
         let join = match &self.runtime {
             Some(runtime) => runtime.spawn(guarded),
             None => Handle::current().spawn(guarded),

@@ -124,9 +124,14 @@ impl<E> Entry<E> {
         self.retire_where(|pooled| Arc::ptr_eq(pooled.connection.link(), link));
     }
 
-    pub(super) fn let_go_idle(&mut self, now: Instant, idle: Duration) {
+    pub(super) fn let_go_idle(&mut self, now: Instant, settings: &PoolSettings) {
+        let mut spare = false;
         self.retire_where(|pooled| {
-            !pooled.connection.is_open() || now.saturating_duration_since(pooled.last_used) >= idle
+            let unused = now.saturating_duration_since(pooled.last_used);
+            let surplus = pooled.connection.streams() == 0 && std::mem::replace(&mut spare, true);
+            !pooled.connection.is_open()
+                || unused >= settings.idle_timeout
+                || (surplus && unused >= settings.surplus_timeout)
         });
         self.retired.retain(|link| !link.is_ended());
         self.dials.retain(Dial::is_alive);
@@ -144,6 +149,10 @@ impl<E> Entry<E> {
         }
         let pooled = self.connections.iter().map(|pooled| pooled.connection.link());
         pooled.chain(&self.retired).filter(|link| !link.is_ended() && link.end(Fate::Closed(cause))).count()
+    }
+
+    pub(super) fn has_several(&self) -> bool {
+        self.connections.len() > 1
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -449,3 +449,23 @@ async fn an_application_that_is_down_is_a_refusal_with_503() {
     let error = soon("refusal", crate::support::connection(ours).await.connect(&head())).await.unwrap_err();
     assert_eq!(error.retry(), Retry::Elsewhere);
 }
+
+#[tokio::test(start_paused = true)]
+async fn of_the_connections_that_a_burst_has_opened_one_is_kept() {
+    let (pool, echoes) = (pool(settings(4)), Echoes::default());
+    let mut burst = Vec::new();
+    for _ in 0..9 {
+        burst.push(pool.connect(&"a", &head(), || echoes.dial()).await.unwrap().0);
+    }
+    assert_eq!((pool.stats().connections, echoes.count()), (3, 3), "of four streams three are used");
+    let last = burst.pop().unwrap();
+    drop(burst);
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert_eq!(pool.stats().connections, 2, "one that carries a tunnel, and one that carries nothing");
+    drop(last);
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert_eq!(pool.stats().connections, 1);
+    let (mut tunnel, _) = pool.connect(&"a", &head(), || echoes.dial()).await.unwrap();
+    answers(&mut tunnel).await;
+    assert_eq!(echoes.count(), 3, "it is used again");
+}

@@ -12,7 +12,7 @@ use std::{
     task::{Poll, Waker},
 };
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 #[derive(Clone, Debug)]
 pub(super) struct Signal {
@@ -47,6 +47,11 @@ impl Signal {
 
     pub(super) fn is_raised(&self) -> bool {
         self.flag.is_raised()
+    }
+
+    /// Wakes whoever has polled it last when it is raised.
+    pub(super) fn wake_up(&self) -> WaitForCancellationFutureOwned {
+        self.token.clone().cancelled_owned()
     }
 
     /// Resolves when it is raised. Cancel-safe.
