@@ -19,13 +19,15 @@ use crate::{
 /// The future is what an idle connection is kept as, so it is made here, of nothing but what it needs: an `async fn` would
 /// also keep its arguments.
 pub fn relay<N: Leg, F: Leg>(
-    shard: &Shard,
+    shard: &Arc<Shard>,
     (facts, started): (Facts, Instant),
     subject: Option<Subject>,
     near: N,
     far: F,
 ) -> impl Future<Output = ()> + Send + use<N, F> {
-    let node = Arc::clone(&shard.pod.node);
+    // It keeps its shard among those that are served, also once the listeners are closed: whoever asks about connections
+    // again, or ends them, finds them by their shard.
+    let shard = Arc::clone(shard);
     let counters = Arc::<Counters>::default();
     let (entered, abort) = shard.live.enter(Flow {
         reporter: facts.reporter,
@@ -34,7 +36,7 @@ pub fn relay<N: Leg, F: Leg>(
         subject,
         counters: Arc::clone(&counters),
     });
-    let open = Open::new(&node.metrics, facts, started);
+    let open = Open::new(&shard.pod.node.metrics, facts, started);
     let mut copying = copy(near, far, counters, abort);
     async move {
         let copied = (&mut copying).await;
@@ -42,7 +44,7 @@ pub fn relay<N: Leg, F: Leg>(
         let bytes = Bytes { sent: copied.sent, received: copied.received };
         let failure =
             entered.connection.failure().cloned().or_else(|| failure(open.facts().reporter, &copied));
-        open.close(&node.metrics, bytes, failure.as_ref().map_or(Ok(()), Err), Instant::now());
+        open.close(&shard.pod.node.metrics, bytes, failure.as_ref().map_or(Ok(()), Err), Instant::now());
     }
 }
 

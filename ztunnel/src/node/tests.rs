@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use hbone::{Plain, Socket};
 use mesh::{
     Change, Policy, Workload,
     authz::Subject,
@@ -13,6 +14,9 @@ use plan::What;
 use super::*;
 use crate::{
     live::Flow,
+    metrics::End,
+    record::Facts,
+    relay::relay,
     testing::{Bench, workload},
 };
 
@@ -59,4 +63,31 @@ async fn a_label_that_makes_a_policy_select_a_workload_closes_its_open_connectio
     let failure = inbound.connection.failure().map(|failure| failure.what.clone());
     assert_eq!(failure, Some(What::PolicyChanged(deny().name)));
     assert!(outbound.connection.failure().is_none(), "what the pod itself opened is not judged here");
+}
+
+#[tokio::test]
+async fn an_open_connection_can_be_ended_also_when_its_pod_takes_no_new_ones() {
+    let Bench { node, shard, .. } = Bench::new();
+    let (near, _client) = tokio::io::duplex(64);
+    let (far, _application) = tokio::io::duplex(64);
+    let (source, destination) = ("10.0.0.9:4000".parse().unwrap(), "10.0.0.1:80".parse().unwrap());
+    let facts = Facts {
+        reporter: Reporter::Destination,
+        source: End::default(),
+        source_address: source,
+        destination: End::default(),
+        destination_address: destination,
+        authority: None,
+        service: None,
+        mutual_tls: false,
+    };
+    let [near, far] = [near, far].map(|stream| Socket::new(Plain(stream)));
+    let relayed = relay(&shard, (facts, std::time::Instant::now()), None, near, far);
+    // Its listeners are what else knows a shard.
+    drop(shard);
+    let shards = node.shards();
+    assert_eq!(shards.iter().map(|shard| shard.live.end_all(&What::Drained.into())).sum::<usize>(), 1);
+    tokio::time::timeout(SOON, relayed).await.expect("it stays open");
+    drop(shards);
+    assert!(node.shards().is_empty());
 }
