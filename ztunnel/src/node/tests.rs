@@ -82,7 +82,7 @@ async fn an_open_connection_can_be_ended_also_when_its_pod_takes_no_new_ones() {
         mutual_tls: false,
     };
     let [near, far] = [near, far].map(|stream| Socket::new(Plain(stream)));
-    let relayed = relay(&shard, (facts, std::time::Instant::now()), None, near, far);
+    let relayed = relay(&shard, (facts, Instant::now()), None, near, far);
     // Its listeners are what else knows a shard.
     drop(shard);
     let shards = node.shards();
